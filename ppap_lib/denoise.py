@@ -1,0 +1,158 @@
+"""Denoisers: `denoise(x_t, level) -> Prediction`, and adapters that make one from a network.
+
+The seam between networks and everything else. An adapter knows what its network predicts and
+returns both x0 and eps; wrappers (`clipped`, `thresholded`, guidance) are denoisers again.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from ppap_lib.schedule import Level
+
+Network = Callable[[Tensor, Tensor], Tensor]
+
+
+class DenoiserError(ValueError):
+    """A network's output that does not fit the adapter around it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What a denoiser says of x_t: `x0` and `eps` [B, C, H, W], with x_t = alpha x0 + sigma eps.
+
+    `v` in [0, 1] is ADM's variance fraction: log Sigma = v log beta + (1 - v) log beta-tilde.
+    `shift` is a mean-form guidance gradient, for the ddpm step alone. `gradients` counts the
+    guide gradients that went into this prediction.
+    """
+
+    x0: Tensor
+    eps: Tensor
+    v: Tensor | None = None
+    shift: Tensor | None = None
+    gradients: int = 0
+
+    def with_x0(self, x0: Tensor, x_t: Tensor, level: Level) -> "Prediction":
+        """The same prediction with another x0, and the eps that x_t then implies."""
+        alpha, sigma = level.scales(x_t)
+        return replace(self, x0=x0, eps=(x_t - alpha * x0) / sigma)
+
+    def with_eps(self, eps: Tensor, x_t: Tensor, level: Level) -> "Prediction":
+        """The same prediction with another eps, and the x0 that x_t then implies."""
+        alpha, sigma = level.scales(x_t)
+        return replace(self, x0=(x_t - sigma * eps) / alpha, eps=eps)
+
+
+Denoise = Callable[[Tensor, Level], Prediction]
+
+
+def _evaluate(
+    network: Network, x_t: Tensor, level: Level, learned_variance: bool, time_scale: float
+) -> tuple[Tensor, Tensor | None]:
+    """The network's output and variance fraction, in x_t's dtype."""
+    # Networks compute in single precision or less; the state may be float64.
+    x = x_t.float() if x_t.dtype == torch.float64 else x_t
+    out = network(x, level.times(x_t) * time_scale)
+    channels = x_t.shape[1]
+    expected = channels * (2 if learned_variance else 1)
+    if out.shape != (len(x_t), expected, *x_t.shape[2:]):
+        hint = (
+            "; its second half looks like ADM's learned variance: pass learned_variance=True"
+            if out.ndim == 4 and out.shape[1] == 2 * channels and not learned_variance
+            else ""
+        )
+        raise DenoiserError(
+            f"the network returned {list(out.shape)} for images {list(x_t.shape)}, expected "
+            f"{expected} channels{hint}"
+        )
+    out = out.to(x_t.dtype)
+    if not learned_variance:
+        return out, None
+    out, fraction = out.chunk(2, dim=1)
+    return out, (fraction + 1) / 2
+
+
+def eps_model(network: Network, learned_variance: bool = False, time_scale: float = 1.0) -> Denoise:
+    """A denoiser from `network(x_t, t) -> eps`, t [B] being `time_scale` * training index.
+
+    With `learned_variance` the network has twice the channels, the second half ADM's variance.
+    Give a class-conditional network its labels with `functools.partial(network, y=labels)`.
+    """
+
+    def denoise(x_t: Tensor, level: Level) -> Prediction:
+        eps, v = _evaluate(network, x_t, level, learned_variance, time_scale)
+        alpha, sigma = level.scales(x_t)
+        return Prediction((x_t - sigma * eps) / alpha, eps, v)
+
+    return denoise
+
+
+def x0_model(network: Network, learned_variance: bool = False, time_scale: float = 1.0) -> Denoise:
+    """A denoiser from `network(x_t, t) -> x0`; arguments as for `eps_model`."""
+
+    def denoise(x_t: Tensor, level: Level) -> Prediction:
+        x0, v = _evaluate(network, x_t, level, learned_variance, time_scale)
+        alpha, sigma = level.scales(x_t)
+        return Prediction(x0, (x_t - alpha * x0) / sigma, v)
+
+    return denoise
+
+
+def v_model(network: Network, learned_variance: bool = False, time_scale: float = 1.0) -> Denoise:
+    """A denoiser from `network(x_t, t) -> alpha eps - sigma x0` (Salimans & Ho 2022).
+
+    Arguments as for `eps_model`. This v is the target, not `Prediction.v`.
+    """
+
+    def denoise(x_t: Tensor, level: Level) -> Prediction:
+        velocity, v = _evaluate(network, x_t, level, learned_variance, time_scale)
+        alpha, sigma = level.scales(x_t)
+        return Prediction(alpha * x_t - sigma * velocity, sigma * x_t + alpha * velocity, v)
+
+    return denoise
+
+
+def diffusers_network(unet: nn.Module) -> Network:
+    """A diffusers `UNet2DModel` as a network for the adapters above.
+
+    Choose the adapter by the pipeline's `prediction_type`: `eps_model` for "epsilon",
+    `x0_model` for "sample", `v_model` for "v_prediction".
+    """
+    return lambda x_t, t: unet(x_t, t).sample
+
+
+def clamp_straight_through(x: Tensor, low: float = -1.0, high: float = 1.0) -> Tensor:
+    """`x` clamped, with the gradient of `x` itself, so that saturated pixels still steer."""
+    return x + (x.clamp(low, high) - x).detach() if x.requires_grad else x.clamp(low, high)
+
+
+def clipped(denoise: Denoise, low: float = -1.0, high: float = 1.0) -> Denoise:
+    """`denoise` with x0 clamped and eps recomputed from it; goes *inside* guidance, as in ADM.
+
+    Gradients pass straight through, so a guide that reads x0 differentiates the unclipped one.
+    """
+
+    def clip(x_t: Tensor, level: Level) -> Prediction:
+        prediction = denoise(x_t, level)
+        return prediction.with_x0(clamp_straight_through(prediction.x0, low, high), x_t, level)
+
+    return clip
+
+
+def thresholded(denoise: Denoise, quantile: float = 0.995) -> Denoise:
+    """Dynamic thresholding (Saharia et al. 2022): goes *around* guidance, which it tames.
+
+    Per image, s = max(quantile of |x0|, 1); x0 becomes clamp(x0, -s, s)/s, eps follows.
+    """
+    if not 0 < quantile <= 1:
+        raise DenoiserError(f"quantile must be in (0, 1], not {quantile}")
+
+    def threshold(x_t: Tensor, level: Level) -> Prediction:
+        prediction = denoise(x_t, level)
+        x0 = prediction.x0
+        s = x0.flatten(1).abs().quantile(quantile, dim=1).clamp(min=1).view(-1, 1, 1, 1)
+        return prediction.with_x0(x0.clamp(-s, s) / s, x_t, level)
+
+    return threshold

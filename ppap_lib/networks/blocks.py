@@ -1,0 +1,209 @@
+"""The building blocks of the ADM networks, under the public code's parameter names."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+GROUPS = 32  # the public networks normalise in 32 groups, so every width is a multiple of 32
+
+
+class ArchitectureError(ValueError):
+    """Arguments or inputs that do not describe, or do not fit, an ADM network."""
+
+
+def timestep_embedding(t: Tensor, dim: int) -> Tensor:
+    """Sinusoids of real timesteps: [B] to [B, dim], cosines first (Ho et al. 2020)."""
+    half = dim // 2
+    rates = torch.exp(-math.log(10000) / half * torch.arange(half, device=t.device))
+    angles = t[:, None].float() * rates
+    return F.pad(torch.cat([angles.cos(), angles.sin()], dim=1), (0, dim % 2))
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    if channels % GROUPS:
+        raise ArchitectureError(
+            f"{channels} channels: group normalisation needs a multiple of {GROUPS}; "
+            f"choose model_channels and channel_mult accordingly"
+        )
+    return nn.GroupNorm(GROUPS, channels)
+
+
+def zeroed(module: nn.Module) -> nn.Module:
+    for parameter in module.parameters():
+        nn.init.zeros_(parameter)
+    return module
+
+
+class Upsample(nn.Module):
+    """Nearest-neighbour doubling, followed by a 3x3 convolution where `conv` is true."""
+
+    def __init__(self, channels: int, conv: bool):
+        super().__init__()
+        if conv:
+            self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.use_conv = conv
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.interpolate(x, scale_factor=2, mode="nearest")
+        return self.conv(x) if self.use_conv else x
+
+
+class Downsample(nn.Module):
+    """Halving by a strided 3x3 convolution, or by 2x2 averaging where `conv` is false."""
+
+    def __init__(self, channels: int, conv: bool):
+        super().__init__()
+        pool = nn.AvgPool2d(2)
+        self.op = nn.Conv2d(channels, channels, 3, stride=2, padding=1) if conv else pool
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.op(x)
+
+
+class ResBlock(nn.Module):
+    """Residual block with the timestep embedding, optionally resampling (BigGAN's up/down)."""
+
+    def __init__(
+        self,
+        channels: int,
+        emb_channels: int,
+        dropout: float,
+        out_channels: int,
+        use_scale_shift_norm: bool,
+        rescale_residuals: bool = False,
+        resample: nn.Module | None = None,
+    ):
+        super().__init__()
+        self.use_scale_shift_norm = use_scale_shift_norm
+        self.residual_scale = math.sqrt(0.5) if rescale_residuals else 1.0
+        self.resample = resample or nn.Identity()
+        self.in_layers = nn.Sequential(
+            group_norm(channels), nn.SiLU(), nn.Conv2d(channels, out_channels, 3, padding=1)
+        )
+        self.emb_layers = nn.Sequential(
+            nn.SiLU(),
+            nn.Linear(emb_channels, out_channels * (2 if use_scale_shift_norm else 1)),
+        )
+        self.out_layers = nn.Sequential(
+            group_norm(out_channels),
+            nn.SiLU(),
+            nn.Dropout(dropout),
+            zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1)),
+        )
+        self.skip_connection = (
+            nn.Identity() if channels == out_channels else nn.Conv2d(channels, out_channels, 1)
+        )
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        norm, act, conv = self.in_layers
+        h = conv(self.resample(act(norm(x))))
+        emb = self.emb_layers(emb)[:, :, None, None]
+        if self.use_scale_shift_norm:  # AdaGN
+            scale, shift = emb.chunk(2, dim=1)
+            h = self.out_layers[1:](self.out_layers[0](h) * (1 + scale) + shift)
+        else:
+            h = self.out_layers(h + emb)
+        h = self.skip_connection(self.resample(x)) + h
+        return h if self.residual_scale == 1.0 else h * self.residual_scale
+
+
+def _attend(qkv: Tensor, heads: int, new_order: bool) -> Tensor:
+    """Self-attention of [B, 3*C, L]; the public code knows two orders of the 3*C channels."""
+    b, width, length = qkv.shape
+    if new_order:  # (q, k, v) outermost, heads inside
+        q, k, v = qkv.view(b, 3, heads, -1, length).unbind(1)
+    else:  # heads outermost, (q, k, v) inside
+        q, k, v = qkv.view(b, heads, 3, -1, length).unbind(2)
+    out = F.scaled_dot_product_attention(*(z.transpose(2, 3) for z in (q, k, v)))
+    return out.transpose(2, 3).reshape(b, width // 3, length)
+
+
+def count_heads(channels: int, num_heads: int, num_head_channels: int) -> int:
+    if num_head_channels != -1:
+        if channels % num_head_channels:
+            raise ArchitectureError(
+                f"{channels} channels cannot be cut into heads of {num_head_channels}"
+            )
+        return channels // num_head_channels
+    if channels % num_heads:
+        raise ArchitectureError(f"{channels} channels cannot be cut into {num_heads} heads")
+    return num_heads
+
+
+class AttentionBlock(nn.Module):
+    """Self-attention over all positions, with a residual connection."""
+
+    def __init__(self, channels: int, heads: int, new_order: bool, rescale_residuals: bool = False):
+        super().__init__()
+        self.heads, self.new_order = heads, new_order
+        self.residual_scale = math.sqrt(0.5) if rescale_residuals else 1.0
+        self.norm = group_norm(channels)
+        self.qkv = nn.Conv1d(channels, 3 * channels, 1)
+        self.proj_out = zeroed(nn.Conv1d(channels, channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        # Normalised in four dimensions: a flattened channels_last tensor would be copied.
+        qkv = self.qkv(self.norm(x).flatten(2))
+        h = self.proj_out(_attend(qkv, self.heads, self.new_order))
+        h = x + h.view(x.shape)
+        return h if self.residual_scale == 1.0 else h * self.residual_scale
+
+
+class AttentionPool(nn.Module):
+    """Attention pooling, read at an appended mean token (as in CLIP): [B, C, S, S] to [B, out]."""
+
+    def __init__(self, size: int, channels: int, heads: int, out_channels: int):
+        super().__init__()
+        self.heads = heads
+        self.positional_embedding = nn.Parameter(
+            torch.randn(channels, size**2 + 1) / channels**0.5
+        )
+        self.qkv_proj = nn.Conv1d(channels, 3 * channels, 1)
+        self.c_proj = nn.Conv1d(channels, out_channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(2)
+        x = torch.cat([x.mean(dim=2, keepdim=True), x], dim=2) + self.positional_embedding
+        return self.c_proj(_attend(self.qkv_proj(x), self.heads, new_order=True))[:, :, 0]
+
+
+class Stage(nn.Sequential):
+    """A sequence that hands the timestep embedding to the residual blocks in it."""
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        for layer in self:
+            x = layer(x, emb) if isinstance(layer, ResBlock) else layer(x)
+        return x
+
+
+@dataclass(frozen=True)
+class Style:
+    """How the blocks of one network are built, whatever their width."""
+
+    emb_channels: int
+    dropout: float
+    num_heads: int
+    num_head_channels: int
+    use_scale_shift_norm: bool
+    use_new_attention_order: bool
+    rescale_residuals: bool
+
+    def block(self, channels: int, out: int, resample: nn.Module | None = None) -> ResBlock:
+        return ResBlock(
+            channels,
+            self.emb_channels,
+            self.dropout,
+            out,
+            self.use_scale_shift_norm,
+            self.rescale_residuals,
+            resample,
+        )
+
+    def attention(self, channels: int) -> AttentionBlock:
+        heads = count_heads(channels, self.num_heads, self.num_head_channels)
+        return AttentionBlock(
+            channels, heads, self.use_new_attention_order, self.rescale_residuals
+        )

@@ -1,0 +1,307 @@
+"""Noise levels, noise schedules, respacing, and the intervals that experts own.
+
+A level says how much of the image and how much noise is in x_t = alpha x0 + sigma eps, with
+alpha^2 + sigma^2 = 1. Everything here is float64; `t` is always the training index.
+"""
+
+import bisect
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+
+class ScheduleError(ValueError):
+    """A schedule, level, grid or interval that cannot exist."""
+
+
+def _broadcast(value: Tensor, like: Tensor) -> Tensor:
+    value = value.to(like.device, like.dtype)
+    return value.view(-1, *[1] * (like.ndim - 1)) if value.ndim else value
+
+
+@dataclass(frozen=True, eq=False)
+class Level:
+    """A noise level: `t` (training index, may be real), `alpha`, `sigma`; float64, [] or [B]."""
+
+    t: Tensor
+    alpha: Tensor
+    sigma: Tensor
+
+    @property
+    def clean(self) -> bool:
+        """Whether this is the noise-free end, which no network is ever evaluated at."""
+        return not bool(self.sigma.any())
+
+    @property
+    def log_snr(self) -> Tensor:
+        """log(alpha^2 / sigma^2), falling with t; infinite at the clean end."""
+        return 2 * (self.alpha.log() - self.sigma.log())
+
+    def scales(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """(alpha, sigma) in `like`'s dtype and device, shaped to broadcast over its images."""
+        return _broadcast(self.alpha, like), _broadcast(self.sigma, like)
+
+    def times(self, like: Tensor) -> Tensor:
+        """The training index, one per image of `like`: [B] float32 on its device."""
+        return self.t.to(like.device, torch.float32).expand(like.shape[0])
+
+    def noised(self, x0: Tensor, eps: Tensor) -> Tensor:
+        """x_t = alpha x0 + sigma eps."""
+        alpha, sigma = self.scales(x0)
+        return alpha * x0 + sigma * eps
+
+    def __getitem__(self, index) -> "Level":
+        """The levels of some images of a batched level."""
+        return Level(self.t[index], self.alpha[index], self.sigma[index])
+
+
+def _level(t, log_abar) -> Level:
+    t, log_abar = (torch.as_tensor(v, dtype=torch.float64) for v in (t, log_abar))
+    # sigma through expm1: 1 - abar would lose the digits of a nearly clean level.
+    return Level(t, (log_abar / 2).exp(), (-torch.expm1(log_abar)).sqrt())
+
+
+CLEAN = Level(*(torch.tensor(v, dtype=torch.float64) for v in (-1.0, 1.0, 0.0)))
+"""The noise-free end of every grid; its index, -1, is the one before the first."""
+
+
+def _log_abar_of_log_snr(log_snr: Tensor) -> Tensor:
+    return torch.nn.functional.logsigmoid(log_snr)
+
+
+class Schedule:
+    """A discrete variance-preserving schedule, from its betas [T] (float64, each in (0, 1)).
+
+    `at(t)` reads it at real `t` in [0, T-1], exact at integers, and monotone cubic in log-SNR
+    between them; `at_log_snr` is the inverse.
+    """
+
+    def __init__(self, betas: Sequence[float] | Tensor):
+        betas = torch.as_tensor(betas, dtype=torch.float64)
+        if betas.ndim != 1 or not len(betas):
+            raise ScheduleError(f"betas are a list of T numbers, not {list(betas.shape)}")
+        if not bool(((betas > 0) & (betas < 1)).all()):
+            raise ScheduleError(
+                f"every beta must be in (0, 1); these are in [{betas.min():g}, {betas.max():g}]"
+            )
+        self.betas = betas
+        self.alphas_cumprod = (1 - betas).cumprod(0)
+
+    @classmethod
+    def linear(
+        cls, T: int = 1000, beta_start: float | None = None, beta_end: float | None = None
+    ) -> "Schedule":
+        """Betas rising linearly (Ho et al. 2020: 1e-4 to 0.02, scaled by 1000/T)."""
+        _check_steps(T)
+        start = 1e-4 * 1000 / T if beta_start is None else beta_start
+        end = 0.02 * 1000 / T if beta_end is None else beta_end
+        return cls(torch.linspace(start, end, T, dtype=torch.float64))
+
+    @classmethod
+    def cosine(cls, T: int = 1000, max_beta: float = 0.999) -> "Schedule":
+        """abar a squared cosine (Nichol & Dhariwal 2021, eq. 17), betas capped at `max_beta`."""
+        _check_steps(T)
+        u = torch.arange(T + 1, dtype=torch.float64) / T
+        abar = ((u + 0.008) / 1.008 * math.pi / 2).cos() ** 2
+        return cls((1 - abar[1:] / abar[:-1]).clamp(max=max_beta))
+
+    @property
+    def T(self) -> int:
+        return len(self.betas)
+
+    @cached_property
+    def log_snr(self) -> Tensor:
+        """log(abar / (1 - abar)) at every integer t: [T], strictly falling."""
+        return self.alphas_cumprod.log() - torch.log1p(-self.alphas_cumprod)
+
+    @cached_property
+    def _slopes(self) -> Tensor:
+        """Slopes at the nodes that keep a cubic Hermite interpolant monotone.
+
+        Harmonic means of the neighbouring secants inside, one-sided at the ends
+        (Fritsch & Butland 1984).
+        """
+        secants = self.log_snr.diff()
+        if not len(secants):
+            return self.log_snr.new_zeros(1)
+        inner = 2 * secants[1:] * secants[:-1] / (secants[1:] + secants[:-1])
+        return torch.cat([secants[:1], inner, secants[-1:]])
+
+    def _interpolate(self, left: Tensor, u: Tensor) -> Tensor:
+        """Cubic Hermite log-SNR at fraction `u` of the step from node `left` to the next."""
+        right = (left + 1).clamp(max=self.T - 1)
+        f0, f1 = self.log_snr[left], self.log_snr[right]
+        m0, m1 = self._slopes[left], self._slopes[right]
+        rise = f1 - f0
+        return f0 + u * (m0 + u * (3 * rise - 2 * m0 - m1 + u * (m0 + m1 - 2 * rise)))
+
+    def at(self, t: float | Tensor) -> Level:
+        """The level at training index `t` (real, scalar or [B], in [0, T-1])."""
+        t = torch.as_tensor(t, dtype=torch.float64).cpu()
+        if t.numel() and not bool(((t >= 0) & (t <= self.T - 1)).all()):
+            raise ScheduleError(
+                f"t must be in [0, {self.T - 1}], not [{t.min():g}, {t.max():g}]"
+            )
+        left = t.floor().long()
+        u = t - left
+        between = _log_abar_of_log_snr(self._interpolate(left, u))
+        return _level(t, torch.where(u == 0, self.alphas_cumprod[left].log(), between))
+
+    def at_log_snr(self, log_snr: float | Tensor) -> Level:
+        """The level with this log-SNR; the inverse of `at`, by bisection to rounding."""
+        target = torch.as_tensor(log_snr, dtype=torch.float64).cpu()
+        low, high = self.log_snr[-1], self.log_snr[0]
+        if target.numel() and not bool(((target >= low) & (target <= high)).all()):
+            raise ScheduleError(
+                f"log-SNR must be in [{low:g}, {high:g}], which this schedule covers, "
+                f"not [{target.min():g}, {target.max():g}]"
+            )
+        left = torch.searchsorted(-self.log_snr, -target, right=True) - 1
+        left = left.clamp(0, max(self.T - 2, 0))
+        a, b = torch.zeros_like(target), torch.ones_like(target)
+        for _ in range(60):  # halves the bracket to below float64 resolution
+            middle = (a + b) / 2
+            above = self._interpolate(left, middle) > target
+            a, b = torch.where(above, middle, a), torch.where(above, b, middle)
+        return _level(left + b, _log_abar_of_log_snr(target))
+
+    def grid(self, spacing: str | int | Sequence[float] = "") -> tuple[Level, ...]:
+        """Levels from the noisiest to `CLEAN` at a respacing (see `respace`) or given times."""
+        if isinstance(spacing, str | int):
+            times = list(reversed(respace(self.T, str(spacing))))
+        else:
+            times = list(spacing)
+        if not times or any(a <= b for a, b in zip(times, times[1:], strict=False)):
+            raise ScheduleError("grid times must fall strictly, from noisy to clean")
+        return (*(self.at(t) for t in times), CLEAN)
+
+
+class ContinuousSchedule:
+    """The VP diffusion on t in (0, T]: log abar = -(beta_min u + (beta_max - beta_min) u^2/2).
+
+    u = t/T (Song et al. 2021, eq. 33). The same interface as `Schedule` without a table:
+    smooth in t, which convergence orders need.
+    """
+
+    def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0, T: int = 1000):
+        if not 0 < beta_min < beta_max:
+            raise ScheduleError(f"expected 0 < beta_min < beta_max, not {beta_min}, {beta_max}")
+        self.linear, self.quadratic, self.T = beta_min, (beta_max - beta_min) / 2, T
+
+    def at(self, t: float | Tensor) -> Level:
+        u = torch.as_tensor(t, dtype=torch.float64).cpu() / self.T
+        if u.numel() and not bool(((u > 0) & (u <= 1)).all()):
+            raise ScheduleError(f"t must be in (0, {self.T}]")
+        return _level(u * self.T, -(self.linear * u + self.quadratic * u**2))
+
+    def at_log_snr(self, log_snr: float | Tensor) -> Level:
+        log_abar = _log_abar_of_log_snr(torch.as_tensor(log_snr, dtype=torch.float64).cpu())
+        root = (self.linear**2 - 4 * self.quadratic * log_abar).sqrt()
+        return _level(-2 * log_abar / (root + self.linear) * self.T, log_abar)
+
+    def grid(self, times: Sequence[float]) -> tuple[Level, ...]:
+        """Levels at the given falling times; the clean end is not appended."""
+        return tuple(self.at(t) for t in times)
+
+
+def _check_steps(T: int) -> None:
+    if T < 1:
+        raise ScheduleError(f"a schedule has at least one step, not T = {T}")
+
+
+def respace(T: int, spacing: str) -> list[int]:
+    """Rising training indices that a respacing keeps, in the public code's notation.
+
+    "25": 25 steps spread evenly over 0..T-1; "ddim25": every (T/25)-th from 0; "10,15,20":
+    T cut into three equal sections with 10, 15 and 20 steps; "": all T.
+    """
+    if spacing == "":
+        return list(range(T))
+    if spacing.startswith("ddim"):
+        steps = _count(spacing.removeprefix("ddim"), spacing)
+        for stride in range(1, T + 1):
+            if len(range(0, T, stride)) == steps:
+                return list(range(0, T, stride))
+        raise ScheduleError(f"{spacing!r}: no whole stride cuts {T} steps into {steps}")
+    counts = [_count(part, spacing) for part in spacing.split(",")]
+    kept: list[int] = []
+    start = 0
+    for i, count in enumerate(counts):
+        size = T // len(counts) + (i < T % len(counts))
+        if count > size:
+            raise ScheduleError(
+                f"{spacing!r} asks for {count} steps out of {size}: a respacing cannot have "
+                f"more steps than the schedule (T = {T})"
+            )
+        stride = (size - 1) / (count - 1) if count > 1 else 1.0
+        # Accumulated and rounded half to even, as the public code does, to the last digit.
+        position = 0.0
+        for _ in range(count):
+            kept.append(start + round(position))
+            position += stride
+        start += size
+    return kept
+
+
+def _count(text: str, spacing: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise ScheduleError(
+            f"unknown respacing {spacing!r}: write a number of steps ('25'), a strided one "
+            f"('ddim25') or one count per section ('10,15,20')"
+        )
+    return int(text)
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """The timesteps 0..T-1 cut into `n` half-open intervals; index 0 is the cleanest.
+
+    The one definition of the boundaries, for training, routing, plots and labels. Pages print
+    index + 1.
+    """
+
+    T: int
+    n: int
+
+    def __post_init__(self):
+        if not 1 <= self.n <= self.T:
+            raise ScheduleError(
+                f"{self.T} timesteps cannot be cut into {self.n} intervals: each needs one"
+            )
+
+    @cached_property
+    def edges(self) -> tuple[int, ...]:
+        """The n+1 edges (k*T)//n."""
+        return tuple(k * self.T // self.n for k in range(self.n + 1))
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, index: int) -> range:
+        """The integer timesteps of one interval."""
+        if not 0 <= index < self.n:
+            raise IndexError(f"interval {index} of {self.n}: indices are 0 to {self.n - 1}")
+        return range(self.edges[index], self.edges[index + 1])
+
+    def of(self, t: float) -> int:
+        """The interval that owns real `t`: the one that holds floor(t)."""
+        if not 0 <= t < self.T:
+            raise ScheduleError(f"t must be in [0, {self.T}), not {t:g}")
+        # Not t*n//T, which is wrong where n does not divide T (n = 7, t = 142).
+        return bisect.bisect_right(self.edges, math.floor(t)) - 1
+
+    def route(self, t: Tensor) -> Tensor:
+        """`of` for a tensor of times: int64 of the same shape."""
+        if t.numel() and not bool(((t >= 0) & (t < self.T)).all()):
+            raise ScheduleError(f"t must be in [0, {self.T})")
+        edges = torch.tensor(self.edges[1:-1], device=t.device, dtype=torch.float64)
+        return torch.searchsorted(edges, t.double().floor(), right=True)
+
+    def label(self, index: int) -> str:
+        """How pages name an interval: '2: t in [200, 400)'."""
+        steps = self[index]
+        return f"{index + 1}: t in [{steps.start}, {steps.stop})"

@@ -1,0 +1,175 @@
+"""The tiers: named presets of data set, size, networks and sample counts. Nothing else.
+
+One code path serves all of them; a tier only fills in its arguments.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from ppap_lib.networks.adm import UNet
+from ppap_lib.schedule import Schedule
+
+
+class TierError(ValueError):
+    """An unknown tier or an unknown network of a tier."""
+
+
+def _small_denoiser(channels: int) -> UNet:
+    return UNet(
+        in_channels=channels,
+        model_channels=32,
+        out_channels=2 * channels,
+        num_res_blocks=1,
+        attention_resolutions=(4,),
+        channel_mult=(1, 2, 4),
+        num_head_channels=32,
+        use_scale_shift_norm=True,
+    )
+
+
+def _small_resnet18(channels: int, num_classes: int) -> nn.Module:
+    """A ResNet-18 of a quarter width whose last map is 4x4 at 32x32 input."""
+    import timm
+
+    network = timm.create_model(
+        "resnet18",
+        in_chans=channels,
+        num_classes=num_classes,
+        channels=(16, 32, 64, 128),
+        stem_width=16,
+    )
+    network.conv1 = nn.Conv2d(channels, 16, 3, padding=1, bias=False)
+    network.bn1 = nn.BatchNorm2d(16)
+    network.maxpool = nn.Identity()
+    return network
+
+
+def _small_vit(channels: int, num_classes: int) -> nn.Module:
+    """A DeiT-style transformer: patch 4 (an 8x8 map at 32x32), width 96, depth 6, 3 heads."""
+    import timm
+
+    return timm.create_model(
+        "deit_tiny_patch16_224",
+        in_chans=channels,
+        num_classes=num_classes,
+        img_size=32,
+        patch_size=4,
+        embed_dim=96,
+        depth=6,
+        num_heads=3,
+    )
+
+
+def _small_judge(channels: int, num_classes: int) -> nn.Module:
+    """A third architecture, DenseNet: it judges samples and never guides."""
+    import timm
+
+    network = timm.create_model(
+        "densenet121",
+        in_chans=channels,
+        num_classes=num_classes,
+        growth_rate=16,
+        block_config=(6, 6, 6),
+        drop_rate=0.1,
+    )
+    first = network.features.conv0
+    network.features.conv0 = nn.Conv2d(channels, first.out_channels, 3, padding=1, bias=False)
+    network.features.pool0 = nn.Identity()
+    return network
+
+
+_CLASSIFIERS: Mapping[str, Callable[[int, int], nn.Module]] = {
+    "resnet18": _small_resnet18,
+    "vit": _small_vit,
+    "judge": _small_judge,
+}
+
+
+@dataclass(frozen=True)
+class Tier:
+    """One preset. `wnids` are ImageNet's synset ids where the classes have them."""
+
+    name: str
+    channels: int
+    size: int
+    classes: tuple[str, ...]
+    wnids: tuple[str, ...] = ()
+    guides: tuple[str, ...] = ("resnet18", "vit")
+    schedule: Callable[[], Schedule] = field(default=Schedule.linear, repr=False)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of one image."""
+        return self.channels, self.size, self.size
+
+    def denoiser(self) -> UNet:
+        """The tier's untrained denoiser: predicts v and ADM's variance channels."""
+        return _small_denoiser(self.channels)
+
+    def classifier(self, name: str) -> nn.Module:
+        """An untrained classifier of the tier: 'resnet18' and 'vit' guide, 'judge' judges."""
+        if name not in _CLASSIFIERS:
+            raise TierError(f"no classifier {name!r}: there are {', '.join(_CLASSIFIERS)}")
+        return _CLASSIFIERS[name](self.channels, len(self.classes))
+
+
+_TIERS = {
+    tier.name: tier
+    for tier in (
+        Tier(
+            name="fashion",
+            channels=1,
+            size=32,
+            classes=(
+                "T-shirt",
+                "trousers",
+                "pullover",
+                "dress",
+                "coat",
+                "sandal",
+                "shirt",
+                "sneaker",
+                "bag",
+                "ankle boot",
+            ),
+        ),
+        Tier(
+            name="tin10",
+            channels=3,
+            size=32,
+            classes=(
+                "goldfish",
+                "king penguin",
+                "Chihuahua",
+                "Persian cat",
+                "ladybug",
+                "monarch",
+                "school bus",
+                "orange",
+                "pizza",
+                "alp",
+            ),
+            wnids=(
+                "n01443537",
+                "n02056570",
+                "n02085620",
+                "n02123394",
+                "n02165456",
+                "n02279972",
+                "n04146614",
+                "n07747607",
+                "n07873807",
+                "n09193705",
+            ),
+        ),
+    )
+}
+
+
+def tier(name: str) -> Tier:
+    """The tier of this name."""
+    if name not in _TIERS:
+        raise TierError(f"no tier {name!r}: there are {', '.join(_TIERS)}")
+    return _TIERS[name]

@@ -1,0 +1,99 @@
+"""Weight files: read without unpickling code, verified, and loaded strictly.
+
+Every network of the project, ours or a published one, enters through `read` and `load`.
+"""
+
+import hashlib
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+
+class WeightsError(ValueError):
+    """A weight file is unreadable, is not the expected one, or does not fit the network."""
+
+
+def sha256(path: str | Path) -> str:
+    """The hexadecimal sha256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read(path: str | Path, digest: str | None = None) -> dict[str, Tensor]:
+    """State dict of a `.safetensors` file, or of a torch file read with `weights_only=True`.
+
+    `digest`, where given, is the expected sha256. Raises `WeightsError` when the file is
+    missing, has another digest, is truncated, or holds anything but tensors by name.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise WeightsError(f"no weight file at {path}")
+    if digest is not None and (found := sha256(path)) != digest:
+        raise WeightsError(
+            f"{path.name} has sha256 {found}, expected {digest}: it is truncated, or another "
+            f"file; delete it and fetch it again"
+        )
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise WeightsError(
+            f"{path.name} cannot be read as weights ({type(error).__name__}: {error}): it is "
+            f"truncated or not a weight file"
+        ) from error
+    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise WeightsError(
+            f"{path.name} holds {type(state).__name__}, expected a state dict of tensors by name"
+        )
+    return dict(state)
+
+
+def save(state: Mapping[str, Tensor], path: str | Path, dtype: torch.dtype | None = None) -> None:
+    """Write a state dict as safetensors, atomically; floating tensors are cast to `dtype`."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cast = {
+        key: (value.to(dtype) if dtype and value.is_floating_point() else value).cpu().contiguous()
+        for key, value in state.items()
+    }
+    part = path.with_name(path.name + ".part")
+    save_file(cast, part)
+    os.replace(part, path)
+
+
+def _listed(keys) -> str:
+    keys = sorted(keys)
+    return ", ".join(keys[:8]) + (f" and {len(keys) - 8} more" if len(keys) > 8 else "")
+
+
+def load(network: nn.Module, state: Mapping[str, Tensor], name: str = "state dict") -> nn.Module:
+    """Load `state` strictly into `network` (cast to its dtypes) and return the network.
+
+    Raises `WeightsError` naming the missing, the unexpected and the misshapen keys.
+    """
+    own = network.state_dict()
+    problems = []
+    if missing := own.keys() - state.keys():
+        problems.append(f"{len(missing)} missing: {_listed(missing)}")
+    if unexpected := state.keys() - own.keys():
+        problems.append(f"{len(unexpected)} unexpected: {_listed(unexpected)}")
+    misshapen = [
+        f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
+        for key in own.keys() & state.keys()
+        if state[key].shape != own[key].shape
+    ]
+    if misshapen:
+        problems.append(f"{len(misshapen)} misshapen: {_listed(misshapen)}")
+    if problems:
+        raise WeightsError(
+            f"{name} does not fit {type(network).__name__}: " + "; ".join(problems)
+        )
+    network.load_state_dict(state)
+    return network
