@@ -1,0 +1,50 @@
+# make book    build the book into _build/html (warnings are errors)
+# make test    run the tests
+# make lint    ruff and the notebook check;  make format mends what they find
+# make bench   print the benchmarks
+# make clean   remove what book, test and lint wrote (not .venv, not runs/)
+#
+# All share one .venv, made on first use and remade when the lock or pyproject.toml changes.
+# Another interpreter: make PYTHON=/path/to/python3.12 book
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+# The first interpreter that runs, is 3.11 or 3.12, and can make a virtual environment.
+USABLE := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
+PYTHON ?= $(shell for p in python3.11 python3.12 python3 python; do \
+	$$p -c '$(USABLE)' 2>/dev/null && echo $$p && break; done)
+
+.PHONY: book test lint format bench clean
+.DELETE_ON_ERROR:
+
+book: $(STAMP)
+	$(BIN)/jupyter-book build book/ --all -W --keep-going -n
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m ppap_lib.notebooks --check
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/python -m ppap_lib.notebooks
+
+bench: $(STAMP)
+	$(BIN)/python -m ppap_lib.bench
+
+clean:
+	rm -rf _build .pytest_cache .hypothesis .ruff_cache
+	find ppap_lib tests notebooks book -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(STAMP): requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "No Python 3.11 or 3.12 found: make PYTHON=/path/to/it"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --no-deps -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	touch $@
