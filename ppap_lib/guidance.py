@@ -1,0 +1,246 @@
+"""Plug-and-play guidance: gradient fields of vision models, and denoisers steered by them.
+
+A guide is `(x_t, level, prediction) -> grad log p(target | x_t)`. `guided` turns a denoiser and
+a guide into a denoiser again, so every sampler works with and without guidance.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from ppap_lib.denoise import Denoise, Prediction, clamp_straight_through
+from ppap_lib.schedule import Level
+from ppap_lib.tasks import Task
+
+Field = Callable[[Tensor, Level, Prediction], Tensor]
+
+
+class GuidanceError(ValueError):
+    """A guide, scale or form that cannot be used."""
+
+
+@dataclass(frozen=True)
+class Term:
+    """One gradient field, its weight, and the half-open range of training timesteps it acts in.
+
+    `through` says that the field differentiates through the denoiser, which then needs a graph.
+    """
+
+    field: Field
+    through: bool = False
+    weight: float = 1.0
+    start: float = -math.inf
+    stop: float = math.inf
+
+    def active(self, level: Level) -> Tensor:
+        """Whether the term acts at the level: bool, [] or [B]."""
+        return (level.t >= self.start) & (level.t < self.stop)
+
+
+@dataclass(frozen=True)
+class Guide:
+    """A weighted sum of gradient fields. Guides add, scale, and restrict to timesteps.
+
+    `2 * guide.during(0, 400) + other` is a guide.
+    """
+
+    terms: tuple[Term, ...]
+
+    def __add__(self, other: "Guide") -> "Guide":
+        if not isinstance(other, Guide):
+            return NotImplemented
+        return Guide(self.terms + other.terms)
+
+    def __mul__(self, factor: float) -> "Guide":
+        if not isinstance(factor, int | float):
+            return NotImplemented
+        _finite(factor)
+        return Guide(tuple(replace(t, weight=t.weight * factor) for t in self.terms))
+
+    __rmul__ = __mul__
+
+    def during(self, start: float, stop: float) -> "Guide":
+        """The guide for training timesteps in [start, stop), and nothing elsewhere."""
+        if not start < stop:
+            raise GuidanceError(f"an empty interval: start {start} must be below stop {stop}")
+        return Guide(
+            tuple(replace(t, start=max(t.start, start), stop=min(t.stop, stop)) for t in self.terms)
+        )
+
+    def _active(self, level: Level) -> list[Term]:
+        return [term for term in self.terms if bool(term.active(level).any())]
+
+    def through(self, level: Level) -> bool:
+        """Whether the denoiser must be evaluated with a graph at this level."""
+        return any(term.through for term in self._active(level))
+
+    def gradients(self, level: Level) -> int:
+        """How many gradients a call at this level computes."""
+        return len(self._active(level))
+
+    def __call__(self, x_t: Tensor, level: Level, prediction: Prediction) -> Tensor:
+        """grad log p(target | x_t), like x_t; zero, at no cost, where no term acts."""
+        total = torch.zeros_like(x_t, requires_grad=False)
+        for term in self._active(level):
+            grad = term.field(x_t, level, prediction)
+            if grad.shape != x_t.shape:
+                raise GuidanceError(
+                    f"a gradient field returned {list(grad.shape)} for x_t {list(x_t.shape)}"
+                )
+            active = term.active(level).to(grad)
+            weight = term.weight * active.view(-1, *[1] * (x_t.ndim - 1) if active.ndim else ())
+            total = total + weight * grad.detach()
+        return total
+
+
+def _finite(scale: float) -> None:
+    if not math.isfinite(scale):
+        raise GuidanceError(f"a guidance scale must be a finite number, not {scale}")
+
+
+def gradient_field(field: Field) -> Guide:
+    """A guide from a function that returns the gradient itself."""
+    return Guide((Term(field),))
+
+
+@runtime_checkable
+class NoiseAware(Protocol):
+    """A model that reads x_t differently at every level: `at(level)` is a function of x_t."""
+
+    def at(self, level: Level) -> Callable[[Tensor], Any]: ...
+
+
+@dataclass(frozen=True)
+class TimeConditioned:
+    """A network `(x_t, t) -> output`, such as ADM's noisy classifier, as a noise-aware model."""
+
+    network: Callable[[Tensor, Tensor], Any]
+    time_scale: float = 1.0
+
+    def at(self, level: Level) -> Callable[[Tensor], Any]:
+        return lambda x_t: self.network(x_t, level.times(x_t) * self.time_scale)
+
+
+Model = Callable[[Tensor], Any] | NoiseAware
+
+
+def _log_prob(model: Model, task: Task, target: Any, x: Tensor, level: Level) -> Tensor:
+    """log p(target | model's reading of x) per image, [B]."""
+    read = model.at(level) if isinstance(model, NoiseAware) else model
+    if isinstance(read, nn.Module) and (first := next(read.parameters(), None)) is not None:
+        x = x.to(first.dtype)  # the state may be float64, networks seldom are
+    value = task.log_prob(read(x), target)
+    if value.shape != x.shape[:1]:
+        raise GuidanceError(
+            f"the task returned {list(value.shape)} for {len(x)} images, expected one log "
+            f"probability each"
+        )
+    return value
+
+
+def _gradient(value: Tensor, of: Tensor, keep_graph: bool = False) -> Tensor:
+    if not value.requires_grad:
+        raise GuidanceError(
+            "the model's output does not depend on its input differentiably: is it under "
+            "torch.no_grad or a detach?"
+        )
+    # Images do not interact, so the gradient of the sum holds each image's own.
+    return torch.autograd.grad(value.sum(), of, retain_graph=keep_graph)[0]
+
+
+def at_xt(model: Model, task: Task, target: Any) -> Guide:
+    """Read the noisy image: grad_{x_t} log p(target | model(x_t)).
+
+    A clean model here is naive guidance; experts or a noise-aware model are the remedy.
+    """
+
+    def field(x_t: Tensor, level: Level, prediction: Prediction) -> Tensor:
+        with torch.enable_grad():
+            x = x_t.detach().requires_grad_()
+            return _gradient(_log_prob(model, task, target, x, level), x)
+
+    return Guide((Term(field),))
+
+
+def at_x0(model: Model, task: Task, target: Any, through: bool) -> Guide:
+    """Read the predicted clean image x0, clamped to [-1, 1] straight-through.
+
+    `through` differentiates through the denoiser; without it eps is held fixed, so that
+    dx0/dx_t = 1/alpha: cheaper, and nearly an adversarial attack.
+    """
+
+    def through_denoiser(x_t: Tensor, level: Level, prediction: Prediction) -> Tensor:
+        if not prediction.x0.requires_grad:
+            raise GuidanceError(
+                "x0 carries no graph back to x_t: evaluate this guide inside guided(), and keep "
+                "the denoiser free of torch.no_grad"
+            )
+        with torch.enable_grad():
+            x0 = clamp_straight_through(prediction.x0)
+            value = _log_prob(model, task, target, x0, level)
+            # Kept: another term of the same guide may go through the denoiser as well.
+            return _gradient(value, x_t, keep_graph=True)
+
+    def eps_fixed(x_t: Tensor, level: Level, prediction: Prediction) -> Tensor:
+        alpha, _ = level.scales(x_t)
+        with torch.enable_grad():
+            x0 = prediction.x0.detach().requires_grad_()
+            value = _log_prob(model, task, target, clamp_straight_through(x0), level)
+            return _gradient(value, x0) / alpha
+
+    return Guide((Term(through_denoiser if through else eps_fixed, through=through),))
+
+
+def _score_form(prediction: Prediction, grad: Tensor, x_t: Tensor, level: Level) -> Prediction:
+    alpha, sigma = level.scales(x_t)
+    eps = prediction.eps - sigma * grad
+    return replace(prediction, x0=prediction.x0 + sigma**2 / alpha * grad, eps=eps)
+
+
+def _mean_form(prediction: Prediction, grad: Tensor, x_t: Tensor, level: Level) -> Prediction:
+    return replace(prediction, shift=grad if prediction.shift is None else prediction.shift + grad)
+
+
+_FORMS = {"score": _score_form, "mean": _mean_form}
+
+
+def guided(denoise: Denoise, guide: Guide, scale: float = 1.0, form: str = "score") -> Denoise:
+    """The denoiser steered by `scale` times the guide; evaluates `denoise` exactly once.
+
+    form="score" rewrites eps' = eps - sigma * scale * grad, and x0 with it (ADM's algorithm 2:
+    DDIM and every ODE solver). form="mean" leaves them and hands scale * grad to the ddpm step,
+    which adds Sigma times it to its mean (algorithm 1); every other step refuses it. The forms
+    are not equally strong. Clip before guidance: `guided(clipped(denoise), guide)`.
+    """
+    _finite(scale)
+    if form not in _FORMS:
+        raise GuidanceError(f"form must be 'score' or 'mean', not {form!r}")
+
+    def steer(x_t: Tensor, level: Level) -> Prediction:
+        through = guide.through(level)
+        with torch.set_grad_enabled(through):
+            x = x_t.detach().requires_grad_(through)
+            prediction = denoise(x, level)
+        grad = scale * guide(x, level, prediction)
+        plain = _detached(prediction)
+        plain = replace(plain, gradients=plain.gradients + guide.gradients(level))
+        return _FORMS[form](plain, grad, x_t, level)
+
+    return steer
+
+
+def _detached(prediction: Prediction) -> Prediction:
+    def cut(value: Tensor | None) -> Tensor | None:
+        return None if value is None else value.detach()
+
+    return replace(
+        prediction,
+        x0=prediction.x0.detach(),
+        eps=prediction.eps.detach(),
+        v=cut(prediction.v),
+        shift=cut(prediction.shift),
+    )

@@ -1,0 +1,63 @@
+"""What a vision model's output means: its likelihood of a target, and how two outputs differ.
+
+Guidance climbs `log_prob`; distillation descends `divergence`. A new task is one class.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import torch.nn.functional as F
+from torch import Tensor
+
+Target = TypeVar("Target", contravariant=True)
+
+
+class TaskError(ValueError):
+    """A target or an output that does not fit the task."""
+
+
+class Task(Protocol[Target]):
+    """`log_prob` and `divergence` per image, [B]; both differentiable in their first argument."""
+
+    def log_prob(self, output: Tensor, target: Target) -> Tensor: ...
+
+    def divergence(self, student: Tensor, teacher: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Classification:
+    """Logits [B, K] against class indices [B].
+
+    The divergence is KL(softmax(teacher / temperature) || softmax(student)) in nats (PPAP).
+    """
+
+    temperature: float = 0.25
+
+    def __post_init__(self):
+        if self.temperature <= 0:
+            raise TaskError(f"temperature must be positive, not {self.temperature}")
+
+    def log_prob(self, output: Tensor, target: Tensor) -> Tensor:
+        if output.ndim != 2:
+            raise TaskError(f"a classifier returns logits [B, K], not {list(output.shape)}")
+        batch, classes = output.shape
+        if target.shape != (batch,) or target.is_floating_point():
+            raise TaskError(
+                f"expected one class index per image, int64 [{batch}], not {target.dtype} "
+                f"{list(target.shape)}"
+            )
+        if target.numel() and not (target.min() >= 0 and target.max() < classes):
+            raise TaskError(
+                f"class indices must be in [0, {classes}), not "
+                f"[{int(target.min())}, {int(target.max())}]"
+            )
+        return -F.cross_entropy(output, target.to(output.device), reduction="none")
+
+    def divergence(self, student: Tensor, teacher: Tensor) -> Tensor:
+        if student.shape != teacher.shape:
+            raise TaskError(
+                f"student {list(student.shape)} and teacher {list(teacher.shape)} must match"
+            )
+        soft = (teacher / self.temperature).log_softmax(1)
+        gap = F.kl_div(student.log_softmax(1), soft, reduction="none", log_target=True)
+        return gap.sum(1)
