@@ -1,0 +1,98 @@
+"""Image files: folders in ImageNet's layout, and photographs inside installed packages."""
+
+import io
+import zipfile
+import zlib
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ppap_lib import fetch
+from ppap_lib.data.classes import imagenet
+from ppap_lib.data.imageset import DataError, ImageSet, MissingData
+
+_SCENES = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")
+
+
+def decode(path, expected: tuple[int, int] | None = None, square: int | None = None) -> Tensor:
+    """One image file as uint8 RGB [3, H, W]; `path` may lie inside a zip archive.
+
+    `expected` is the (width, height) it must have; `square` crops the centre to a square and
+    resizes it (bicubic). Raises `DataError` with the path if the file is broken.
+    """
+    import numpy as np
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(io.BytesIO(path.read_bytes())) as file:
+            image = file.convert("RGB")
+    except (OSError, KeyError, SyntaxError, zipfile.BadZipFile, zlib.error) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise DataError(f"{path} is a broken image or missing ({reason}): replace it") from error
+    if expected is not None and image.size != expected:
+        raise DataError(f"{path} is {image.size[0]}x{image.size[1]}, expected {expected}")
+    if square is not None:
+        image = ImageOps.fit(image, (square, square), Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+
+
+def image_folder(root: str | Path, size: int, per_class: int | None = None) -> ImageSet:
+    """Images of `root/CLASS/*` as [N, 3, size, size], at most `per_class` of each class.
+
+    Labels follow the sorted folder names, so that ImageNet's own folders get ImageNet's
+    indices; folders named by wnid get their class's name.
+    """
+    from torchvision.datasets import ImageFolder
+
+    try:
+        found = ImageFolder(root)
+    except FileNotFoundError as error:
+        raise MissingData(f"no image folder in ImageNet's layout (CLASS/IMAGE): {error}") from None
+    taken = [0] * len(found.classes)
+    rows = []
+    for path, label in found.samples:
+        if per_class is None or taken[label] < per_class:
+            taken[label] += 1
+            rows.append((decode(Path(path), square=size), label))
+    known = imagenet()
+    names = [
+        known.names[known.index(name)] if name in known.wnids else name for name in found.classes
+    ]
+    return ImageSet(
+        torch.stack([pixels for pixels, _ in rows]),
+        torch.tensor([label for _, label in rows]),
+        tuple(names),
+        f"{len(rows):,} images of {len(names)} classes from the folder {Path(root).name}",
+    )
+
+
+def imagenet_photographs(size: int = 224) -> ImageSet:
+    """The 20 labelled ImageNet photographs inside the package foolbox: [20, 3, size, size]."""
+    folder = fetch.package_folder("foolbox")
+    paths = sorted(folder.glob("data/imagenet_*.jpg")) if folder else []
+    if not paths:
+        raise MissingData(
+            "the ImageNet photographs are in the package foolbox: "
+            "`pip install --no-deps foolbox==3.3.4` (nothing of it is imported)"
+        )
+    return ImageSet(
+        torch.stack([decode(path, square=size) for path in paths]),
+        torch.tensor([int(path.stem.split("_")[2]) for path in paths]),  # imagenet_00_243
+        imagenet().names,
+        f"{len(paths)} ImageNet photographs from the package foolbox {version('foolbox')}",
+    )
+
+
+def scenes(size: int = 256) -> ImageSet:
+    """Unlabelled photographs inside scikit-image [4, 3, size, size]; each is its own class."""
+    folder = fetch.package_folder("skimage")
+    if folder is None:
+        raise MissingData("these photographs are in scikit-image: `pip install scikit-image`")
+    return ImageSet(
+        torch.stack([decode(folder / "data" / name, square=size) for name in _SCENES]),
+        torch.arange(len(_SCENES)),
+        tuple(Path(name).stem for name in _SCENES),
+        f"{len(_SCENES)} photographs from the package scikit-image {version('scikit-image')}",
+    )

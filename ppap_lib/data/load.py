@@ -1,0 +1,55 @@
+"""One call for a tier's images: the real ones, or a stand-in that says so."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from ppap_lib.data.drawn import drawn
+from ppap_lib.data.fashion import fashion, shipped
+from ppap_lib.data.imageset import DataError, ImageSet, MissingData
+from ppap_lib.data.tiny_imagenet import find, tiny_imagenet
+from ppap_lib.tiers import tier
+
+_DRAWN = 1000
+
+
+def require(name: str, split: str = "test", download: bool = False) -> ImageSet:
+    """The images of the tier `name`, 'train' or 'test', or `MissingData` saying what to put where.
+
+    Tiny-ImageNet's 'test' is its official val split, the one with labels. Nothing is fetched
+    from the network unless `download` is true.
+    """
+    if name not in _REAL:
+        raise DataError(f"no images called {name!r}: there are {', '.join(_REAL)}")
+    if split not in ("train", "test"):
+        raise DataError(f"split is 'train' or 'test', not {split!r}")
+    return _REAL[name](split, download)
+
+
+def load(name: str, split: str = "test") -> ImageSet:
+    """As `require`, but where the images are missing, a stand-in whose `source` says so.
+
+    That is the shipped 1,000 test images for 'fashion', drawn shapes for 'tin10'. Damaged
+    files still raise `DataError`; the network is never used.
+    """
+    try:
+        return require(name, split)
+    except MissingData:
+        stand_in = _STAND_INS[name]()
+        source = f"{stand_in.source}; they stand in for the {split} images, which are not here"
+        return replace(stand_in, source=source, stand_in=True)
+
+
+def _tin10(split: str, download: bool) -> ImageSet:
+    ten = tier("tin10")
+    official = {"train": "train", "test": "val"}[split]
+    found = tiny_imagenet(find(download), official, ten.wnids, ten.size)
+    return replace(found, classes=ten.classes)
+
+
+def _drawn_tin10() -> ImageSet:
+    ten = tier("tin10")
+    return drawn(ten.classes, _DRAWN, ten.shape)
+
+
+_REAL: Mapping[str, Callable[[str, bool], ImageSet]] = {"fashion": fashion, "tin10": _tin10}
+_STAND_INS: Mapping[str, Callable[[], ImageSet]] = {"fashion": shipped, "tin10": _drawn_tin10}

@@ -1,0 +1,130 @@
+"""Files from elsewhere: downloads that resume and are verified, and data inside packages."""
+
+import importlib.util
+import os
+import time
+import urllib.error
+import urllib.request
+from contextlib import nullcontext
+from http.client import HTTPException
+from pathlib import Path
+
+from ppap_lib import weights
+
+_CHUNK = 1 << 18
+_TIMEOUT = 30.0  # seconds without a byte
+
+
+class FetchError(RuntimeError):
+    """A file could not be fetched, or is not the expected one."""
+
+
+def cache_folder() -> Path:
+    """Where downloads are kept: `$PPAP_CACHE`, or `~/.cache/ppap`."""
+    return Path(os.environ.get("PPAP_CACHE") or "~/.cache/ppap").expanduser()
+
+
+def data_folder() -> Path | None:
+    """The folder that `$PPAP_DATA` names, if it is set."""
+    return Path(folder).expanduser() if (folder := os.environ.get("PPAP_DATA")) else None
+
+
+def package_folder(name: str) -> Path | None:
+    """Folder of an installed package, found without importing it; None if not installed."""
+    spec = importlib.util.find_spec(name)
+    places = spec.submodule_search_locations if spec else None
+    return Path(next(iter(places))) if places else None
+
+
+def download(
+    url: str,
+    path: str | Path,
+    sha256: str | None = None,
+    attempts: int = 5,
+    progress: bool = True,
+) -> Path:
+    """Fetch `url` into `path` and return `path`; a file that is already there is kept.
+
+    An interrupted download continues where it stopped (HTTP Range), in this call up to
+    `attempts` times without a new byte, or in a later one. `path` appears only when complete
+    and of the expected `sha256`; then in one step. Raises `FetchError` otherwise, saying what
+    to put where.
+    """
+    path = Path(path)
+    if path.exists():
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    failures = 0
+    while True:
+        before = _size(part)
+        try:
+            _continue(url, part, progress)
+            break
+        except (OSError, HTTPException) as error:
+            failures = 1 if _size(part) > before else failures + 1
+            if failures >= attempts or _permanent(error):
+                raise FetchError(
+                    f"cannot download {path.name} from {url} ({_reason(error)}; {_size(part)} "
+                    f"bytes so far): try again to resume, or put the file at {path}"
+                ) from error
+            time.sleep(failures - 1)  # at once after progress, then ever later
+    if sha256 is not None and (found := weights.sha256(part)) != sha256:
+        part.unlink()
+        raise FetchError(
+            f"{path.name} from {url} has sha256 {found}, expected {sha256}: the download was "
+            f"discarded; try again, or put the right file at {path}"
+        )
+    os.replace(part, path)
+    return path
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _permanent(error: Exception) -> bool:
+    """Whether trying again is pointless: the address is wrong, or the host unknown."""
+    if isinstance(error, urllib.error.HTTPError):
+        return error.code in (400, 401, 403, 404, 410)
+    return isinstance(error, urllib.error.URLError)  # never connected at all
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "reason", "") or error or type(error).__name__)
+
+
+def _continue(url: str, part: Path, progress: bool) -> None:
+    """Append what is missing to `part`; raises OSError when the connection ends too early."""
+    have = _size(part)
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    try:
+        response = urllib.request.urlopen(request, timeout=_TIMEOUT)
+    except urllib.error.HTTPError as error:
+        if error.code != 416:
+            raise
+        # Nothing lies beyond `have`: the part is complete, or of another file.
+        if error.headers.get("Content-Range") == f"bytes */{have}":
+            return
+        part.unlink()
+        raise ConnectionError("the server has a file of another size; starting again") from error
+    with response:
+        if response.status != 206:  # the server ignores ranges: from the start
+            have = 0
+        length = response.headers.get("Content-Length")
+        total = have + int(length) if length else None
+        with open(part, "ab" if have else "wb") as file, _bar(part, have, total, progress) as bar:
+            while chunk := response.read(_CHUNK):
+                file.write(chunk)
+                if bar is not None:
+                    bar.update(len(chunk))
+    if total is not None and _size(part) != total:
+        raise ConnectionError(f"the connection ended after {_size(part)} of {total} bytes")
+
+
+def _bar(part: Path, have: int, total: int | None, progress: bool):
+    if not progress:
+        return nullcontext()
+    from tqdm.auto import tqdm
+
+    return tqdm(initial=have, total=total, unit="B", unit_scale=True, desc=part.stem)
