@@ -52,6 +52,10 @@ def _evaluate(
     network: Network, x_t: Tensor, level: Level, learned_variance: bool, time_scale: float
 ) -> tuple[Tensor, Tensor | None]:
     """The network's output and variance fraction, in x_t's dtype."""
+    if level.clean:
+        raise DenoiserError(
+            "the clean end (sigma = 0) is never evaluated: there is no noise to predict"
+        )
     # Networks compute in single precision or less; the state may be float64.
     x = x_t.float() if x_t.dtype == torch.float64 else x_t
     out = network(x, level.times(x_t) * time_scale)
@@ -120,12 +124,14 @@ def diffusers_network(unet: nn.Module) -> Network:
     Choose the adapter by the pipeline's `prediction_type`: `eps_model` for "epsilon",
     `x0_model` for "sample", `v_model` for "v_prediction".
     """
-    return lambda x_t, t: unet(x_t, t).sample
+    return lambda x_t, t: unet(x_t.to(unet.dtype), t).sample
 
 
 def clamp_straight_through(x: Tensor, low: float = -1.0, high: float = 1.0) -> Tensor:
     """`x` clamped, with the gradient of `x` itself, so that saturated pixels still steer."""
-    return x + (x.clamp(low, high) - x).detach() if x.requires_grad else x.clamp(low, high)
+    clamped = x.clamp(low, high)
+    # x - x is exactly zero, so the value is that of clamp whether or not a graph is recorded.
+    return clamped.detach() + (x - x.detach()) if x.requires_grad else clamped
 
 
 def clipped(denoise: Denoise, low: float = -1.0, high: float = 1.0) -> Denoise:

@@ -41,7 +41,8 @@ def from_bytes(pixels: Tensor) -> Tensor:
 
 def to_bytes(images: Tensor) -> Tensor:
     """[-1, 1] to uint8 0..255, rounded to the nearest and clamped."""
-    return images.add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+    # In float32 at least: bfloat16 cannot tell neighbouring bytes apart.
+    return images.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
 
 
 def from_unit(pixels: Tensor) -> Tensor:
@@ -65,6 +66,8 @@ def pad_to(images: Tensor, size: int, value: float = -1.0) -> Tensor:
 
 def resize(images: Tensor, size: int) -> Tensor:
     """Resize to `size` x `size`: box average where it divides evenly, else bicubic antialiased."""
+    if size < 1:
+        raise PixelError(f"cannot resize to {size}x{size}: the side must be at least 1")
     height, width = images.shape[-2:]
     if height == width == size:
         return images
@@ -91,11 +94,11 @@ def tile(images: Tensor, columns: int, gap: int = 1) -> Tensor:
     """[B, C, H, W] to one [C, rows*H + gaps, columns*W + gaps] picture, row by row, white gaps."""
     if columns < 1:
         raise PixelError(f"columns must be at least 1, not {columns}")
+    if images.ndim != 4 or not len(images):
+        raise PixelError(f"tile takes at least one image [B, C, H, W], not {list(images.shape)}")
     count, channels, height, width = images.shape
     rows = -(-count // columns)
-    sheet = images.new_ones(
-        channels, rows * (height + gap) - gap, columns * (width + gap) - gap
-    )
+    sheet = images.new_ones(channels, rows * (height + gap) - gap, columns * (width + gap) - gap)
     for i, image in enumerate(images):
         top, left = (i // columns) * (height + gap), (i % columns) * (width + gap)
         sheet[:, top : top + height, left : left + width] = image

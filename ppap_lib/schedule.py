@@ -6,9 +6,10 @@ alpha^2 + sigma^2 = 1. Everything here is float64; `t` is always the training in
 
 import bisect
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -47,7 +48,11 @@ class Level:
 
     def times(self, like: Tensor) -> Tensor:
         """The training index, one per image of `like`: [B] float32 on its device."""
-        return self.t.to(like.device, torch.float32).expand(like.shape[0])
+        if self.t.ndim and len(self.t) != len(like):
+            raise ScheduleError(
+                f"{len(self.t)} levels for {len(like)} images: give one, or one each"
+            )
+        return self.t.to(like.device, torch.float32).expand(len(like))
 
     def noised(self, x0: Tensor, eps: Tensor) -> Tensor:
         """x_t = alpha x0 + sigma eps."""
@@ -143,9 +148,7 @@ class Schedule:
         """The level at training index `t` (real, scalar or [B], in [0, T-1])."""
         t = torch.as_tensor(t, dtype=torch.float64).cpu()
         if t.numel() and not bool(((t >= 0) & (t <= self.T - 1)).all()):
-            raise ScheduleError(
-                f"t must be in [0, {self.T - 1}], not [{t.min():g}, {t.max():g}]"
-            )
+            raise ScheduleError(f"t must be in [0, {self.T - 1}], not [{t.min():g}, {t.max():g}]")
         left = t.floor().long()
         u = t - left
         between = _log_abar_of_log_snr(self._interpolate(left, u))
@@ -155,11 +158,14 @@ class Schedule:
         """The level with this log-SNR; the inverse of `at`, by bisection to rounding."""
         target = torch.as_tensor(log_snr, dtype=torch.float64).cpu()
         low, high = self.log_snr[-1], self.log_snr[0]
-        if target.numel() and not bool(((target >= low) & (target <= high)).all()):
+        # `at(t).log_snr` comes back through exp and log: at the ends, allow for its rounding.
+        slack = 1e-9
+        if target.numel() and not bool(((target >= low - slack) & (target <= high + slack)).all()):
             raise ScheduleError(
                 f"log-SNR must be in [{low:g}, {high:g}], which this schedule covers, "
                 f"not [{target.min():g}, {target.max():g}]"
             )
+        target = target.clamp(low, high)
         left = torch.searchsorted(-self.log_snr, -target, right=True) - 1
         left = left.clamp(0, max(self.T - 2, 0))
         a, b = torch.zeros_like(target), torch.ones_like(target)
@@ -172,12 +178,10 @@ class Schedule:
     def grid(self, spacing: str | int | Sequence[float] = "") -> tuple[Level, ...]:
         """Levels from the noisiest to `CLEAN` at a respacing (see `respace`) or given times."""
         if isinstance(spacing, str | int):
-            times = list(reversed(respace(self.T, str(spacing))))
+            times = respace(self.T, str(spacing))[::-1]
         else:
-            times = list(spacing)
-        if not times or any(a <= b for a, b in zip(times, times[1:], strict=False)):
-            raise ScheduleError("grid times must fall strictly, from noisy to clean")
-        return (*(self.at(t) for t in times), CLEAN)
+            times = spacing
+        return (*_falling(self.at, times), CLEAN)
 
 
 class ContinuousSchedule:
@@ -193,10 +197,11 @@ class ContinuousSchedule:
         self.linear, self.quadratic, self.T = beta_min, (beta_max - beta_min) / 2, T
 
     def at(self, t: float | Tensor) -> Level:
-        u = torch.as_tensor(t, dtype=torch.float64).cpu() / self.T
-        if u.numel() and not bool(((u > 0) & (u <= 1)).all()):
-            raise ScheduleError(f"t must be in (0, {self.T}]")
-        return _level(u * self.T, -(self.linear * u + self.quadratic * u**2))
+        t = torch.as_tensor(t, dtype=torch.float64).cpu()
+        if t.numel() and not bool(((t > 0) & (t <= self.T)).all()):
+            raise ScheduleError(f"t must be in (0, {self.T}], not [{t.min():g}, {t.max():g}]")
+        u = t / self.T
+        return _level(t, -(self.linear * u + self.quadratic * u**2))
 
     def at_log_snr(self, log_snr: float | Tensor) -> Level:
         log_abar = _log_abar_of_log_snr(torch.as_tensor(log_snr, dtype=torch.float64).cpu())
@@ -205,7 +210,14 @@ class ContinuousSchedule:
 
     def grid(self, times: Sequence[float]) -> tuple[Level, ...]:
         """Levels at the given falling times; the clean end is not appended."""
-        return tuple(self.at(t) for t in times)
+        return _falling(self.at, times)
+
+
+def _falling(at: Callable[[float], Level], times: Sequence[float]) -> tuple[Level, ...]:
+    times = [float(t) for t in times]
+    if not times or not all(a > b for a, b in pairwise(times)):
+        raise ScheduleError("grid times must fall strictly, from noisy to clean")
+    return tuple(at(t) for t in times)
 
 
 def _check_steps(T: int) -> None:

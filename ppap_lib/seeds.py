@@ -9,14 +9,22 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+SEEDS = 2**32  # torch's CPU generator reads 32 bits: seed + 2**32 would repeat the stream
+
 
 class SeedError(ValueError):
     """Seeds that cannot give every image its own noise."""
 
 
+def _integers(seeds: Sequence[int]) -> list[int]:
+    return [int(seed) for seed in seeds]  # elements of an array or a tensor do not compare
+
+
 def labels(seeds: Sequence[int], num_classes: int) -> Tensor:
     """Class labels [B] of the seeds: seed modulo classes, so any block of seeds is balanced."""
-    return torch.tensor(list(seeds)) % num_classes
+    if num_classes < 1:
+        raise SeedError(f"labels need at least one class, not {num_classes}")
+    return torch.tensor(_integers(seeds), dtype=torch.int64) % num_classes
 
 
 class Noise:
@@ -32,13 +40,16 @@ class Noise:
         dtype: torch.dtype = torch.float64,
         device: torch.device | str = "cpu",
     ):
-        seeds = list(seeds)
+        seeds = _integers(seeds)
         if not seeds:
             raise SeedError("no seeds: give one per image")
         if len(set(seeds)) != len(seeds):
             raise SeedError("a seed occurs twice: two images would share their noise")
-        if any(seed < 0 for seed in seeds):
-            raise SeedError(f"seeds are not negative; the smallest is {min(seeds)}")
+        if not 0 <= min(seeds) <= max(seeds) < SEEDS:
+            raise SeedError(
+                f"seeds must be in [0, 2^32), not [{min(seeds)}, {max(seeds)}]: a generator "
+                f"reads no more bits"
+            )
         self.shape, self.dtype, self.device = tuple(shape), dtype, device
         self._streams = [torch.Generator().manual_seed(seed) for seed in seeds]
 

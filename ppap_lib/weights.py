@@ -5,12 +5,10 @@ Every network of the project, ours or a published one, enters through `read` and
 
 import hashlib
 import os
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -43,26 +41,36 @@ def read(path: str | Path, digest: str | None = None) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except Exception as error:  # damaged bytes raise anything, from KeyError to UnicodeDecodeError
         raise WeightsError(
             f"{path.name} cannot be read as weights ({type(error).__name__}: {error}): it is "
             f"truncated or not a weight file"
         ) from error
-    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
+    if not isinstance(state, Mapping) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
+    ):
         raise WeightsError(
             f"{path.name} holds {type(state).__name__}, expected a state dict of tensors by name"
         )
     return dict(state)
 
 
+def _cast(key: str, value: Tensor, dtype: torch.dtype | None) -> Tensor:
+    if dtype is None or not value.is_floating_point():
+        return value
+    cast = value.to(dtype)
+    if bool((value.isfinite() & ~cast.isfinite()).any()):
+        raise WeightsError(
+            f"{key} reaches {value.abs().max():.3g}, beyond the range of {dtype}: save it wider"
+        )
+    return cast
+
+
 def save(state: Mapping[str, Tensor], path: str | Path, dtype: torch.dtype | None = None) -> None:
     """Write a state dict as safetensors, atomically; floating tensors are cast to `dtype`."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    cast = {
-        key: (value.to(dtype) if dtype and value.is_floating_point() else value).cpu().contiguous()
-        for key, value in state.items()
-    }
+    cast = {key: _cast(key, value, dtype).cpu().contiguous() for key, value in state.items()}
     part = path.with_name(path.name + ".part")
     save_file(cast, part)
     os.replace(part, path)
@@ -92,8 +100,6 @@ def load(network: nn.Module, state: Mapping[str, Tensor], name: str = "state dic
     if misshapen:
         problems.append(f"{len(misshapen)} misshapen: {_listed(misshapen)}")
     if problems:
-        raise WeightsError(
-            f"{name} does not fit {type(network).__name__}: " + "; ".join(problems)
-        )
+        raise WeightsError(f"{name} does not fit {type(network).__name__}: " + "; ".join(problems))
     network.load_state_dict(state)
     return network

@@ -64,9 +64,7 @@ class _Encoder(nn.Module):
             rescale_residuals,
         )
         channels = int(channel_mult[0] * model_channels)
-        self.input_blocks = nn.ModuleList(
-            [Stage(nn.Conv2d(in_channels, channels, 3, padding=1))]
-        )
+        self.input_blocks = nn.ModuleList([Stage(nn.Conv2d(in_channels, channels, 3, padding=1))])
         self.skip_channels = [channels]
         factor = 1
         for level, mult in enumerate(channel_mult):
@@ -86,7 +84,9 @@ class _Encoder(nn.Module):
                 self._descend(Stage(down), channels)
                 factor *= 2
         self.middle_block = Stage(
-            style.block(channels, channels), style.attention(channels), style.block(channels, channels)
+            style.block(channels, channels),
+            style.attention(channels),
+            style.block(channels, channels),
         )
         self.factor, self.channels = factor, channels
 
@@ -192,6 +192,10 @@ class UNet(_Encoder):
                 else f"this U-Net is conditional: give labels y in [0, {self.num_classes})"
             )
         if y is not None:
+            if y.shape != t.shape:
+                raise ArchitectureError(
+                    f"one label per image: y must be {list(t.shape)}, not {list(y.shape)}"
+                )
             emb = emb + self.label_emb(y)
         h, skips = x.to(emb.dtype), []
         for stage in self.input_blocks:
@@ -210,6 +214,11 @@ class Upsampler(UNet):
         super().__init__(2 * in_channels, *args, **kwargs)
 
     def forward(self, x: Tensor, t: Tensor, low_res: Tensor, y: Tensor | None = None) -> Tensor:
+        if low_res.shape[:2] != x.shape[:2]:
+            raise ArchitectureError(
+                f"low_res must be {list(x.shape[:2])} images and channels like x, "
+                f"not {list(low_res.shape[:2])}"
+            )
         enlarged = F.interpolate(low_res, x.shape[2:], mode="bilinear")
         return super().forward(torch.cat([x, enlarged], dim=1), t, y)
 

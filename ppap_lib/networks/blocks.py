@@ -123,12 +123,12 @@ def _attend(qkv: Tensor, heads: int, new_order: bool) -> Tensor:
 
 def count_heads(channels: int, num_heads: int, num_head_channels: int) -> int:
     if num_head_channels != -1:
-        if channels % num_head_channels:
+        if num_head_channels < 1 or channels % num_head_channels:
             raise ArchitectureError(
                 f"{channels} channels cannot be cut into heads of {num_head_channels}"
             )
         return channels // num_head_channels
-    if channels % num_heads:
+    if num_heads < 1 or channels % num_heads:
         raise ArchitectureError(f"{channels} channels cannot be cut into {num_heads} heads")
     return num_heads
 
@@ -158,14 +158,17 @@ class AttentionPool(nn.Module):
     def __init__(self, size: int, channels: int, heads: int, out_channels: int):
         super().__init__()
         self.heads = heads
-        self.positional_embedding = nn.Parameter(
-            torch.randn(channels, size**2 + 1) / channels**0.5
-        )
+        self.positional_embedding = nn.Parameter(torch.randn(channels, size**2 + 1) / channels**0.5)
         self.qkv_proj = nn.Conv1d(channels, 3 * channels, 1)
         self.c_proj = nn.Conv1d(channels, out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.flatten(2)
+        if x.shape[2] + 1 != self.positional_embedding.shape[1]:
+            raise ArchitectureError(
+                f"the attention pool was built for {self.positional_embedding.shape[1] - 1} "
+                f"positions, not {x.shape[2]}: give images of the classifier's image_size"
+            )
         x = torch.cat([x.mean(dim=2, keepdim=True), x], dim=2) + self.positional_embedding
         return self.c_proj(_attend(self.qkv_proj(x), self.heads, new_order=True))[:, :, 0]
 
@@ -204,6 +207,4 @@ class Style:
 
     def attention(self, channels: int) -> AttentionBlock:
         heads = count_heads(channels, self.num_heads, self.num_head_channels)
-        return AttentionBlock(
-            channels, heads, self.use_new_attention_order, self.rescale_residuals
-        )
+        return AttentionBlock(channels, heads, self.use_new_attention_order, self.rescale_residuals)
