@@ -74,7 +74,10 @@ def resize(images: Tensor, size: int) -> Tensor:
     if height == width and height % size == 0:
         return F.avg_pool2d(images, height // size)
     resized = F.interpolate(images, (size, size), mode="bicubic", antialias=True)
-    return resized.clamp(-1, 1)  # bicubic overshoots at edges
+    # Bicubic overshoots at edges: stay within each image's own range, which for a noisy x_t
+    # is wider than [-1, 1].
+    own = images.detach()
+    return resized.clamp(own.amin((1, 2, 3), keepdim=True), own.amax((1, 2, 3), keepdim=True))
 
 
 def with_channels(images: Tensor, channels: int) -> Tensor:
