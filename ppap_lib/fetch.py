@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ppap_lib import weights
 
+ASSETS = Path(__file__).with_name("assets")  # files that ship with this package
 _CHUNK = 1 << 18
 _TIMEOUT = 30.0  # seconds without a byte
 

@@ -6,9 +6,7 @@ From Debian's package `dataset-fashion-mnist`, from `$PPAP_DATA`, or downloaded;
 
 import gzip
 import hashlib
-import io
 import zlib
-from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -76,8 +74,7 @@ def fashion(split: str, download: bool = False) -> ImageSet:
 
 def shipped() -> ImageSet:
     """The 1,000 test images in this package (the first 100 per class): [1000, 1, 32, 32]."""
-    with (files("ppap_lib") / "assets" / _SHIPPED).open("rb") as file:
-        archive = np.load(io.BytesIO(file.read()), allow_pickle=False)
+    with np.load(fetch.ASSETS / _SHIPPED, allow_pickle=False) as archive:
         pixels, labels = archive["pixels"], archive["labels"]
     source = "Fashion-MNIST, the 1,000 test images that ship with ppap_lib (100 per class)"
     return _image_set(torch.from_numpy(pixels), torch.from_numpy(labels), source)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ppap_lib import fetch
-from ppap_lib.data.classes import imagenet
+from ppap_lib.classes import imagenet
 from ppap_lib.data.imageset import DataError, ImageSet, MissingData
 
 _SCENES = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")

@@ -87,7 +87,7 @@ class ImageSet:
         return replace(self, pixels=self.pixels[chosen], labels=self.labels[chosen], boxes=boxes)
 
     def per_class(self, count: int) -> "ImageSet":
-        """The first `count` images of every class, in the set's order; refuses if there are fewer."""
+        """The first `count` images of every class, in the set's order; an error if fewer."""
         positions = [(self.labels == k).nonzero().flatten() for k in range(len(self.classes))]
         short = [
             f"{name} ({len(where)})"

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from ppap_lib import fetch
-from ppap_lib.data.classes import Synsets
+from ppap_lib.classes import Synsets
 from ppap_lib.data.folders import decode
 from ppap_lib.data.imageset import DataError, ImageSet, MissingData
 from ppap_lib.images import from_bytes, resize, to_bytes

@@ -5,9 +5,11 @@ import re
 from collections.abc import Iterable
 from functools import cache
 
-from ppap_lib.data.imageset import DataError
-
 _WNID = re.compile(r"n\d{8}")
+
+
+class ClassError(ValueError):
+    """A class name or wnid that means no class, or several."""
 
 
 class Synsets:
@@ -29,24 +31,24 @@ class Synsets:
     def index(self, name: str) -> int:
         """Index of the class with this wnid or name (any synonym; case does not matter).
 
-        A class's first name wins over another's synonym. Raises `DataError` with suggestions
+        A class's first name wins over another's synonym. Raises `ClassError` with suggestions
         for a misspelling, and with the wnids for a name that means several classes.
         """
         if _WNID.fullmatch(name):
             if name not in self._by_wnid:
-                raise DataError(f"no class with wnid {name!r} among these {len(self)}")
+                raise ClassError(f"no class with wnid {name!r} among these {len(self)}")
             return self._by_wnid[name]
         found = self._by_name.get(_plain(name), [])
         if not found:
             close = difflib.get_close_matches(_plain(name), self._by_name, n=3, cutoff=0.6)
             spelt = dict.fromkeys(self.names[self._by_name[match][0]] for match in close)
             hint = f": did you mean {' or '.join(spelt)}?" if spelt else ""
-            raise DataError(f"no class named {name!r} among these {len(self)}{hint}")
+            raise ClassError(f"no class named {name!r} among these {len(self)}{hint}")
         first = [index for index in found if _plain(self.names[index]) == _plain(name)]
         matches = first or found
         if len(matches) > 1:
             listed = ", ".join(f"{self.wnids[i]} ({self.names[i]}, index {i})" for i in matches)
-            raise DataError(f"{name!r} means several classes: {listed}; give a wnid")
+            raise ClassError(f"{name!r} means several classes: {listed}; give a wnid")
         return matches[0]
 
 

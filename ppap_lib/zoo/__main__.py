@@ -1,0 +1,152 @@
+"""List the zoo, install trained weights, recompute what the cards say.
+
+python -m ppap_lib.zoo list
+python -m ppap_lib.zoo verify [NAME ...]
+python -m ppap_lib.zoo install fashion/judge FILE --card "data=Fashion-MNIST train"
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from ppap_lib import data, zoo
+from ppap_lib.data.fashion import shipped
+from ppap_lib.data.folders import imagenet_photographs
+from ppap_lib.fetch import FetchError
+from ppap_lib.weights import WeightsError
+from ppap_lib.zoo.cards import write
+from ppap_lib.zoo.publish import Check, Measure, Skipped, publish, verify
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, images: data.ImageSet, batch: int = 250) -> float:
+    """Top-1 accuracy in [0, 1]."""
+    right = sum((model(x).argmax(1) == y).sum().item() for x, y in images.batches(batch))
+    return right / len(images)
+
+
+def _test_accuracy(card: zoo.Card, model: nn.Module) -> float:
+    try:
+        return accuracy(model, data.require(card.network["tier"], "test"))
+    except data.MissingData as error:
+        raise Skipped(str(error)) from None
+
+
+def _shipped_accuracy(card: zoo.Card, model: nn.Module) -> float:
+    return accuracy(model, shipped())
+
+
+def _photograph_accuracy(card: zoo.Card, model: nn.Module) -> float:
+    try:
+        return accuracy(model, imagenet_photographs(card.size))
+    except data.MissingData as error:
+        raise Skipped(str(error)) from None
+
+
+# Tolerances are a few images that another machine's rounding may flip.
+MEASURES: Mapping[str, tuple[Measure, float]] = {
+    "test accuracy": (_test_accuracy, 0.001),
+    "accuracy on the 1,000 shipped images": (_shipped_accuracy, 0.003),
+    "accuracy on foolbox's 20 photographs": (_photograph_accuracy, 0.0),
+}
+
+
+def _applicable(card: zoo.Card) -> list[str]:
+    """The measures that make sense for a network."""
+    test, small, photographs = MEASURES
+    if card.kind != "classifier":
+        return []
+    if "tier" not in card.network:
+        return [photographs]
+    return [test, small] if card.network["tier"] == "fashion" else [test]
+
+
+def measured(card: zoo.Card) -> dict[str, dict[str, float]]:
+    """The card's metrics, computed now on the installed weights, with tolerances."""
+    module = zoo.load(card.name)
+    metrics = {}
+    for name in _applicable(card):
+        measure, tolerance = MEASURES[name]
+        try:
+            value = round(measure(card, module), 4)
+        except Skipped as reason:
+            print(f"{name} was not measured: {reason}", file=sys.stderr)
+            continue
+        metrics[name] = {"value": value, "tolerance": tolerance}
+    return metrics
+
+
+def _changes(pairs: list[str]) -> dict:
+    """`key=value` pairs, values read as JSON where they are JSON."""
+    changes = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise zoo.ZooError(f"--card takes key=value, not {pair!r}")
+        try:
+            changes[key] = json.loads(value)
+        except json.JSONDecodeError:
+            changes[key] = value
+    return changes
+
+
+def _install(options) -> int:
+    card = publish(options.name, options.file, _changes(options.card))
+    path = write(replace(card, metrics=measured(card) | dict(card.metrics)))
+    print(f"{path}:\n{path.read_text('utf8')}", end="")
+    return 0
+
+
+def _verify(options) -> int:
+    computed = {name: measure for name, (measure, _) in MEASURES.items()}
+    checks = [c for name in options.names or zoo.names() for c in verify(name, computed)]
+    for check in checks:
+        print(_line(check))
+    if wrong := sum(check.ok is False for check in checks):
+        print(f"{wrong} of {len(checks)} checks failed", file=sys.stderr)
+    return 1 if wrong else 0
+
+
+def _line(check: Check) -> str:
+    verdict = {True: "ok", False: "WRONG", None: "not checked"}[check.ok]
+    return f"{verdict:12}{check.name}: {check.what}: card {check.expected}, found {check.found}"
+
+
+def _list(options) -> int:
+    for row in zoo.table():
+        print(" | ".join(str(value) for value in row.values() if value not in (None, "")))
+    return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The exit status: 0, or 1 if something was wrong."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ppap_lib.zoo",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(required=True)
+    commands.add_parser("list").set_defaults(run=_list)
+    check = commands.add_parser("verify")
+    check.add_argument("names", nargs="*")
+    check.set_defaults(run=_verify)
+    install = commands.add_parser("install")
+    install.add_argument("name")
+    install.add_argument("file")
+    install.add_argument("--card", nargs="*", default=[], metavar="KEY=VALUE")
+    install.set_defaults(run=_install)
+    options = parser.parse_args(arguments)
+    try:
+        return options.run(options)
+    except (zoo.ZooError, WeightsError, FetchError, data.DataError) as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

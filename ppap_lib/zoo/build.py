@@ -1,0 +1,82 @@
+"""From a card to a network: untrained, and with a published file's weights under its keys."""
+
+from collections.abc import Callable, Mapping
+
+from torch import Tensor, nn
+
+from ppap_lib.networks import adm
+from ppap_lib.tiers import tier
+from ppap_lib.zoo.cards import Card, ZooError
+
+
+def untrained(card: Card) -> nn.Module:
+    """The card's network with random weights."""
+    how = card.network
+    if "tier" in how:
+        preset = tier(how["tier"])
+        return preset.denoiser() if how["part"] == "denoiser" else preset.classifier(how["part"])
+    if "flags" in how:
+        return adm.from_flags(how["flags"])
+    if "timm" in how:
+        import timm
+
+        return timm.create_model(how["timm"])
+    raise ZooError(f"card {card.name}: network needs 'tier', 'flags' or 'timm', not {list(how)}")
+
+
+def renamed(card: Card, state: Mapping[str, Tensor], network: nn.Module) -> Mapping[str, Tensor]:
+    """A file's state dict under the network's own keys."""
+    convention = card.network.get("keys")
+    if convention is None:
+        return state
+    if convention not in _CONVENTIONS:
+        raise ZooError(f"card {card.name}: unknown key convention {convention!r}")
+    return _CONVENTIONS[convention](state, network)
+
+
+def _efficientnet_lite(state: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    """From EfficientNet-PyTorch's names to timm's.
+
+    There, blocks are numbered through; timm numbers them within stages. A block without
+    expansion has one convolution and norm fewer, so its norms are numbered from 1.
+    """
+    places = [
+        f"blocks.{s}.{i}" for s, stage in enumerate(network.blocks) for i in range(len(stage))
+    ]
+    top = {
+        "_conv_stem": "conv_stem",
+        "_bn0": "bn1",
+        "_conv_head": "conv_head",
+        "_bn1": "bn2",
+        "_fc": "classifier",
+    }
+    plain = {
+        "_depthwise_conv": "conv_dw",
+        "_bn1": "bn1",
+        "_project_conv": "conv_pw",
+        "_bn2": "bn2",
+    }
+    expanded = {
+        "_expand_conv": "conv_pw",
+        "_bn0": "bn1",
+        "_depthwise_conv": "conv_dw",
+        "_bn1": "bn2",
+        "_project_conv": "conv_pwl",
+        "_bn2": "bn3",
+    }
+    out = {}
+    for key, value in state.items():
+        module, *rest = key.split(".")
+        if module == "_blocks":
+            number, layer, leaf = rest
+            has_expansion = f"_blocks.{number}._expand_conv.weight" in state
+            layer = (expanded if has_expansion else plain)[layer]
+            out[f"{places[int(number)]}.{layer}.{leaf}"] = value
+        else:
+            out[".".join([top[module], *rest])] = value
+    return out
+
+
+_CONVENTIONS: Mapping[str, Callable[[Mapping[str, Tensor], nn.Module], Mapping[str, Tensor]]] = {
+    "efficientnet_lite": _efficientnet_lite,
+}

@@ -1,0 +1,114 @@
+"""Cards: one JSON file per network, shipped under `assets/cards`."""
+
+import difflib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from pathlib import Path
+
+from ppap_lib.fetch import ASSETS
+
+KINDS = ("classifier", "denoiser", "upsampler", "noisy classifier")
+
+
+class ZooError(ValueError):
+    """An unknown, untrained or unobtainable network, or a card that is wrong."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """What is known of one network.
+
+    `network` says how to build it: {"tier", "part"} for this project's, {"flags"} for ADM's
+    public ones, {"timm"} for timm's. `file` says where the weights are: {"asset"} in this
+    package, {"package", "project", "path"} in an installed one, {"url"} on the network. Without
+    `sha256`, an asset is not trained yet and a download cannot be verified. `size` and
+    `channels` are what the network eats, after `(x - mean) / std` on pixels in [-1, 1].
+
+    `metrics` are numbers by name: {"value", "tolerance"}, with which `verify` recomputes them;
+    without a tolerance they are quoted from the publication and not recomputed.
+    """
+
+    name: str
+    kind: str
+    summary: str
+    network: Mapping
+    file: Mapping
+    license: str
+    data: str
+    channels: int
+    size: int
+    parameters: int
+    tensors: int
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    prediction: str | None = None
+    schedule: str | None = None
+    images_seen: int | None = None
+    metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    sha256: str | None = None
+    bytes: int | None = None
+    note: str = ""
+
+    def __post_init__(self):
+        if self.kind not in KINDS:
+            raise ZooError(f"card {self.name}: kind is one of {KINDS}, not {self.kind!r}")
+        for values in (self.mean, self.std):
+            if len(values) not in (1, self.channels):
+                raise ZooError(f"card {self.name}: mean and std have 1 or {self.channels} values")
+
+    @property
+    def trained(self) -> bool:
+        """Whether there are weights at all."""
+        return self.sha256 is not None or "asset" not in self.file
+
+
+def from_json(text: str, origin: str = "card") -> Card:
+    """A card from its JSON text; `ZooError` names `origin` and the missing or unknown fields."""
+    try:
+        entries = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ZooError(f"{origin} is not JSON: {error}") from None
+    known = {f.name for f in fields(Card)}
+    needed = {f.name for f in fields(Card) if f.default is MISSING and f.default_factory is MISSING}
+    if unknown := entries.keys() - known:
+        raise ZooError(f"{origin} has unknown fields: {', '.join(sorted(unknown))}")
+    if missing := needed - entries.keys():
+        raise ZooError(f"{origin} lacks: {', '.join(sorted(missing))}")
+    lists = {key: tuple(entries[key]) for key in ("mean", "std") if key in entries}
+    return Card(**(entries | lists))
+
+
+def names(assets: Path = ASSETS) -> list[str]:
+    """The names of all cards, this project's tiers first."""
+    folder = assets / "cards"
+    found = [path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.json")]
+    return sorted(found, key=lambda name: ("/" not in name, name))
+
+
+def card(name: str, assets: Path = ASSETS) -> Card:
+    """The card of the network `name`; an unknown name gets suggestions."""
+    known = names(assets)
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=3)
+        hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(known)}"
+        raise ZooError(f"no network {name!r} in the zoo: {hint}")
+    path = assets / "cards" / f"{name}.json"
+    return from_json(path.read_text("utf8"), f"the card {path.name}")
+
+
+def write(card: Card, assets: Path = ASSETS) -> Path:
+    """Write the card, atomically; fields at their default are left out."""
+    defaults = {f.name: f.default for f in fields(Card) if f.default is not MISSING}
+    entries = {
+        key: value
+        for key, value in asdict(card).items()
+        if not (key in defaults and value == defaults[key]) and value != {}
+    }
+    path = assets / "cards" / f"{card.name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(entries, indent=2, ensure_ascii=False) + "\n", "utf8")
+    os.replace(part, path)
+    return path

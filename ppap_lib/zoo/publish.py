@@ -1,0 +1,134 @@
+"""Installing trained weights with their card, and recomputing what cards say."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ppap_lib import weights
+from ppap_lib.fetch import ASSETS
+from ppap_lib.zoo.build import untrained
+from ppap_lib.zoo.cards import Card, ZooError, write
+from ppap_lib.zoo.cards import card as read_card
+from ppap_lib.zoo.load import find, load, where
+
+Measure = Callable[[Card, nn.Module], float]
+
+
+class Skipped(ZooError):
+    """A number that cannot be recomputed on this machine; the message says why."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing a card says, beside what was found. `ok` is None where it could not be checked."""
+
+    name: str
+    what: str
+    expected: object
+    found: object
+    ok: bool | None
+
+
+def publish(
+    name: str, file: str | Path, changes: Mapping | None = None, assets: Path = ASSETS
+) -> Card:
+    """Install a trained network under `assets` as float16 safetensors, and return its new card.
+
+    `file` is a snapshot of the trainer (safetensors, named by the images seen) or its
+    `checkpoint.pt`, of which the EMA is taken. It must fit the card's network. `changes` are
+    further fields of the card.
+    """
+    card = read_card(name, assets)
+    if "asset" not in card.file:
+        raise ZooError(f"{name} is published elsewhere ({where(card)}): nothing to install")
+    state, seen = _trained(Path(file))
+    network = weights.load(untrained(card), state, str(file))
+    if lost := [key for key, value in state.items() if not value.half().isfinite().all()]:
+        raise ZooError(f"{file} has values that float16 cannot hold, in {', '.join(lost[:8])}")
+    path = assets / "weights" / card.file["asset"]
+    weights.save(state, path, torch.float16)
+    updated = {
+        "images_seen": card.images_seen if seen is None else seen,
+        "metrics": {},  # the old weights' numbers
+        "note": "",
+        **(changes or {}),
+        "sha256": weights.sha256(path),
+        "bytes": path.stat().st_size,
+        "parameters": _count(network),
+        "tensors": len(state),
+    }
+    try:
+        card = replace(card, **updated)
+    except TypeError as error:
+        raise ZooError(f"a card has no such field: {error}") from None
+    write(card, assets)
+    return card
+
+
+def verify(
+    name: str, measures: Mapping[str, Measure] | None = None, assets: Path = ASSETS
+) -> list[Check]:
+    """What the card `name` says against what is found: shape, sha256, and its numbers.
+
+    `measures` computes metrics by name; a metric that no measure computes, or whose card gives
+    no tolerance, is not checked.
+    """
+    card = read_card(name, assets)
+    with torch.device("meta"):
+        blank = untrained(card)
+    checks = [
+        _equal(name, "parameters", card.parameters, _count(blank)),
+        _equal(name, "tensors", card.tensors, len(blank.state_dict())),
+    ]
+    path = find(card, assets)
+    if path is None:
+        ok = False if card.trained and "asset" in card.file else None
+        return [*checks, Check(name, "weights", "a file", where(card, assets), ok)]
+    if card.sha256 is None:
+        checks.append(Check(name, "sha256", "not known", weights.sha256(path), None))
+    else:
+        checks.append(_equal(name, "sha256", card.sha256, weights.sha256(path)))
+        if not checks[-1].ok:
+            return checks
+    recomputed = {key: m for key, m in card.metrics.items() if "tolerance" in m}
+    module = load(name, assets=assets) if recomputed else None
+    for key, metric in recomputed.items():
+        checks.append(_metric(card, module, key, metric, measures or {}))
+    return checks
+
+
+def _metric(card, module, key: str, metric: Mapping, measures: Mapping[str, Measure]) -> Check:
+    if key not in measures:
+        return Check(card.name, key, metric["value"], "no measure of this name", None)
+    try:
+        found = measures[key](card, module)
+    except Skipped as reason:
+        return Check(card.name, key, metric["value"], str(reason), None)
+    # Decimal numbers are not exact in binary: a difference of the tolerance itself passes.
+    ok = abs(found - metric["value"]) <= metric["tolerance"] + 1e-9
+    return Check(card.name, key, metric["value"], found, ok)
+
+
+def _equal(name: str, what: str, expected, found) -> Check:
+    return Check(name, what, expected, found, expected == found)
+
+
+def _count(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def _trained(path: Path) -> tuple[dict[str, Tensor], int | None]:
+    """The EMA's state dict, and how many images it saw where the file tells."""
+    if path.suffix == ".safetensors":
+        return weights.read(path), int(path.stem) if path.stem.isdigit() else None
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        return state["ema"], state["progress"]["step"] * state["batch"]
+    except (OSError, RuntimeError, KeyError, TypeError) as error:
+        raise ZooError(
+            f"{path} is neither a safetensors file nor a checkpoint of the trainer "
+            f"({type(error).__name__}: {error})"
+        ) from error
