@@ -134,7 +134,8 @@ class Posterior:
     def between(cls, now: Level, nxt: Level) -> "Posterior":
         """Of one step of the grid (Ho et al. 2020, eq. 6-7, for a respaced process)."""
         ratio = now.alpha / nxt.alpha
-        beta = -torch.expm1(2 * (now.alpha.log() - nxt.alpha.log()))
+        # 1 - ratio^2, without its cancellation near the clean end.
+        beta = now.sigma**2 - (ratio * nxt.sigma) ** 2
         share = nxt.sigma**2 / now.sigma**2
         return cls(beta, beta * share, nxt.alpha * beta / now.sigma**2, ratio * share)
 
