@@ -1,0 +1,220 @@
+"""The ledger of finished runs: one small immutable JSON file each, read back as a table.
+
+A file is named by its study and a digest of the parameters that decide the result, so the same
+run always has the same place: `guidance-1f0c9a2b77e4.json`. Beside parameters and results it
+says what made it: commit, seconds, device, versions.
+
+A result is never replaced. Recording the same parameters again leaves the first file as it is
+if the results agree to `AGREEMENT`, and raises `LedgerError` naming the differences if they do
+not: either the code changed (delete the file to accept the new result; git keeps the old one)
+or the run does not depend on its seeds alone.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+AGREEMENT = 1e-6
+"""Relative difference below which two numbers are the same result (other devices and thread
+counts sum in another order)."""
+
+PACKAGES = ("ppap_lib", "torch", "torchvision", "numpy", "timm", "torch-fidelity")
+
+Row = dict[str, Any]
+
+_ROOT = Path(__file__).resolve().parents[1]
+
+
+class LedgerError(ValueError):
+    """A result that cannot be recorded, or a ledger file that is not one."""
+
+
+def folder() -> Path:
+    """Where rows live: `$PPAP_RESULTS`, else `book/results` of the checkout this runs from."""
+    if chosen := os.environ.get("PPAP_RESULTS"):
+        return Path(chosen)
+    if (_ROOT / "book").is_dir():
+        return _ROOT / "book" / "results"
+    raise LedgerError("no book/ beside the package: set PPAP_RESULTS to a folder for results")
+
+
+def digest(params: Mapping[str, Any]) -> str:
+    """Twelve hexadecimal digits of the parameters; their order and list or tuple do not matter."""
+    text = json.dumps(_plain("params", dict(params)), sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def record(
+    study: str,
+    params: Mapping[str, Any],
+    results: Mapping[str, Any],
+    *,
+    seconds: float,
+    device: torch.device | str = "cpu",
+    into: Path | None = None,
+) -> Path:
+    """File a finished run and return the path; the file appears whole or not at all.
+
+    `results` holds finite numbers, strings, bools, None, and lists and dicts of them (tensor and
+    array values are converted). Raises `LedgerError` if they cannot be recorded, or differ from
+    the results already there.
+    """
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_]*", study):
+        raise LedgerError(f"a study is named with a-z, 0-9 and _, not {study!r}")
+    row = {
+        "study": study,
+        "params": _plain("params", dict(params)),
+        "results": _plain("results", dict(results)),
+        "seconds": round(float(seconds), 1),
+        "device": device_name(device),
+        "commit": commit(),
+        "versions": versions(),
+    }
+    into = into or folder()
+    path = into / f"{study}-{digest(params)}.json"
+    if path.exists():
+        if differences := list(_differences("", _read(path)["results"], row["results"])):
+            raise LedgerError(
+                f"{path.name} already holds another result of these parameters "
+                f"({'; '.join(differences[:4])}): delete it to accept the new one"
+            )
+        return path
+    into.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part.write_text(json.dumps(row, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    os.replace(part, path)
+    return path
+
+
+def find(study: str, params: Mapping[str, Any], where: Path | None = None) -> Row | None:
+    """The row of exactly these parameters, or None if that run is not in the ledger."""
+    path = (where or folder()) / f"{study}-{digest(params)}.json"
+    return _read(path) if path.exists() else None
+
+
+def rows(study: str, where: Path | None = None) -> list[Row]:
+    """All rows of a study, in the order of their file names."""
+    return [_read(path) for path in sorted((where or folder()).glob(f"{study}-*.json"))]
+
+
+def table(entries: Iterable[Row]) -> list[Row]:
+    """Rows flattened to one dict each: parameters and results side by side, and the seconds.
+
+    Raises `LedgerError` where a result is named like a parameter.
+    """
+    flat = []
+    for row in entries:
+        if shared := row["params"].keys() & row["results"].keys():
+            raise LedgerError(
+                f"{row['study']}: {', '.join(sorted(shared))} is both parameter and result"
+            )
+        flat.append({**row["params"], **row["results"], "seconds": row["seconds"]})
+    return flat
+
+
+def frame(entries: Iterable[Row]):
+    """`table` as a pandas DataFrame."""
+    import pandas
+
+    return pandas.DataFrame(table(entries))
+
+
+def commit() -> str | None:
+    """The checkout's commit, with '+' appended if `ppap_lib` differs from it; None without git."""
+    try:
+        head = _git("rev-parse", "HEAD")
+        changed = _git("status", "--porcelain", "--", "ppap_lib")
+    except (OSError, subprocess.CalledProcessError):
+        return os.environ.get("PPAP_COMMIT")
+    return head + ("+" if changed else "")
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(
+        ["git", *arguments], cwd=_ROOT, capture_output=True, text=True, check=True, timeout=60
+    )
+    return done.stdout.strip()
+
+
+def device_name(device: torch.device | str) -> str:
+    """'cpu x86_64, 2 threads', or the GPU's own name."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type == "cpu":
+        return f"cpu {platform.machine()}, {torch.get_num_threads()} threads"
+    return str(device)
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that results depend on, where installed."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _read(path: Path) -> Row:
+    """One ledger file, checked to be what its name says."""
+    try:
+        row = json.loads(path.read_text(encoding="utf-8"))
+        named = f"{row['study']}-{digest(row['params'])}.json"
+        row["results"], row["seconds"]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise LedgerError(
+            f"{path.name} is not a ledger file ({type(error).__name__}: {error})"
+        ) from error
+    if named != path.name:
+        raise LedgerError(f"{path.name} was edited or renamed: its parameters belong to {named}")
+    return row
+
+
+def _plain(name: str, value: Any) -> Any:
+    """`value` as JSON holds it, or `LedgerError` naming what cannot be recorded."""
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise LedgerError(f"{name} is {value}: only finite numbers are recorded")
+        return value
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str):
+                raise LedgerError(f"{name} has the key {key!r}: keys are strings")
+        return {key: _plain(f"{name}.{key}", entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(f"{name}[{i}]", entry) for i, entry in enumerate(value)]
+    if hasattr(value, "tolist"):  # tensors, arrays and their scalars
+        return _plain(name, value.tolist())
+    raise LedgerError(f"{name} is a {type(value).__name__}, which JSON cannot hold")
+
+
+def _differences(name: str, old: Any, new: Any) -> Iterable[str]:
+    """Where two results differ by more than `AGREEMENT`, one phrase each."""
+    numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in (old, new))
+    if numbers and math.isclose(old, new, rel_tol=AGREEMENT):
+        return
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted(old.keys() | new.keys()):
+            if key not in old or key not in new:
+                yield f"{name}{key} only in the {'new' if key in new else 'old'} one"
+            else:
+                yield from _differences(f"{name}{key}.", old[key], new[key])
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for i, pair in enumerate(zip(old, new, strict=True)):
+            yield from _differences(f"{name}{i}.", *pair)
+    elif old != new or type(old) is not type(new):
+        yield f"{name.rstrip('.')} was {old!r}, is {new!r}"

@@ -1,0 +1,120 @@
+"""Plots: axes in, axes out, and one style for all pages (colour-blind safe).
+
+Only drawing happens here; numbers are computed by the library and handed in.
+"""
+
+import itertools
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from ppap_lib import images as pixels
+from ppap_lib.schedule import Intervals, Schedule
+
+QUANTITIES = {
+    "beta": r"$\beta_t$",
+    "alpha": r"signal scale $\alpha_t$",
+    "sigma": r"noise scale $\sigma_t$",
+    "abar": r"$\bar\alpha_t$",
+    "log_snr": r"log-SNR, $\log(\alpha_t^2/\sigma_t^2)$",
+}
+"""What `schedules` can draw, with its axis label."""
+
+
+DASHES = ("-", "--", "-.", ":")
+"""Line styles beside the colours: lines stay apart in print and where they lie on each other."""
+
+
+class PlotError(ValueError):
+    """Something that cannot be drawn as asked."""
+
+
+def style() -> None:
+    """Set the book's look for every later figure: seaborn's colour-blind palette, fine grid."""
+    sns.set_theme(
+        context="notebook",
+        style="whitegrid",
+        palette="colorblind",
+        rc={
+            "figure.dpi": 144,
+            "figure.constrained_layout.use": True,
+            "axes.titlesize": "medium",
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "grid.linewidth": 0.6,
+            "legend.frameon": False,
+        },
+    )
+
+
+def schedules(ax: Axes, named: Mapping[str, Schedule], quantity: str = "log_snr") -> Axes:
+    """One line per schedule of `quantity` (a key of `QUANTITIES`) against the timestep."""
+    if quantity not in QUANTITIES:
+        raise PlotError(f"unknown quantity {quantity!r}: there are {', '.join(QUANTITIES)}")
+    for (label, schedule), dashes in zip(named.items(), itertools.cycle(DASHES)):
+        values = {
+            "beta": schedule.betas,
+            "abar": schedule.alphas_cumprod,
+            "alpha": schedule.alphas_cumprod.sqrt(),
+            "sigma": (1 - schedule.alphas_cumprod).sqrt(),
+            "log_snr": schedule.log_snr,
+        }[quantity]
+        ax.plot(range(schedule.T), values.numpy(), dashes, label=label)
+    ax.set(xlabel="timestep $t$", ylabel=QUANTITIES[quantity])
+    ax.margins(x=0)
+    return ax
+
+
+def intervals(ax: Axes, cut: Intervals, names: bool = True) -> Axes:
+    """Shade the intervals along a timestep axis, in alternation, numbered from 1 on top."""
+    for index in range(len(cut)):
+        left, right = cut.edges[index], cut.edges[index + 1]
+        if index % 2:
+            ax.axvspan(left, right, color="0.5", alpha=0.12, lw=0, zorder=0)
+        if names:
+            ax.annotate(
+                str(index + 1),
+                ((left + right) / 2, 1.0),
+                xycoords=ax.get_xaxis_transform(),
+                xytext=(0, 3),
+                textcoords="offset points",
+                ha="center",
+                color="0.35",
+                fontsize="small",
+            )
+    return ax
+
+
+def picture(ax: Axes, image: Tensor, title: str = "") -> Axes:
+    """One image [C, H, W] in [-1, 1], without ticks; what lies outside is clamped."""
+    if image.ndim != 3 or image.shape[0] not in (1, 3):
+        raise PlotError(f"a picture is [1 or 3, H, W], not {list(image.shape)}")
+    array = pixels.to_unit(image.detach().float().cpu()).permute(1, 2, 0).numpy()
+    grey = {"cmap": "gray", "vmin": 0, "vmax": 1} if image.shape[0] == 1 else {}
+    ax.imshow(array.squeeze(-1) if grey else array, interpolation="nearest", **grey)
+    ax.set(xticks=[], yticks=[])
+    ax.grid(False)
+    sns.despine(ax=ax, left=True, bottom=True)
+    if title:
+        ax.set_title(title)
+    return ax
+
+
+def pictures(axes: Sequence[Axes], images: Tensor, titles: Sequence[str] = ()) -> Sequence[Axes]:
+    """Images [B, C, H, W] in [-1, 1], one per axis."""
+    flat = list(np.ravel(np.asarray(axes, dtype=object)))
+    if len(flat) != len(images) or (titles and len(titles) != len(flat)):
+        raise PlotError(f"{len(flat)} axes for {len(images)} images and {len(titles)} titles")
+    for i, (ax, image) in enumerate(zip(flat, images, strict=True)):
+        picture(ax, image, titles[i] if titles else "")
+    return axes
+
+
+def sheet(columns: int, rows: int = 1, side: float = 1.6) -> tuple[Figure, np.ndarray]:
+    """A figure of `rows` x `columns` square axes for pictures, outside pyplot's registry."""
+    figure = Figure(figsize=(columns * side, rows * (side + 0.25)), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False)
