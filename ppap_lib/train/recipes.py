@@ -1,0 +1,138 @@
+"""Whole trainings by tier and network: what the command line and the notebooks both call."""
+
+import json
+import platform
+from collections.abc import Callable
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ppap_lib import __version__, weights
+from ppap_lib.tiers import Tier
+from ppap_lib.train import speed
+from ppap_lib.train.loop import Trainer
+from ppap_lib.train.objectives import ClassifierLoss, DenoiserLoss, Objective
+from ppap_lib.train.settings import NETWORKS, OBJECTIVES, Settings, TrainingError
+
+WEIGHTS, SUMMARY = "ema.safetensors", "summary.json"
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The device of this name; "auto" is the GPU where there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise TrainingError(f"no device {name!r}: write auto, cpu, cuda or cuda:1") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise TrainingError(f"device {name!r} was asked for and this machine has no GPU")
+    return device
+
+
+def build(tier: Tier, what: str, seed: int) -> nn.Module:
+    """The tier's untrained network, initialised by `seed` alone."""
+    _known(what)
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        return tier.denoiser() if what == "denoiser" else tier.classifier(what)
+
+
+def objective(tier: Tier, what: str, **overrides) -> Objective:
+    """What the tier's network is trained by: the preset, with `overrides`."""
+    _known(what)
+    arguments = {**OBJECTIVES.get((tier.name, what), {}), **overrides}
+    if what == "denoiser":
+        return DenoiserLoss(tier.schedule(), **arguments)
+    return ClassifierLoss(**arguments)
+
+
+def fit(
+    tier: Tier,
+    what: str,
+    data: Tensor,
+    labels: Tensor,
+    settings: Settings,
+    folder: str | Path,
+    *,
+    loss: Objective | None = None,
+    device: torch.device | str = "cpu",
+    resume: bool = False,
+    init: str | Path | None = None,
+    on_start: Callable[[str], None] = lambda line: None,
+    on_log: Callable[[dict[str, Any]], None] = lambda row: None,
+) -> dict[str, Any]:
+    """Train the tier's `what` on uint8 `data` [N, C, H, W] in `folder`; returns the summary.
+
+    Leaves `ema.safetensors` (float16) and `summary.json` beside checkpoint and log. `init`
+    warm-starts from a weight file; a checkpoint that is resumed takes precedence. `on_start`
+    is told the cost and the device's speed in one line, `on_log` each logged row with the
+    `share_of_peak` added.
+    """
+    if tuple(data.shape[1:]) != tier.shape:
+        raise TrainingError(
+            f"tier {tier.name} trains on images {list(tier.shape)}, not {list(data.shape[1:])}"
+        )
+    device = torch.device(device)
+    network = build(tier, what, settings.seed)
+    if init is not None:
+        weights.load(network, weights.read(init), str(init))
+    trainer = Trainer(
+        network, loss or objective(tier, what), data, labels, settings, folder, device
+    )
+    if resume:
+        trainer.resume()
+    cost = speed.measured(network, trainer.objective, trainer.data, trainer.labels, settings.bf16)
+    parameters = sum(p.numel() for p in network.parameters())
+    on_start(f"{tier.name}/{what}: {parameters:,} parameters, {cost}")
+
+    def log(row: dict[str, Any]) -> None:
+        on_log({**row, "share_of_peak": cost.share(row["images_per_second"])})
+
+    ema = trainer.run(log)
+    file = trainer.folder / WEIGHTS
+    weights.save(ema.state_dict(), file, torch.float16)
+    rate = trainer.images_seen / max(trainer.progress.seconds, 1e-9)
+    rows = trainer.log.rows()
+    summary = {
+        "tier": tier.name,
+        "network": what,
+        "class": type(network).__name__,
+        "parameters": parameters,
+        "objective": trainer.identity["objective"],
+        "settings": asdict(settings),
+        "data": trainer.identity["data"],
+        "init": None if init is None else weights.sha256(init),
+        "steps": trainer.progress.step,
+        "images_seen": trainer.images_seen,
+        "seconds": round(trainer.progress.seconds, 1),
+        "final_loss": rows[-1]["loss"] if rows else None,
+        "images_per_second": round(rate, 2),
+        "share_of_peak": round(cost.share(rate), 4),
+        "speed": asdict(cost),
+        "versions": versions(),
+        "file": file.name,
+        "sha256": weights.sha256(file),
+    }
+    (trainer.folder / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n", "utf8")
+    return summary
+
+
+def versions() -> dict[str, str]:
+    """The versions a result depends on."""
+    found = {"python": platform.python_version(), "ppap_lib": __version__}
+    for package in ("torch", "timm"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def _known(what: str) -> None:
+    if what not in NETWORKS:
+        raise TrainingError(f"no network {what!r}: there are {', '.join(NETWORKS)}")

@@ -1,0 +1,64 @@
+"""What a run leaves on disk: a checkpoint that no kill can break, and a log without repeats."""
+
+import json
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ppap_lib.train.settings import TrainingError
+
+
+def _replace(path: Path, write) -> None:
+    """Write a file under another name and rename it: a kill leaves the old or the new one."""
+    part = path.with_name(path.name + ".part")
+    with open(part, "wb") as file:
+        write(file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)
+
+
+def save_checkpoint(state: dict[str, Any], path: Path) -> None:
+    """Write a state of tensors and plain values, atomically."""
+    _replace(path, lambda file: torch.save(state, file))
+
+
+def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
+    """Read what `save_checkpoint` wrote."""
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
+        raise TrainingError(
+            f"{path} cannot be read ({type(error).__name__}: {error}): it is damaged or not a "
+            f"checkpoint; remove it to start afresh"
+        ) from error
+
+
+class Log:
+    """A JSONL file, one row per logging interval, each with its `step`."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def append(self, row: dict[str, Any]) -> None:
+        with open(self.path, "a", encoding="utf8") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def rows(self) -> list[dict[str, Any]]:
+        """All rows up to the first broken line, which a kill in the middle of a write leaves."""
+        rows = []
+        if self.path.exists():
+            for line in self.path.read_text("utf8").splitlines():
+                try:
+                    rows.append(json.loads(line))
+                except json.JSONDecodeError:
+                    break
+        return rows
+
+    def forget_after(self, step: int) -> None:
+        """Drop the rows past `step`: those steps are about to be taken again."""
+        kept = [json.dumps(row) + "\n" for row in self.rows() if row["step"] <= step]
+        _replace(self.path, lambda file: file.write("".join(kept).encode("utf8")))

@@ -1,0 +1,118 @@
+"""How fast training is, and how much of the device that uses.
+
+Floating-point operations are counted as two per multiply-add, on both sides of every ratio.
+"""
+
+import copy
+import platform
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from ppap_lib import images as pixels
+from ppap_lib.train.objectives import Objective
+
+DATASHEET = {
+    "H200": {"bf16": 989.4e12, "fp32": 66.9e12},
+    "H100 PCIe": {"bf16": 756.5e12, "fp32": 51.2e12},
+    "H100 NVL": {"bf16": 835.5e12, "fp32": 60.0e12},
+    "H100": {"bf16": 989.4e12, "fp32": 66.9e12},
+    "A100": {"bf16": 311.9e12, "fp32": 19.5e12},
+}
+"""NVIDIA's dense peaks in FLOP/s (bf16 on tensor cores, fp32 without), by part of the name.
+
+The first part that occurs in the device's name counts: the plain H100 is the SXM module.
+"""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What one training image costs, and what the device can do at the precision in use.
+
+    `peak` is the matrix-multiplication rate measured here, `datasheet` the maker's figure
+    (None where not known); FLOP and FLOP/s.
+    """
+
+    flops_per_image: float
+    peak: float
+    datasheet: float | None
+    precision: str
+    device: str
+
+    def share(self, images_per_second: float) -> float:
+        """The share of the measured peak that this rate of training uses."""
+        return images_per_second * self.flops_per_image / self.peak
+
+    def __str__(self) -> str:
+        known = "" if self.datasheet is None else f" (datasheet {self.datasheet / 1e12:.4g})"
+        return (
+            f"{self.flops_per_image / 1e9:.3f} GFLOP per training image; {self.device} multiplies "
+            f"{self.precision} matrices at {self.peak / 1e12:.4g} TFLOP/s{known}"
+        )
+
+
+def measured(
+    network: nn.Module, objective: Objective, data: Tensor, labels: Tensor, bf16: bool
+) -> Speed:
+    """The speed figures of training `network` on uint8 `data` [N, C, H, W], on its device."""
+    device = next(network.parameters()).device
+    dtype = torch.bfloat16 if bf16 else torch.float32
+    precision = "bf16" if bf16 else "fp32"
+    name = device_name(device)
+    return Speed(
+        flops_per_image=flops_per_image(network, objective, data, labels),
+        peak=matmul_rate(device, dtype),
+        datasheet=datasheet_peak(name, precision),
+        precision=precision,
+        device=name,
+    )
+
+
+def flops_per_image(
+    network: nn.Module, objective: Objective, data: Tensor, labels: Tensor, batch: int = 2
+) -> float:
+    """FLOP of one image's forward and backward pass; leaves the network as it was."""
+    device = next(network.parameters()).device
+    trial = copy.deepcopy(network).train()
+    images = pixels.from_bytes(data[:batch].to(device))
+    with (
+        torch.random.fork_rng([device] if device.type == "cuda" else []),
+        FlopCounterMode(display=False) as counter,
+    ):
+        generator = torch.Generator(device).manual_seed(0)
+        objective(trial, images, labels[:batch].to(device), generator).backward()
+    return counter.get_total_flops() / len(images)
+
+
+def matmul_rate(device: torch.device, dtype: torch.dtype, repeats: int = 5) -> float:
+    """FLOP/s of the fastest of `repeats` runs of square matrix products."""
+    on_gpu = device.type == "cuda"
+    size, products = (8192, 10) if on_gpu else (1024, 1)
+    a = torch.randn(size, size, device=device, dtype=dtype)
+    best = float("inf")
+    for _ in range(repeats + 1):  # the first one warms up
+        start = time.perf_counter()
+        for _ in range(products):
+            a @ a
+        if on_gpu:
+            torch.cuda.synchronize(device)
+        best = min(best, time.perf_counter() - start)
+    return products * 2 * size**3 / best
+
+
+def datasheet_peak(name: str, precision: str) -> float | None:
+    """The maker's peak for a device of this name in FLOP/s, or None where not listed."""
+    for part, peaks in DATASHEET.items():
+        if part.lower() in name.lower():
+            return peaks[precision]
+    return None
+
+
+def device_name(device: torch.device) -> str:
+    """The GPU's name, or the CPU's architecture and the threads in use."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()} CPU with {torch.get_num_threads()} thread(s)"

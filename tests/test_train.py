@@ -1,0 +1,555 @@
+"""Training: resuming, kills, budgets, schedules, logs, and what a run leaves behind."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from ppap_lib import data, weights
+from ppap_lib.networks.adm import UNet
+from ppap_lib.schedule import Schedule
+from ppap_lib.tiers import tier
+from ppap_lib.train import recipes, speed
+from ppap_lib.train.__main__ import main
+from ppap_lib.train.batches import Epochs
+from ppap_lib.train.loop import Trainer, parameter_groups
+from ppap_lib.train.objectives import ClassifierLoss, DenoiserLoss
+from ppap_lib.train.record import Log
+from ppap_lib.train.settings import NETWORKS, Settings, TrainingError, settings
+
+GENERATOR = torch.Generator().manual_seed(0)
+PIXELS = torch.randint(256, (30, 1, 8, 8), generator=GENERATOR).byte()
+LABELS = torch.randint(3, (30,), generator=GENERATOR)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """One thread, and no waiting for the disk, which only a power cut would need."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    yield
+    torch.set_num_threads(threads)
+
+
+def classifier() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3, stride=2),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.Dropout(0.5),
+        nn.Flatten(),
+        nn.Linear(36, 3),
+    )
+
+
+def denoiser() -> nn.Module:
+    torch.manual_seed(0)
+    return UNet(
+        in_channels=1,
+        model_channels=32,
+        out_channels=2,
+        num_res_blocks=1,
+        attention_resolutions=(),
+        channel_mult=(1,),
+        dropout=0.2,
+        use_scale_shift_norm=True,
+    )
+
+
+def trainer(folder, make=classifier, loss=None, clock=None, **changes) -> Trainer:
+    values = {"batch": 4, "steps": 12, "warmup": 3, "log_every": 4, **changes}
+    if loss is None:
+        loss = ClassifierLoss(erase=True) if make is classifier else DenoiserLoss(Schedule.linear())
+    extra = {} if clock is None else {"clock": clock}
+    return Trainer(make(), loss, PIXELS, LABELS, Settings(**values), folder, **extra)
+
+
+class Stop(Exception):
+    """What ends a run in the middle, as a kill would."""
+
+
+def stopped_at(step: int, made: Trainer) -> Trainer:
+    """A trainer that is interrupted before it takes this step."""
+    take = made.step
+
+    def guarded():
+        if made.progress.step == step:
+            raise Stop
+        return take()
+
+    made.step = guarded
+    return made
+
+
+def timeless(log: Log) -> list[dict]:
+    """Logged rows without what the clock decides."""
+    return [
+        {k: v for k, v in row.items() if k not in ("seconds", "images_per_second")}
+        for row in log.rows()
+    ]
+
+
+def assert_same_state(a: nn.Module, b: nn.Module):
+    for (name, one), other in zip(a.state_dict().items(), b.state_dict().values(), strict=True):
+        assert torch.equal(one, other), name
+
+
+# --- Resuming
+
+
+@pytest.mark.parametrize("make", [classifier, denoiser])
+@pytest.mark.parametrize("broken_at", [5, 8])
+def test_a_resumed_run_is_bitwise_the_unbroken_one(tmp_path, make, broken_at):
+    """Losses, log, weights, batch-norm statistics and EMA; also off the logging interval."""
+    straight = trainer(tmp_path / "straight", make)
+    straight.run()
+    broken = stopped_at(broken_at, trainer(tmp_path / "broken", make, checkpoint_every=0.0))
+    with pytest.raises(Stop):
+        broken.run()
+    resumed = trainer(tmp_path / "broken", make)
+    assert resumed.resume() and resumed.progress.step == broken_at
+    resumed.run()
+    assert [row["step"] for row in resumed.log.rows()] == [4, 8, 12]
+    assert timeless(resumed.log) == timeless(straight.log)
+    assert_same_state(resumed.network, straight.network)
+    assert_same_state(resumed.ema, straight.ema)
+
+
+def test_steps_behind_the_last_checkpoint_are_taken_again_and_logged_once(tmp_path):
+    straight = trainer(tmp_path / "straight")
+    straight.run()
+    now = [0.0]
+    broken = stopped_at(11, trainer(tmp_path / "b", clock=lambda: now[0], checkpoint_every=6.5))
+    inner = broken.step
+
+    def ticking():
+        now[0] += 1
+        return inner()
+
+    broken.step = ticking
+    with pytest.raises(Stop):
+        broken.run()
+    assert [row["step"] for row in broken.log.rows()] == [4, 8]
+    resumed = trainer(tmp_path / "b")
+    resumed.resume()
+    assert resumed.progress.step == 7  # the first full step past 6.5 seconds
+    assert [row["step"] for row in resumed.log.rows()] == [4]
+    resumed.run()
+    assert timeless(resumed.log) == timeless(straight.log)
+    assert_same_state(resumed.ema, straight.ema)
+
+
+def test_a_finished_run_can_be_given_a_larger_budget(tmp_path):
+    trainer(tmp_path, steps=6).run()
+    longer = trainer(tmp_path, steps=10)
+    longer.resume()
+    longer.run()
+    assert longer.progress.step == 10
+    assert [row["step"] for row in longer.log.rows()] == [4, 6, 8, 10]
+
+
+def test_nothing_to_resume_is_a_fresh_start_and_clears_the_log(tmp_path):
+    made = trainer(tmp_path)
+    made.log.append({"step": 4})  # of a run that was killed before its first checkpoint
+    assert not made.resume()
+    made.run()
+    assert [row["step"] for row in made.log.rows()] == [4, 8, 12]
+
+
+def test_an_earlier_run_is_not_overwritten(tmp_path):
+    trainer(tmp_path).run()
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+    with pytest.raises(TrainingError, match="--resume"):
+        trainer(tmp_path).run()
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"seed": 1}, "seed 0 there, 1 here"),
+        ({"batch": 5}, "batch 4 there, 5 here"),
+        ({"loss": ClassifierLoss(erase=False)}, "objective"),
+    ],
+)
+def test_another_runs_checkpoint_is_refused(tmp_path, changes, named):
+    trainer(tmp_path).run()
+    with pytest.raises(TrainingError, match=named):
+        trainer(tmp_path, **changes).resume()
+
+
+def test_a_checkpoint_of_other_images_is_refused(tmp_path):
+    trainer(tmp_path).run()
+    other = Trainer(
+        classifier(),
+        ClassifierLoss(erase=True),
+        255 - PIXELS,
+        LABELS,
+        Settings(batch=4, steps=12),
+        tmp_path,
+    )
+    with pytest.raises(TrainingError, match="data 30 images"):
+        other.resume()
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    trainer(tmp_path).run()
+    kept = tmp_path / "checkpoint.pt"
+    kept.write_bytes(kept.read_bytes()[:2000])
+    with pytest.raises(TrainingError, match="checkpoint.pt cannot be read"):
+        trainer(tmp_path).resume()
+
+
+def test_twenty_kills_at_random_moments_lose_nothing_saved(tmp_path):
+    """Real processes, real SIGKILL, also in the middle of writes; see killed_training.py."""
+    script = Path(__file__).with_name("killed_training.py")
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(Path(data.__file__).parents[2]),
+    }
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    lives = found["lives"]
+    assert len(lives) == 20 and found["statuses"] == [0, 0]
+    for life, before in zip(lives, [{"kept": 0}, *lives], strict=False):
+        assert life["said"] <= life["kept"]  # every checkpoint it said it saved is there
+        assert before["kept"] <= life["kept"]  # and no kill throws the run back
+        assert life["kept"] <= life["taken"] or life["kept"] == before["kept"]
+    assert lives[-1]["kept"] > 40
+    killed, straight = tmp_path / "killed", tmp_path / "straight"
+    assert timeless(Log(killed / "log.jsonl")) == timeless(Log(straight / "log.jsonl"))
+    states = [
+        torch.load(folder / "checkpoint.pt", weights_only=True) for folder in (killed, straight)
+    ]
+    for part in ("network", "ema"):
+        assert all(torch.equal(v, states[1][part][k]) for k, v in states[0][part].items())
+    snapshots = [sorted(p.name for p in (f / "snapshots").iterdir()) for f in (killed, straight)]
+    assert snapshots == [["000000100.safetensors", "000001000.safetensors"]] * 2
+
+
+# --- Budgets and schedules
+
+
+def test_a_budget_in_minutes_ends_within_a_step_and_fits_the_cosine(tmp_path):
+    now = [0.0]
+    made = trainer(
+        tmp_path, clock=lambda: now[0], steps=None, minutes=2.0, warmup=1, log_every=1, lr=0.1
+    )
+    inner = made.step
+
+    def step():  # seven seconds each: 18 of them pass two minutes
+        now[0] += 7
+        return inner()
+
+    made.step = step
+    made.run()
+    assert made.progress.step == math.ceil(120 / 7)
+    assert made.progress.seconds == pytest.approx(7 * made.progress.step)
+    rates = [row["lr"] for row in made.log.rows()]
+    expected = [0.05 * (1 + math.cos(math.pi * 7 * k / 120)) for k in range(len(rates))]
+    assert rates == pytest.approx(expected)
+
+
+def test_the_last_steps_of_a_budget_are_logged(tmp_path):
+    made = trainer(tmp_path, steps=11)
+    made.run()
+    assert [row["step"] for row in made.log.rows()] == [4, 8, 11]
+
+
+def test_learning_rate_rises_linearly_and_falls_as_a_cosine():
+    s = Settings(steps=1000, warmup=10, lr=2.0)
+    assert s.learning_rate(0, 0) == pytest.approx(0.2)
+    assert s.learning_rate(4, 0) == pytest.approx(1.0, rel=1e-3)
+    assert s.learning_rate(500, 0) == pytest.approx(1.0)
+    assert s.learning_rate(250, 0) == pytest.approx(1 + math.sqrt(0.5))
+    assert s.learning_rate(1000, 0) == pytest.approx(0, abs=1e-12)
+    timed = Settings(minutes=10, warmup=0, lr=2.0)
+    assert timed.learning_rate(12345, 300) == pytest.approx(1.0)
+
+
+def test_ema_decay_ramps_up_to_its_setting():
+    s = Settings(steps=1, ema=0.99)
+    assert [s.ema_decay(k) for k in (1, 8)] == pytest.approx([2 / 11, 0.5])
+    assert s.ema_decay(10_000) == 0.99
+
+
+def test_the_ema_is_the_weighted_average_of_weights_and_batch_norm_statistics(tmp_path):
+    made = trainer(tmp_path, lr=0.05)
+    state = {k: v.clone().double() for k, v in made.network.state_dict().items()}
+    made.network.train()
+    for _ in range(5):
+        made.step()
+        decay = made.settings.ema_decay(made.progress.step)
+        for key, own in made.network.state_dict().items():
+            state[key] = state[key] * decay + own * (1 - decay)
+    for key, average in made.ema.state_dict().items():
+        if key.endswith("num_batches_tracked"):
+            assert average == 5
+        else:
+            assert torch.allclose(average.double(), state[key], atol=1e-6), key
+            assert not torch.equal(average, made.network.state_dict()[key])
+    assert not made.ema.training and not any(p.requires_grad for p in made.ema.parameters())
+
+
+def test_every_image_is_seen_once_an_epoch():
+    epochs = Epochs(count=10, batch=4, seed=3)
+    seen = torch.cat([epochs(step) for step in range(10)])
+    for start in range(0, 40, 10):
+        assert torch.equal(seen[start : start + 10].sort().values, torch.arange(10))
+    assert not torch.equal(seen[:10], seen[10:20])
+    # A step's batch is a function of its number, whichever was asked for before.
+    assert torch.equal(Epochs(10, 4, 3)(7), seen[28:32])
+    assert not torch.equal(Epochs(10, 4, 4)(7), seen[28:32])
+
+
+def test_a_batch_larger_than_the_set_runs_through_several_epochs():
+    assert torch.equal(Epochs(3, 8, 0)(0).bincount().sort().values, torch.tensor([2, 3, 3]))
+
+
+def test_weight_decay_spares_biases_norms_and_embeddings():
+    vit = tier("fashion").classifier("vit")
+    decayed, rest = parameter_groups(vit, 0.05)
+    assert decayed["weight_decay"] == 0.05 and rest["weight_decay"] == 0
+    spared = {id(p) for p in rest["params"]}
+    names = {name for name, p in vit.named_parameters() if id(p) in spared}
+    assert {"pos_embed", "cls_token", "norm.weight", "head.bias"} <= names
+    assert not {name for name in names if name.endswith(("qkv.weight", "fc1.weight"))}
+    assert len(decayed["params"]) + len(rest["params"]) == len(list(vit.parameters()))
+
+
+# --- Robustness
+
+
+def test_a_diverging_loss_stops_the_run_and_spares_the_checkpoint(tmp_path):
+    def exploding(network, images, labels, generator):
+        loss = ClassifierLoss()(network, images, labels, generator)
+        return loss * (math.inf if made.progress.step >= 6 else 1)
+
+    made = trainer(tmp_path, loss=exploding, checkpoint_every=0.0)
+    with pytest.raises(TrainingError, match="diverged before step 7.*smaller lr"):
+        made.run()
+    assert [row["step"] for row in made.log.rows()] == [4]
+    resumed = trainer(tmp_path, loss=exploding)
+    resumed.resume()
+    assert resumed.progress.step == 6
+    assert all(v.isfinite().all() for v in resumed.network.state_dict().values())
+
+
+def test_the_device_is_read_once_a_logging_interval(tmp_path, monkeypatch):
+    """Reads of tensor values are what makes a GPU wait for the host, and the other way round."""
+    reads = []
+    for name in ("item", "tolist", "__bool__", "__float__", "__int__", "__index__", "cpu", "numpy"):
+        original = getattr(torch.Tensor, name)
+
+        def counted(self, *args, original=original, name=name, **kwargs):
+            reads.append(name)
+            return original(self, *args, **kwargs)
+
+        monkeypatch.setattr(torch.Tensor, name, counted)
+    for make in (classifier, denoiser):
+        made = trainer(tmp_path / make.__name__, make, steps=20, log_every=5, checkpoint_every=1e9)
+        made.network.train()
+        made.step()
+        reads.clear()
+        per_log = []
+        save, made.save = made.save, lambda: None
+        # AdamW counts its steps in tensors on the CPU, whatever the device: not a wait.
+        monkeypatch.setattr(made.optimizer, "step", lambda: None)
+        made.run(lambda row: per_log.append(len(reads)))
+        made.save = save
+        assert len(per_log) == 4
+        assert [b - a for a, b in zip([0, *per_log], per_log, strict=False)] == [1] * 4, reads
+
+
+def test_training_leaves_the_global_generator_alone(tmp_path):
+    made = trainer(tmp_path)
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    made.run()
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_snapshots_hold_the_average_of_their_moment(tmp_path):
+    made = trainer(tmp_path, snapshots=(6, 16, 400))
+    made.run()
+    names = sorted(p.name for p in (tmp_path / "snapshots").iterdir())
+    assert names == ["000000008.safetensors", "000000016.safetensors"]  # 6 is within step 2
+    shorter = trainer(tmp_path / "shorter")
+    shorter.network.train()
+    for _ in range(4):
+        shorter.step()
+    kept = weights.read(tmp_path / "snapshots" / names[1])
+    for key, value in shorter.ema.state_dict().items():
+        expected = value.half() if value.is_floating_point() else value
+        # The learning rate's cosine is the same: both budgets are twelve steps.
+        assert torch.equal(kept[key], expected)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"steps": 5, "minutes": 1.0},
+        {"steps": 0},
+        {"minutes": -1.0},
+        {"minutes": 0.0},
+        {"minutes": math.nan},
+        {"steps": 5, "batch": 0},
+        {"steps": 5, "lr": 0.0},
+        {"steps": 5, "lr": math.nan},
+        {"steps": 5, "ema": 1.0},
+        {"steps": 5, "clip": -1.0},
+        {"steps": 5, "log_every": 0},
+    ],
+)
+def test_bad_settings_are_refused(changes):
+    with pytest.raises(TrainingError):
+        Settings(**changes)
+
+
+def test_bad_images_are_refused(tmp_path):
+    for pixels, labels in (
+        (PIXELS.float(), LABELS),
+        (PIXELS, LABELS[:3]),
+        (PIXELS[:0], LABELS[:0]),
+    ):
+        with pytest.raises(TrainingError, match="uint8 images"):
+            Trainer(classifier(), ClassifierLoss(), pixels, labels, Settings(steps=1), tmp_path)
+
+
+# --- Presets and speed
+
+
+@pytest.mark.parametrize("what", NETWORKS)
+def test_presets_use_a_gpus_formats_on_a_gpu_only(what):
+    cpu, gpu = settings(what), settings(what, "cuda")
+    assert not (cpu.bf16 or cpu.channels_last or cpu.compile)
+    assert gpu.bf16 and gpu.channels_last and gpu.batch > cpu.batch
+    assert settings(what, steps=7).steps == 7 and settings(what, steps=7).minutes is None
+    assert settings(what, lr=None) == cpu
+
+
+def test_unknown_presets_and_settings_are_refused():
+    with pytest.raises(TrainingError, match="denoiser, resnet18, vit, judge"):
+        settings("resnet50")
+    with pytest.raises(TrainingError, match="learning_rate"):
+        settings("judge", learning_rate=1.0)
+
+
+def test_flops_are_counted_per_image_forward_and_backward():
+    linear = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    before = [p.clone() for p in linear.parameters()]
+
+    def plain(network, images, labels, generator):
+        return network(images).sum()
+
+    # Forward 2*64*3 and the weights' gradient the same; none for the images.
+    assert speed.flops_per_image(linear, plain, PIXELS, LABELS) == 2 * 2 * 64 * 3
+    assert all(torch.equal(a, b) for a, b in zip(before, linear.parameters(), strict=True))
+    assert all(p.grad is None for p in linear.parameters())
+
+
+def test_datasheet_peaks_go_by_the_devices_name():
+    assert speed.datasheet_peak("NVIDIA H100 80GB HBM3", "bf16") == 989.4e12
+    assert speed.datasheet_peak("NVIDIA H100 PCIe", "bf16") == 756.5e12
+    assert speed.datasheet_peak("NVIDIA A100-SXM4-80GB", "fp32") == 19.5e12
+    assert speed.datasheet_peak("x86_64 CPU with 1 thread(s)", "fp32") is None
+
+
+def test_share_of_peak_is_the_rate_times_the_cost():
+    found = speed.Speed(2e9, 1e12, None, "fp32", "a device")
+    assert found.share(100.0) == pytest.approx(0.2)
+
+
+# --- The command line
+
+
+@pytest.fixture
+def tiny_fashion(monkeypatch):
+    """Forty random images in place of the training set."""
+    pixels = torch.randint(256, (40, 1, 32, 32), generator=GENERATOR).byte()
+    labels = torch.arange(40) % 10
+    images = data.ImageSet(pixels, labels, tier("fashion").classes, "random")
+    monkeypatch.setattr(data, "require", lambda name, split: images)
+
+
+JUDGE = ["classifier", "judge", "--batch", "4", "--log-every", "2", "--quiet", "--device", "cpu"]
+
+
+def test_the_command_line_trains_resumes_and_summarises(tmp_path, tiny_fashion, capsys):
+    here = [*JUDGE, "--folder", str(tmp_path)]
+    assert main([*here, "--steps", "2"]) == 0
+    assert main([*here, "--steps", "4"]) == 1
+    assert "--resume" in capsys.readouterr().err
+    assert main([*here, "--steps", "4", "--resume"]) == 0
+    summary = json.loads((tmp_path / recipes.SUMMARY).read_text())
+    assert summary["images_seen"] == 16 and summary["settings"]["seed"] == 0
+    assert "erase=True" in summary["objective"]
+    assert summary["final_loss"] == Log(tmp_path / "log.jsonl").rows()[-1]["loss"]
+    assert summary["sha256"] == weights.sha256(tmp_path / recipes.WEIGHTS)
+    network = tier("fashion").classifier("judge")
+    weights.load(network, weights.read(tmp_path / recipes.WEIGHTS, summary["sha256"]))
+
+
+def test_weights_can_be_started_from(tmp_path, tiny_fashion):
+    first = [*JUDGE, "--folder", str(tmp_path / "a"), "--steps", "2"]
+    assert main(first) == 0
+    file = tmp_path / "a" / recipes.WEIGHTS
+    still = ["--steps", "1", "--lr", "1e-12", "--warmup", "0", "--init", str(file)]
+    assert main([*JUDGE, "--folder", str(tmp_path / "b"), *still]) == 0
+    start, end = weights.read(file), weights.read(tmp_path / "b" / recipes.WEIGHTS)
+    trained = [key for key in start if "running" not in key and "num_batches" not in key]
+    assert all(torch.allclose(start[key], end[key], atol=1e-3) for key in trained)
+    summary = json.loads((tmp_path / "b" / recipes.SUMMARY).read_text())
+    assert summary["init"] == weights.sha256(file)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([*JUDGE, "--tier", "mnist"], "no tier 'mnist'"),
+        ([*JUDGE, "--steps", "1", "--minutes", "1"], "steps or minutes"),
+        ([*JUDGE, "--device", "gpu"], "no device 'gpu'"),
+        ([*JUDGE, "--init", "nowhere.safetensors"], "nowhere.safetensors"),
+        ([*JUDGE, "--tier", "tin10", "--steps", "1"], "trains on images"),
+        (["denoiser", "--min-snr", "-1"], "min_snr must be positive"),
+    ],
+)
+def test_the_command_line_says_what_is_wrong(tmp_path, tiny_fashion, capsys, arguments, says):
+    assert main([*arguments, "--folder", str(tmp_path)]) == 1
+    assert says in capsys.readouterr().err
+
+
+def test_initial_weights_are_decided_by_the_seed_alone():
+    chosen = tier("fashion")
+    torch.manual_seed(9)
+    one = recipes.build(chosen, "judge", 3)
+    torch.manual_seed(10)
+    assert_same_state(one, recipes.build(chosen, "judge", 3))
+    other = recipes.build(chosen, "judge", 4)
+    assert not torch.equal(one[0].weight, other[0].weight)
+
+
+def test_objectives_follow_tier_and_network():
+    fashion, tin10 = tier("fashion"), tier("tin10")
+    assert recipes.objective(fashion, "judge").erase
+    assert not recipes.objective(fashion, "resnet18").erase
+    assert recipes.objective(tin10, "vit").shift == 4
+    assert recipes.objective(fashion, "denoiser", min_snr=5.0).min_snr == 5.0
