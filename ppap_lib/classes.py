@@ -31,7 +31,8 @@ class Synsets:
     def index(self, name: str) -> int:
         """Index of the class with this wnid or name (any synonym; case does not matter).
 
-        A class's first name wins over another's synonym. Raises `ClassError` with suggestions
+        A class's first name wins over another's synonym, and the exact spelling over another
+        (Cardigan is a dog, cardigan a garment). Raises `ClassError` with suggestions
         for a misspelling, and with the wnids for a name that means several classes.
         """
         if _WNID.fullmatch(name):
@@ -44,8 +45,8 @@ class Synsets:
             spelt = dict.fromkeys(self.names[self._by_name[match][0]] for match in close)
             hint = f": did you mean {' or '.join(spelt)}?" if spelt else ""
             raise ClassError(f"no class named {name!r} among these {len(self)}{hint}")
-        first = [index for index in found if _plain(self.names[index]) == _plain(name)]
-        matches = first or found
+        first = [index for index in found if _plain(self.names[index]) == _plain(name)] or found
+        matches = [index for index in first if self.names[index] == name] or first
         if len(matches) > 1:
             listed = ", ".join(f"{self.wnids[i]} ({self.names[i]}, index {i})" for i in matches)
             raise ClassError(f"{name!r} means several classes: {listed}; give a wnid")

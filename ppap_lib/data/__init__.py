@@ -6,6 +6,6 @@ one.
 """
 
 from ppap_lib.data.imageset import DataError, ImageSet, MissingData
-from ppap_lib.data.load import load, require
+from ppap_lib.data.sources import load, require
 
 __all__ = ["DataError", "ImageSet", "MissingData", "load", "require"]

@@ -13,14 +13,21 @@ from ppap_lib import fetch
 from ppap_lib.classes import imagenet
 from ppap_lib.data.imageset import DataError, ImageSet, MissingData
 
+_MARGIN = 1 / 16  # ImageNet's usual evaluation crop: the central 7/8
 _SCENES = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")
 
 
-def decode(path, expected: tuple[int, int] | None = None, square: int | None = None) -> Tensor:
+def decode(
+    path,
+    expected: tuple[int, int] | None = None,
+    square: int | None = None,
+    margin: float = 0.0,
+) -> Tensor:
     """One image file as uint8 RGB [3, H, W]; `path` may lie inside a zip archive.
 
-    `expected` is the (width, height) it must have; `square` crops the centre to a square and
-    resizes it (bicubic). Raises `DataError` with the path if the file is broken.
+    `expected` is the (width, height) it must have; `square` crops the centre to a square,
+    without this share of `margin` at every edge, and resizes it (bicubic). Raises
+    `DataError` with the path if the file is broken.
     """
     import numpy as np
     from PIL import Image, ImageOps
@@ -34,7 +41,7 @@ def decode(path, expected: tuple[int, int] | None = None, square: int | None = N
     if expected is not None and image.size != expected:
         raise DataError(f"{path} is {image.size[0]}x{image.size[1]}, expected {expected}")
     if square is not None:
-        image = ImageOps.fit(image, (square, square), Image.Resampling.BICUBIC)
+        image = ImageOps.fit(image, (square, square), Image.Resampling.BICUBIC, margin)
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
 
@@ -69,7 +76,10 @@ def image_folder(root: str | Path, size: int, per_class: int | None = None) -> I
 
 
 def imagenet_photographs(size: int = 224) -> ImageSet:
-    """The 20 labelled ImageNet photographs inside the package foolbox: [20, 3, size, size]."""
+    """The 20 labelled ImageNet photographs inside the package foolbox: [20, 3, size, size].
+
+    Cropped as ImageNet classifiers are usually evaluated: the central 7/8 of the square.
+    """
     folder = fetch.package_folder("foolbox")
     paths = sorted(folder.glob("data/imagenet_*.jpg")) if folder else []
     if not paths:
@@ -78,7 +88,7 @@ def imagenet_photographs(size: int = 224) -> ImageSet:
             "`pip install --no-deps foolbox==3.3.4` (nothing of it is imported)"
         )
     return ImageSet(
-        torch.stack([decode(path, square=size) for path in paths]),
+        torch.stack([decode(path, square=size, margin=_MARGIN) for path in paths]),
         torch.tensor([int(path.stem.split("_")[2]) for path in paths]),  # imagenet_00_243
         imagenet().names,
         f"{len(paths)} ImageNet photographs from the package foolbox {version('foolbox')}",

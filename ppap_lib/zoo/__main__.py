@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -17,10 +18,10 @@ from torch import nn
 from ppap_lib import data, zoo
 from ppap_lib.data.fashion import shipped
 from ppap_lib.data.folders import imagenet_photographs
-from ppap_lib.fetch import FetchError
+from ppap_lib.fetch import ASSETS, FetchError
 from ppap_lib.weights import WeightsError
 from ppap_lib.zoo.cards import write
-from ppap_lib.zoo.publish import Check, Measure, Skipped, publish, verify
+from ppap_lib.zoo.publishing import Check, Measure, Skipped, publish, verify
 
 
 @torch.no_grad()
@@ -66,9 +67,9 @@ def _applicable(card: zoo.Card) -> list[str]:
     return [test, small] if card.network["tier"] == "fashion" else [test]
 
 
-def measured(card: zoo.Card) -> dict[str, dict[str, float]]:
+def measured(card: zoo.Card, assets: Path = ASSETS) -> dict[str, dict[str, float]]:
     """The card's metrics, computed now on the installed weights, with tolerances."""
-    module = zoo.load(card.name)
+    module = zoo.load(card.name, assets=assets)
     metrics = {}
     for name in _applicable(card):
         measure, tolerance = MEASURES[name]
@@ -96,15 +97,17 @@ def _changes(pairs: list[str]) -> dict:
 
 
 def _install(options) -> int:
-    card = publish(options.name, options.file, _changes(options.card))
-    path = write(replace(card, metrics=measured(card) | dict(card.metrics)))
+    card = publish(options.name, options.file, _changes(options.card), options.assets)
+    metrics = measured(card, options.assets) | dict(card.metrics)
+    path = write(replace(card, metrics=metrics), options.assets)
     print(f"{path}:\n{path.read_text('utf8')}", end="")
     return 0
 
 
 def _verify(options) -> int:
     computed = {name: measure for name, (measure, _) in MEASURES.items()}
-    checks = [c for name in options.names or zoo.names() for c in verify(name, computed)]
+    names = options.names or zoo.names(options.assets)
+    checks = [check for name in names for check in verify(name, computed, options.assets)]
     for check in checks:
         print(_line(check))
     if wrong := sum(check.ok is False for check in checks):
@@ -118,7 +121,7 @@ def _line(check: Check) -> str:
 
 
 def _list(options) -> int:
-    for row in zoo.table():
+    for row in zoo.table(options.assets):
         print(" | ".join(str(value) for value in row.values() if value not in (None, "")))
     return 0
 
@@ -129,6 +132,9 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m ppap_lib.zoo",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--assets", type=Path, default=ASSETS, help="folder of cards and weights, if another"
     )
     commands = parser.add_subparsers(required=True)
     commands.add_parser("list").set_defaults(run=_list)

