@@ -1,0 +1,52 @@
+"""Images from seeds: the same pictures for any batch size and device."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from ppap_lib.denoise import Denoise
+from ppap_lib.samplers import Step, sample
+from ppap_lib.schedule import Level
+from ppap_lib.seeds import Noise
+
+
+class GenerationError(ValueError):
+    """A request for images that cannot be met."""
+
+
+def batches(seeds: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    """The seeds in consecutive batches of `size`, the last one shorter."""
+    if size < 1:
+        raise GenerationError(f"a batch has at least one image, not {size}")
+    for start in range(0, len(seeds), size):
+        yield seeds[start : start + size]
+
+
+def generate(
+    denoise: Denoise | Callable[[Sequence[int]], Denoise],
+    shape: tuple[int, int, int],
+    seeds: Sequence[int],
+    grid: Sequence[Level],
+    step: Step,
+    *,
+    steered: bool = False,
+    batch: int = 64,
+    device: torch.device | str = "cpu",
+    done: Callable[[int], None] = lambda count: None,
+) -> Tensor:
+    """One image per seed: float32 [len(seeds), *shape], clamped to [-1, 1], on the CPU.
+
+    With `steered`, `denoise` is a function from a batch's seeds to its denoiser, as guidance
+    towards labels needs. `done` hears the number of images after every batch.
+    """
+    parts = []
+    for part in batches(seeds, batch):
+        noise = Noise(part, shape, device=device)
+        steering = denoise(part) if steered else denoise
+        x0 = sample(steering, noise(), grid, step, noise)
+        parts.append(x0.clamp(-1, 1).float().cpu())
+        done(len(part))
+    if not parts:
+        raise GenerationError("no seeds: give one per image")
+    return torch.cat(parts)

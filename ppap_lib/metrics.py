@@ -1,0 +1,303 @@
+"""Quality of images, as features -> statistics -> number.
+
+torch-fidelity computes the distances; here are the extractors, the project's conventions, and
+the checks that keep sample sizes honest. Offline the extractor is EfficientNet-Lite2 ("lite2")
+at its fixed input size, and numbers are called FD-lite2, KID-lite2, IS-lite2, never FID; with
+Inception weights at hand ("inception-v3-compat") the same functions give FID, KID and IS.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ppap_lib import data, weights, zoo
+from ppap_lib import images as pixels
+
+COMPONENTS = 64  # principal components of the small-sample Frechet distance
+FULL_DIMENSION_FROM = 2000  # below this many samples FD in full dimension measures n
+NEIGHBOURS = 3  # of precision and recall
+
+
+class MetricError(ValueError):
+    """Samples or features that a metric cannot honestly compare."""
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """What an extractor makes of N images: `vectors` [N, D] and `logits` [N, K], float32.
+
+    Stored reference features go without logits, which only generated images need.
+    """
+
+    vectors: Tensor
+    extractor: str
+    logits: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def __getitem__(self, index) -> "Features":
+        logits = None if self.logits is None else self.logits[index]
+        return Features(self.vectors[index], self.extractor, logits)
+
+
+def lite2(device: torch.device | str = "cpu") -> "nn.Module":
+    """EfficientNet-Lite2's pooled features and logits, from uint8 images of any size."""
+    model = zoo.load("efficientnet_lite2").to(device).eval()
+
+    class Lite2(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = model
+
+        def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+            network = self.model.network
+            maps = network.forward_features(self.model.prepare(pixels.from_bytes(images)))
+            vectors = network.forward_head(maps, pre_logits=True)
+            return vectors, network.get_classifier()(vectors)
+
+    return Lite2()
+
+
+def inception(device: torch.device | str = "cpu") -> "nn.Module":
+    """torch-fidelity's Inception (its weights must be at hand): 2048 features and logits."""
+    from torch_fidelity.utils import create_feature_extractor
+
+    class Inception(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.network = create_feature_extractor(
+                "inception-v3-compat", ["2048", "logits_unbiased"], cuda=False
+            ).to(device)
+
+        def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+            return self.network(pixels.with_channels(images, 3))
+
+    return Inception()
+
+
+EXTRACTORS: dict[str, Callable[..., nn.Module]] = {"lite2": lite2, "inception": inception}
+
+
+def extract(
+    images: Tensor, extractor: str = "lite2", batch: int = 50, device: torch.device | str = "cpu"
+) -> Features:
+    """Features of images [N, C, H, W] (uint8, or [-1, 1], which is first rounded to bytes).
+
+    Generated and real images pass through bytes alike, so that quantisation is no difference.
+    """
+    if extractor not in EXTRACTORS:
+        raise MetricError(f"no extractor {extractor!r}: there are {', '.join(EXTRACTORS)}")
+    if images.dtype != torch.uint8:
+        images = pixels.to_bytes(pixels.check(images, tolerance=torch.inf))
+    network = EXTRACTORS[extractor](device)
+    parts = []
+    with torch.no_grad():
+        for chunk in images.split(batch):
+            parts.append([part.float().cpu() for part in network(chunk.to(device))])
+    vectors, logits = (torch.cat(part) for part in zip(*parts, strict=True))
+    return Features(vectors, extractor, logits)
+
+
+def balanced(labels: Tensor, count: int) -> Tensor:
+    """Positions of `count` images, image i of class i modulo classes: the seeds' own balance."""
+    classes = int(labels.max()) + 1
+    columns = [(labels == k).nonzero().flatten() for k in range(classes)]
+    rows = min(map(len, columns))
+    if count > rows * classes:
+        raise MetricError(f"{count} balanced images need {-(-count // classes)} of every class")
+    return torch.stack([column[:rows] for column in columns], 1).flatten()[:count]
+
+
+def reference_file(tier: str, extractor: str) -> Path:
+    """Where the real features of a tier are shipped."""
+    return Path(__file__).parent / "assets" / "features" / f"{tier}-{extractor}.safetensors"
+
+
+def real_features(
+    tier: str, extractor: str = "lite2", device: torch.device | str = "cpu"
+) -> Features:
+    """Features of 1,000 real test images, balanced as by `balanced`: shipped, or extracted anew."""
+    path = reference_file(tier, extractor)
+    if path.exists():
+        return Features(weights.read(path)["vectors"].float(), extractor)
+    return extract_real(tier, extractor, device)
+
+
+def extract_real(
+    tier: str, extractor: str = "lite2", device: torch.device | str = "cpu", count: int = 1000
+) -> Features:
+    """`real_features`, computed from the images."""
+    found = data.load(tier, "test")
+    return extract(found.pixels[balanced(found.labels, count)], extractor, device=device)
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """Real features, and the principal components in which small samples are compared."""
+
+    features: Features
+
+    @cached_property
+    def mean(self) -> Tensor:
+        return self.features.vectors.double().mean(0)
+
+    @cached_property
+    def components(self) -> Tensor:
+        """[D, COMPONENTS], orthonormal, of the largest real variance."""
+        centred = self.features.vectors.double() - self.mean
+        if len(centred) <= COMPONENTS:
+            raise MetricError(
+                f"{len(centred)} real images cannot span {COMPONENTS} principal components"
+            )
+        return torch.linalg.svd(centred, full_matrices=False).Vh[:COMPONENTS].T
+
+    def project(self, vectors: Tensor) -> Tensor:
+        """[N, D] to [N, COMPONENTS]."""
+        return (vectors.double() - self.mean) @ self.components
+
+
+def _same(a: Features, b: Features, equal_n: bool = True) -> None:
+    if a.extractor != b.extractor:
+        raise MetricError(f"features of {a.extractor} cannot be compared with {b.extractor}'s")
+    if equal_n and len(a) != len(b):
+        raise MetricError(
+            f"{len(a)} against {len(b)} images: these numbers depend on n, so give equal counts"
+        )
+
+
+def kid(generated: Features, real: Features) -> float:
+    """Kernel distance: the u-statistic over all samples, without subsets; equal n.
+
+    Unbiased, so slightly negative values mean 'indistinguishable'.
+    """
+    from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
+
+    _same(generated, real)
+    numbers = kid_features_to_metric(
+        generated.vectors.double(),
+        real.vectors.double(),
+        kid_subsets=1,
+        kid_subset_size=len(real),
+        verbose=False,
+    )
+    return numbers[KEY_METRIC_KID_MEAN]
+
+
+def _frechet(a: Tensor, b: Tensor) -> float:
+    from torch_fidelity.metric_fid import (
+        KEY_METRIC_FID,
+        fid_features_to_statistics,
+        fid_statistics_to_metric,
+    )
+
+    statistics = [fid_features_to_statistics(v.double()) for v in (a, b)]
+    return fid_statistics_to_metric(*statistics, verbose=False)[KEY_METRIC_FID]
+
+
+def fd64(generated: Features, real: Features, reference: Reference) -> float:
+    """Frechet distance within the reference's first 64 principal components; equal n."""
+    _same(generated, real)
+    _same(generated, reference.features, equal_n=False)
+    if len(real) <= COMPONENTS:
+        raise MetricError(f"FD in {COMPONENTS} components needs more images than that")
+    return _frechet(reference.project(generated.vectors), reference.project(real.vectors))
+
+
+def fd(generated: Features, real: Features) -> float:
+    """Frechet distance in full dimension, from 2,000 samples up; equal n.
+
+    With Inception's features this is FID.
+    """
+    _same(generated, real)
+    if len(real) < FULL_DIMENSION_FROM:
+        raise MetricError(
+            f"FD in full dimension at n = {len(real)} measures n more than the images: use fd64, "
+            f"or at least {FULL_DIMENSION_FROM} images"
+        )
+    return _frechet(generated.vectors, real.vectors)
+
+
+def inception_score(generated: Features) -> float:
+    """exp(E KL(p(y|x) || p(y))) with one split."""
+    from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, isc_features_to_metric
+
+    if generated.logits is None:
+        raise MetricError("these features were stored without logits: extract them from images")
+    return isc_features_to_metric(generated.logits, splits=1)[KEY_METRIC_ISC_MEAN]
+
+
+def precision_recall(generated: Features, real: Features) -> tuple[float, float]:
+    """Share of generated images inside the real manifold, and the reverse (k = 3); equal n.
+
+    A collapsed set has high precision and low recall (Kynkaanniemi et al. 2019).
+    """
+    from torch_fidelity.metric_prc import (
+        KEY_METRIC_PRECISION,
+        KEY_METRIC_RECALL,
+        prc_features_to_metric,
+    )
+
+    _same(generated, real)
+    numbers = prc_features_to_metric(
+        generated.vectors,
+        real.vectors,
+        prc_neighborhood=NEIGHBOURS,
+        prc_batch_size=10_000,
+        save_cpu_ram=False,
+        verbose=False,
+    )
+    return numbers[KEY_METRIC_PRECISION], numbers[KEY_METRIC_RECALL]
+
+
+def real_against_real(
+    real: Features, n: int, reference: Reference, repeats: int = 1, seed: int = 0
+) -> list[dict[str, float]]:
+    """KID and FD of disjoint real halves of n images each: what 'no difference' scores at n."""
+    if 2 * n > len(real):
+        raise MetricError(f"two disjoint sets of {n} need {2 * n} real images, not {len(real)}")
+    rows = []
+    for repeat in range(repeats):
+        generator = torch.Generator().manual_seed(seed + repeat)
+        order = torch.randperm(len(real), generator=generator)
+        a, b = real[order[:n]], real[order[n : 2 * n]]
+        rows.append({"n": n, "kid": kid(a, b), "fd64": fd64(a, b, reference)})
+    return rows
+
+
+def register_with_torch_fidelity(name: str = "efficientnet-lite2") -> str:
+    """Make lite2 a feature extractor of `torch_fidelity.calculate_metrics`; returns its name."""
+    from torch_fidelity.feature_extractor_base import FeatureExtractorBase
+    from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
+    from torch_fidelity.registry import register_feature_extractor as register
+
+    if name in FEATURE_EXTRACTORS_REGISTRY:
+        return name
+
+    class Extractor(FeatureExtractorBase):
+        def __init__(self, name, features_list, **kwargs):
+            super().__init__(name, features_list)
+            self.lite2 = lite2()
+
+        @staticmethod
+        def get_provided_features_list():
+            return "vectors", "logits"
+
+        @staticmethod
+        def get_default_feature_layer_for_metric(metric):
+            return "logits" if metric == "isc" else "vectors"
+
+        @staticmethod
+        def can_be_compiled():
+            return False
+
+        def forward(self, images):
+            found = dict(zip(("vectors", "logits"), self.lite2(images), strict=True))
+            return tuple(found[name] for name in self.features_list)
+
+    register(name, Extractor)
+    return name

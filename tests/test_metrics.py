@@ -1,0 +1,159 @@
+"""Metrics: conventions, parity with torch-fidelity, and honesty about sample size."""
+
+import pytest
+import torch
+
+from ppap_lib import data, metrics
+from ppap_lib.metrics import Features, MetricError, Reference
+
+torch_fidelity = pytest.importorskip("torch_fidelity")
+
+
+def features(n, dims=80, shift=0.0, scale=1.0, seed=0, classes=5):
+    generator = torch.Generator().manual_seed(seed)
+    vectors = shift + scale * torch.randn(n, dims, generator=generator)
+    return Features(vectors, "lite2", torch.randn(n, classes, generator=generator))
+
+
+def test_kid_is_the_u_statistic_of_the_cubic_kernel():
+    a, b = features(40), features(40, shift=0.2, seed=1)
+
+    def kernel(x, y):
+        return (x.vectors.double() @ y.vectors.double().T / x.vectors.shape[1] + 1) ** 3
+
+    def off_diagonal_mean(k):
+        return (k.sum() - k.diagonal().sum()) / (len(k) * (len(k) - 1))
+
+    expected = (
+        off_diagonal_mean(kernel(a, a)) + off_diagonal_mean(kernel(b, b)) - 2 * kernel(a, b).mean()
+    )
+    assert metrics.kid(a, b) == pytest.approx(float(expected), rel=1e-9)
+
+
+def test_kid_is_unbiased_where_fd_measures_n():
+    """Two sets of one law: KID scatters around zero at any n, FD64 falls with n."""
+    reference = Reference(features(1000, seed=9))
+    mean = {}
+    for n in (80, 400):
+        pairs = [(features(n, seed=2 * i + 20), features(n, seed=2 * i + 21)) for i in range(6)]
+        kids = torch.tensor([metrics.kid(a, b) for a, b in pairs])
+        assert abs(float(kids.mean())) < 4 * float(kids.std()) / len(kids) ** 0.5
+        mean[n] = sum(metrics.fd64(a, b, reference) for a, b in pairs) / len(pairs)
+    assert mean[80] > 3 * mean[400] > 0
+
+
+def test_fd_of_two_gaussians_is_its_closed_form():
+    """FD = |m1 - m2|^2 + D (s1 - s2)^2 for isotropic Gaussians."""
+    a, b = features(4000, dims=8), features(4000, dims=8, shift=0.5, scale=2.0, seed=1)
+    exact = 8 * 0.5**2 + 8 * (2.0 - 1.0) ** 2
+    assert metrics.fd(a, b) == pytest.approx(exact, rel=0.05)
+    assert metrics.fd(a, b) == pytest.approx(metrics.fd(b, a), rel=1e-6)
+
+
+def test_a_collapsed_set_has_high_precision_and_low_recall():
+    real = features(300, dims=8)
+    collapsed = Features(real.vectors[:1] + 1e-3 * features(300, dims=8, seed=1).vectors, "lite2")
+    precision, recall = metrics.precision_recall(collapsed, real)
+    assert precision > 0.99 and recall < 0.05
+    assert metrics.precision_recall(real, collapsed) == (recall, precision)
+
+
+def test_inception_score_counts_confident_classes():
+    logits = torch.eye(4).repeat(5, 1) * 100
+    score = metrics.inception_score(Features(torch.zeros(20, 2), "lite2", logits))
+    assert score == pytest.approx(4.0, rel=1e-6)
+
+
+def test_components_are_orthonormal_and_ordered_by_real_variance():
+    spread = torch.linspace(3, 0.1, 80)
+    real = Features(features(500).vectors * spread, "lite2")
+    reference = Reference(real)
+    gram = reference.components.T @ reference.components
+    torch.testing.assert_close(gram, torch.eye(64, dtype=torch.float64), atol=1e-9, rtol=0)
+    variance = reference.project(real.vectors).var(0)
+    assert bool((variance.diff() < 0).all())
+
+
+def test_real_against_real_uses_disjoint_images():
+    real = Features(torch.arange(200.0)[:, None].repeat(1, 70) + features(200, 70).vectors, "lite2")
+    row = metrics.real_against_real(real, 100, Reference(real))[0]
+    assert row["n"] == 100 and row["kid"] != 0
+    with pytest.raises(MetricError, match="two disjoint sets of 101 need 202 real images"):
+        metrics.real_against_real(real, 101, Reference(real))
+
+
+def test_balanced_positions_follow_the_seeds():
+    labels = torch.tensor([0, 0, 1, 2, 1, 2, 2, 0, 1])
+    chosen = metrics.balanced(labels, 7)
+    assert labels[chosen].tolist() == [0, 1, 2, 0, 1, 2, 0]
+    with pytest.raises(MetricError, match="12 balanced images need 4 of every class"):
+        metrics.balanced(labels, 12)
+
+
+def test_unequal_counts_small_sets_and_other_extractors_are_refused():
+    a, b = features(70), features(71)
+    for metric in (metrics.kid, metrics.precision_recall):
+        with pytest.raises(MetricError, match="70 against 71 images"):
+            metric(a, b)
+    with pytest.raises(MetricError, match="measures n more than the images"):
+        metrics.fd(a, a)
+    other = Features(a.vectors, "inception", a.logits)
+    with pytest.raises(MetricError, match="inception cannot be compared with lite2"):
+        metrics.kid(other, a)
+    with pytest.raises(MetricError, match="stored without logits"):
+        metrics.inception_score(Features(a.vectors, "lite2"))
+    with pytest.raises(MetricError, match="no extractor 'vgg'"):
+        metrics.extract(torch.zeros(1, 1, 8, 8, dtype=torch.uint8), "vgg")
+    with pytest.raises(MetricError, match="cannot span 64 principal components"):
+        Reference(features(64)).project(a.vectors)
+
+
+class TestLite2:
+    """The real extractor, on a few real images."""
+
+    def images(self, count=6):
+        return data.load("fashion", "test").pixels[:count]
+
+    def test_batch_size_does_not_matter(self):
+        pytest.importorskip("timm")
+        images = self.images()
+        whole, split = metrics.extract(images), metrics.extract(images, batch=2)
+        torch.testing.assert_close(whole.vectors, split.vectors, rtol=1e-4, atol=1e-5)
+        assert whole.vectors.shape == (6, 1280) and whole.logits.shape == (6, 1000)
+
+    def test_torch_fidelity_computes_the_same_numbers_with_the_registered_extractor(self):
+        images = data.load("fashion", "test").pixels[:24]
+        ours = [metrics.extract(part) for part in images.chunk(2)]
+
+        class Rows(torch.utils.data.Dataset):
+            def __init__(self, pixels):
+                self.pixels = pixels
+
+            def __len__(self):
+                return len(self.pixels)
+
+            def __getitem__(self, index):
+                return self.pixels[index]
+
+        theirs = torch_fidelity.calculate_metrics(
+            input1=Rows(images[:12]),
+            input2=Rows(images[12:]),
+            feature_extractor=metrics.register_with_torch_fidelity(),
+            kid=True,
+            kid_subsets=1,
+            kid_subset_size=12,
+            cuda=False,
+            save_cpu_ram=True,
+            verbose=False,
+        )
+        expected = theirs["kernel_inception_distance_mean"]
+        assert metrics.kid(*ours) == pytest.approx(expected, rel=1e-3)
+
+    def test_the_shipped_reference_is_what_the_extractor_says(self):
+        path = metrics.reference_file("fashion", "lite2")
+        shipped = metrics.real_features("fashion")
+        assert path.exists() and len(shipped) == 1000
+        found = data.fashion.shipped()
+        again = metrics.extract(found.pixels[metrics.balanced(found.labels, 4)])
+        # Stored in float16; another CPU's float32 differs by less.
+        torch.testing.assert_close(again.vectors, shipped.vectors[:4], rtol=2e-3, atol=1e-3)

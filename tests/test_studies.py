@@ -1,0 +1,72 @@
+"""Studies from a run's folder to the ledger, with a cheap extractor in place of the real one."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from ppap_lib import ledger, metrics, weights
+from ppap_lib.studies import curve, training
+from ppap_lib.tiers import tier
+
+
+class Pooled(nn.Module):
+    """Pixels as features: 8x8 averages of the image."""
+
+    def forward(self, images):
+        vectors = nn.functional.adaptive_avg_pool2d(images.float() / 255, 9).flatten(1)
+        return vectors, vectors[:, :10]
+
+
+@pytest.fixture
+def run_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("PPAP_RESULTS", str(tmp_path / "results"))
+    monkeypatch.setitem(metrics.EXTRACTORS, "lite2", lambda device: Pooled())
+    monkeypatch.setattr(metrics, "reference_file", lambda tier, extractor: tmp_path / "none")
+    torch.manual_seed(0)
+    folder = tmp_path / "run"
+    for seen in (64, 128):
+        state = tier("fashion").denoiser().state_dict()
+        weights.save(state, folder / "snapshots" / f"{seen:09d}.safetensors", torch.float16)
+    return folder
+
+
+def test_the_curve_scores_each_snapshot_once(run_folder):
+    told = []
+    curve.run("fashion", run_folder, n=66, spacing="2", tell=told.append)
+    found = ledger.rows(curve.STUDY)
+    assert sorted(row["params"]["images_seen"] for row in found) == [64, 128]
+    for row in found:
+        # An untrained network's images are nothing like photographs, real ones like each other.
+        assert row["results"]["kid"] > 10 * abs(row["results"]["kid_real"])
+        assert row["results"]["fd64"] > row["results"]["fd64_real"] > 0
+        assert row["params"]["n"] == 66 and len(row["params"]["sha256"]) == 64
+    curve.run("fashion", run_folder, n=66, spacing="2", tell=told.append)
+    assert len(told) == 2
+
+
+def test_a_training_run_is_filed_with_its_course(tmp_path, monkeypatch):
+    monkeypatch.setenv("PPAP_RESULTS", str(tmp_path / "results"))
+    folder = tmp_path / "run"
+    folder.mkdir()
+    log = [{"step": i, "images": 32 * i, "loss": 1 / i, "lr": 1e-3} for i in range(1, 501)]
+    (folder / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in log))
+    summary = {
+        "tier": "fashion",
+        "network": "denoiser",
+        "sha256": "0" * 64,
+        "parameters": 1,
+        "objective": "DenoiserLoss",
+        "images_seen": 16000,
+        "final_loss": 0.002,
+        "images_per_second": 50.0,
+        "seconds": 320.0,
+        "settings": {"batch": 32, "snapshots": [1, 2]},
+    }
+    (folder / "summary.json").write_text(json.dumps(summary))
+    training.run(folder)
+    (row,) = ledger.rows(training.STUDY)
+    assert row["seconds"] == 320.0 and row["results"]["settings"] == {"batch": 32}
+    assert len(row["results"]["loss"]) == len(row["results"]["images"]) <= 2 * training.POINTS
+    assert row["results"]["loss"][0] == 1.0
