@@ -1,0 +1,75 @@
+"""`python -m ppap_lib.generate`: the data-free set, alone or under torchrun.
+
+torchrun --nproc-per-node 8 -m ppap_lib.generate --tier fashion --n 500000 --folder DIR
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+from ppap_lib import zoo
+from ppap_lib.data.generated import Manifest
+from ppap_lib.denoise import clipped
+from ppap_lib.generate.shards import draw_set, pending
+from ppap_lib.tiers import tier
+from ppap_lib.train.recipes import pick_device
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(
+        prog="python -m ppap_lib.generate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--tier", default="fashion", help="preset (default: fashion)")
+    top.add_argument("--n", type=int, required=True, help="images in the set")
+    top.add_argument("--folder", type=Path, required=True, help="where the set lies or will lie")
+    top.add_argument("--first-seed", type=int, default=1_000_000, help="seed of the first image")
+    top.add_argument("--spacing", default="ddim25", help="respacing (default: ddim25)")
+    top.add_argument("--shard", type=int, default=1000, help="images to a file (default: 1000)")
+    top.add_argument("--batch", type=int, default=64, help="images at a time (default: 64)")
+    top.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1")
+    top.add_argument("--quiet", action="store_true", help="no progress bar")
+    return top
+
+
+def main(arguments: list[str] | None = None) -> None:
+    from tqdm import tqdm
+
+    given = parser().parse_args(arguments)
+    # torchrun's environment; without it, one process that does everything.
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    local = os.environ.get("LOCAL_RANK")
+    device = pick_device(given.device)
+    if device.type == "cuda" and local is not None:
+        device = pick_device(f"cuda:{local}")
+    name = f"{given.tier}/denoiser"
+    manifest = Manifest(
+        given.n,
+        given.first_seed,
+        given.shard,
+        tier(given.tier).shape,
+        name,
+        zoo.card(name).sha256 or "",
+        given.spacing,
+    )
+    denoise = clipped(zoo.denoiser(name, device=device))
+    left = sum(map(len, pending(given.folder, manifest, rank, world)))
+    with tqdm(total=left, unit="image", disable=given.quiet or rank > 0) as bar:
+        drawn = draw_set(
+            denoise,
+            zoo.schedule(name),
+            given.folder,
+            manifest,
+            rank=rank,
+            world=world,
+            batch=given.batch,
+            device=device,
+            done=bar.update,
+        )
+    print(f"process {rank} of {world}: {drawn} shards drawn in {given.folder}")
+
+
+if __name__ == "__main__":
+    main()
