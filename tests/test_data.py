@@ -14,6 +14,8 @@ from ppap_lib import data, fetch
 from ppap_lib.classes import ClassError
 from ppap_lib.data import DataError, ImageSet, MissingData
 from ppap_lib.data import fashion as fashion_module
+from ppap_lib.data import tiny_imagenet as tiny_module
+from ppap_lib.data.__main__ import main
 from ppap_lib.data.drawn import drawn
 from ppap_lib.data.fashion import fashion, shipped
 from ppap_lib.data.folders import image_folder, imagenet_photographs, scenes
@@ -320,6 +322,23 @@ def test_missing_tiny_imagenet_says_what_to_put_where_and_pages_get_drawings(tmp
     images = data.load("tin10")
     assert images.stand_in and "not photographs" in images.source
     assert images.shape == (3, 32, 32) and images.classes == tier("tin10").classes
+
+
+def test_tiny_imagenet_is_downloaded_into_the_cache_when_asked(tmp_path, monkeypatch):
+    source = write_tiny(tmp_path / "server.zip", tiny_files())
+    monkeypatch.setattr(tiny_module, "_URL", source.as_uri())
+    monkeypatch.setattr(tiny_module, "_SHA256", hashlib.sha256(source.read_bytes()).hexdigest())
+    assert find(download=True) == tmp_path / "cache" / "tiny-imagenet-200.zip" == find()
+    assert len(tiny_imagenet(find(), "val")) == 3
+
+
+def test_the_command_checks_what_is_here(monkeypatch, tmp_path, capsys):
+    assert main(["fashion", "--offline"]) == 1
+    assert "$PPAP_DATA/fashion-mnist" in capsys.readouterr().err
+    for split in ("train", "t10k"):
+        write_fashion(monkeypatch, tmp_path / "cache" / "fashion-mnist", split=split)
+    assert main(["fashion", "--offline"]) == 0
+    assert "all 20 train images" in capsys.readouterr().out
 
 
 def test_unknown_names_splits_and_sizes_are_refused(tmp_path):

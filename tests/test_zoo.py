@@ -126,7 +126,7 @@ def test_a_trainer_s_checkpoint_is_published_by_its_average(assets, guide, tmp_p
         "network": {},
         "ema": guide.state_dict(),
         "progress": {"step": 7, "seconds": 1.0},
-        "batch": 64,
+        "run": {"batch": 64},
     }
     torch.save(checkpoint, tmp_path / "checkpoint.pt")
     card = publish("fashion/judge", tmp_path / "checkpoint.pt", assets=assets)

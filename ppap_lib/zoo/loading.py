@@ -29,7 +29,7 @@ def load(
     A classifier is a `Vision`; a denoiser is called as `(x, t)`, or `(x, t, y)` if it is
     conditional, an upsampler as `(x, t, low_res, y)`, a noisy classifier as `(x, t)`.
     Raises `ZooError` if there are no weights to be had (the message says what to do),
-    `WeightsError` if the file is not the one the card names.
+    `WeightsError` if the file is not the one the card names, `FetchError` if a download fails.
     """
     card = read_card(name, assets)
     path = find(card, assets) or _obtain(card, download)

@@ -126,7 +126,7 @@ def _trained(path: Path) -> tuple[dict[str, Tensor], int | None]:
         return weights.read(path), int(path.stem) if path.stem.isdigit() else None
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        return state["ema"], state["progress"]["step"] * state["batch"]
+        return state["ema"], state["progress"]["step"] * state["run"]["batch"]
     except Exception as error:  # the unpickler raises whatever foreign bytes lead it to
         raise ZooError(
             f"{path} is neither a safetensors file nor a checkpoint of the trainer "
