@@ -175,10 +175,11 @@ def _in_range(name: str, value: Any, low: float | None, high: float | None) -> N
         for i, element in enumerate(value):
             _in_range(f"{name}[{i}]", element, low, high)
     elif isinstance(value, int | float) and not isinstance(value, bool):
-        if (low is not None and value < low) or (high is not None and value > high):
-            expected = (
-                f"in [{low}, {high}]"
-                if low is not None and high is not None
-                else (f"at least {low}" if low is not None else f"at most {high}")
-            )
+        low_end, high_end = (-math.inf if low is None else low), (math.inf if high is None else high)
+        if not low_end <= value <= high_end:
+            expected = f"in [{low}, {high}]"
+            if high is None:
+                expected = f"at least {low}"
+            elif low is None:
+                expected = f"at most {high}"
             raise ParameterError(f"{name} must be {expected}, not {value}")

@@ -1,7 +1,44 @@
-"""Settings of all tests."""
+"""Shared by all tests: what a skip means.
 
-from hypothesis import settings
+A test that needs a tool this machine lacks skips with a reason. Where the tools have been
+installed, PPAP_NO_SKIP=1 turns a skip into a failure, so that no test is lost unnoticed. The
+exception is hardware nobody can install: reasons that begin with "hardware:".
+"""
 
-# No test measures time: a first call into torch may take a second on a busy machine.
-settings.register_profile("untimed", deadline=None)
-settings.load_profile("untimed")
+import os
+
+import hypothesis
+import pytest
+
+# The same examples on every machine, and no time limit: the suite asserts nothing about speed.
+hypothesis.settings.register_profile("ppap", deadline=None, derandomize=True, max_examples=50)
+hypothesis.settings.load_profile("ppap")
+
+
+def forbidden_skip(reason: str) -> bool:
+    """Whether a skip with this reason is a failure here."""
+    return bool(os.environ.get("PPAP_NO_SKIP")) and not reason.startswith("hardware:")
+
+
+def _fail_if_skipped(report) -> None:
+    if not report.skipped or hasattr(report, "wasxfail"):
+        return
+    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    reason = reason.removeprefix("Skipped: ")
+    if forbidden_skip(reason):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, but PPAP_NO_SKIP is set: {reason}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    _fail_if_skipped(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector):
+    report = yield
+    _fail_if_skipped(report)
+    return report

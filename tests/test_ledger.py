@@ -1,0 +1,190 @@
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ppap_lib import __version__, ledger
+from ppap_lib.ledger import LedgerError
+
+PARAMS = {"steps": 25, "scale": 7.5, "betas": (0.1, 0.2), "form": None}
+
+
+def record(into, results, params=PARAMS, study="guidance"):
+    return ledger.record(study, params, results, seconds=1.234, into=into)
+
+
+def test_a_row_comes_back_with_what_made_it(tmp_path):
+    path = record(tmp_path, {"kid": 0.25, "by_t": [1, 2]})
+    (row,) = ledger.rows("guidance", tmp_path)
+    assert row["params"] == {**PARAMS, "betas": [0.1, 0.2]}
+    assert row["results"] == {"kid": 0.25, "by_t": [1, 2]}
+    assert row["seconds"] == 1.2 and row["device"].startswith("cpu")
+    assert row["versions"]["ppap_lib"] == __version__
+    assert row["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
+    assert row["versions"]["python"] == sys.version.split()[0]
+    assert ledger.find("guidance", PARAMS, tmp_path) == row
+    assert ledger.find("guidance", {**PARAMS, "steps": 26}, tmp_path) is None
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]  # no partial file is left
+
+
+def test_the_commit_is_the_checkouts():
+    try:
+        head = subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            cwd=ledger._ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        head = None
+    assert (ledger.commit() or "").rstrip("+") == (head or "")
+
+
+def test_without_git_the_commit_is_the_environments(monkeypatch, tmp_path):
+    monkeypatch.setattr(ledger, "_ROOT", tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    monkeypatch.setenv("PPAP_COMMIT", "abc")
+    assert ledger.commit() == "abc"
+
+
+def test_numbers_of_tensors_and_arrays_are_recorded_as_numbers(tmp_path):
+    values = {"a": torch.tensor(2.5), "b": np.float64(1.5), "c": np.arange(3), "d": np.bool_(True)}
+    record(tmp_path, values)
+    (row,) = ledger.rows("guidance", tmp_path)
+    assert row["results"] == {"a": 2.5, "b": 1.5, "c": [0, 1, 2], "d": True}
+
+
+def test_the_same_result_again_leaves_the_file_alone(tmp_path):
+    path = record(tmp_path, {"kid": 0.25})
+    before = path.read_bytes()
+    assert ledger.record("guidance", PARAMS, {"kid": 0.25 * (1 + 1e-8)}, seconds=9, into=tmp_path)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "difference"),
+    [
+        ({"kid": 0.25}, {"kid": 0.26}, "kid was 0.25, is 0.26"),
+        ({"kid": 0.25}, {"kid": 0.25 * (1 + 1e-5)}, "kid was 0.25"),
+        ({"kid": 0.25}, {"fd": 0.25}, "fd only in the new one; kid only in the old one"),
+        ({"kid": 0.25}, {"kid": None}, "kid was 0.25, is None"),
+        ({"ok": 1}, {"ok": True}, "ok was 1, is True"),
+        ({"by_t": [1, 2]}, {"by_t": [1, 3]}, "by_t.1 was 2, is 3"),
+        ({"by_t": [1, 2]}, {"by_t": [1]}, r"by_t was \[1, 2\], is \[1\]"),
+        ({"a": {"b": 1}}, {"a": {"b": 2}}, "a.b was 1, is 2"),
+    ],
+)
+def test_another_result_of_the_same_parameters_is_refused(tmp_path, old, new, difference):
+    path = record(tmp_path, old)
+    before = path.read_bytes()
+    with pytest.raises(LedgerError, match=f"{difference}.*delete it to accept the new one"):
+        record(tmp_path, new)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("results", "message"),
+    [
+        ({"kid": float("nan")}, "results.kid is nan: only finite numbers"),
+        ({"kid": torch.tensor([1.0, float("inf")])}, r"results.kid\[1\] is inf"),
+        ({"kid": {1: 2}}, "results.kid has the key 1: keys are strings"),
+        ({"kid": object()}, "results.kid is a object, which JSON cannot hold"),
+    ],
+)
+def test_what_cannot_be_recorded_leaves_no_file(tmp_path, results, message):
+    with pytest.raises(LedgerError, match=message):
+        record(tmp_path, results)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("study", ["", "Guidance", "a-b", "../up", "a b"])
+def test_a_study_has_a_name_that_a_file_can_have(tmp_path, study):
+    with pytest.raises(LedgerError, match="a study is named with"):
+        record(tmp_path, {}, study=study)
+
+
+def test_a_killed_run_leaves_no_result(tmp_path, monkeypatch):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ledger.os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        record(tmp_path, {"kid": 1})
+    assert ledger.rows("guidance", tmp_path) == []
+
+
+def test_an_edited_file_is_found_out(tmp_path):
+    path = record(tmp_path, {"kid": 1})
+    row = json.loads(path.read_text())
+    row["params"]["steps"] = 26
+    path.write_text(json.dumps(row))
+    with pytest.raises(LedgerError, match="edited or renamed"):
+        ledger.rows("guidance", tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"study": "guidance"}'])
+def test_a_file_that_is_no_row_is_named(tmp_path, text):
+    (tmp_path / "guidance-0.json").write_text(text)
+    with pytest.raises(LedgerError, match="guidance-0.json is not a ledger file"):
+        ledger.rows("guidance", tmp_path)
+
+
+def test_the_table_sets_parameters_and_results_side_by_side(tmp_path):
+    for steps in (10, 25):
+        record(tmp_path, {"kid": 1 / steps}, {"steps": steps})
+    record(tmp_path, {"kid": 9}, {"steps": 10}, study="other")
+    entries = ledger.rows("guidance", tmp_path)
+    flat = sorted(ledger.table(entries), key=lambda row: row["steps"])
+    assert flat == [
+        {"steps": 10, "kid": 0.1, "seconds": 1.2},
+        {"steps": 25, "kid": 0.04, "seconds": 1.2},
+    ]
+    pytest.importorskip("pandas")
+    assert ledger.frame(entries).set_index("steps").kid.to_dict() == {10: 0.1, 25: 0.04}
+
+
+def test_a_name_that_is_both_parameter_and_result_is_refused(tmp_path):
+    record(tmp_path, {"steps": 3})
+    with pytest.raises(LedgerError, match="steps is both parameter and result"):
+        ledger.table(ledger.rows("guidance", tmp_path))
+
+
+def test_a_study_whose_name_begins_another_is_not_mixed_in(tmp_path):
+    record(tmp_path, {"kid": 1}, study="solver")
+    record(tmp_path, {"kid": 2}, study="solver_orders")
+    assert [row["results"]["kid"] for row in ledger.rows("solver", tmp_path)] == [1]
+
+
+def test_the_folder_is_the_books_unless_chosen(monkeypatch, tmp_path):
+    monkeypatch.delenv("PPAP_RESULTS", raising=False)
+    assert ledger.folder().parts[-2:] == ("book", "results")
+    monkeypatch.setenv("PPAP_RESULTS", str(tmp_path))
+    assert ledger.folder() == tmp_path
+    monkeypatch.delenv("PPAP_RESULTS")
+    monkeypatch.setattr(ledger, "_ROOT", tmp_path)
+    with pytest.raises(LedgerError, match="set PPAP_RESULTS"):
+        ledger.folder()
+
+
+plain = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+
+
+@given(st.dictionaries(st.text(max_size=5), plain | st.lists(plain, max_size=3), max_size=4))
+def test_the_digest_does_not_depend_on_order_or_on_list_or_tuple(params):
+    def as_tuples(value):
+        return tuple(value) if isinstance(value, list) else value
+
+    turned = {key: as_tuples(params[key]) for key in reversed(list(params))}
+    assert ledger.digest(params) == ledger.digest(turned)
+    assert ledger.digest(params) == ledger.digest(json.loads(json.dumps(params)))
+
+
+@given(st.integers(), st.integers())
+def test_other_parameters_have_another_digest(a, b):
+    assert (ledger.digest({"a": a}) == ledger.digest({"a": b})) == (a == b)

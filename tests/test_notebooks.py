@@ -1,0 +1,143 @@
+"""Notebooks: clean in the repository, and run by papermill with good and bad parameters."""
+
+import json
+import os
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from ppap_lib.notebooks import NotebookError, clean, main
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+PARAMETERS = "# Parameters\n"
+
+# Per notebook: parameters of a small run, and bad ones with what the error says.
+SMALL = {
+    "01_forward_process": {"T": 50, "n_intervals": 7, "picture": "chelsea", "size": 32},
+}
+BAD = {
+    "01_forward_process": [
+        ({"n_interval": 7}, "unknown parameter 'n_interval': did you mean 'n_intervals'"),
+        ({"T": 5}, r"T must be in \[50, 4000\], not 5"),
+        ({"picture": "cat"}, "picture must be one of 'astronaut'"),
+    ],
+}
+
+
+@pytest.fixture
+def execute(tmp_path, monkeypatch):
+    """papermill's `execute_notebook` on one of ours, by name, away from the repository."""
+    papermill = pytest.importorskip("papermill")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("PPAP_RESULTS", str(tmp_path / "results"))
+
+    def run(name, parameters):
+        with monkeypatch.context() as quiet:
+            quiet.chdir(tmp_path)
+            return papermill.execute_notebook(
+                ROOT / "notebooks" / f"{name}.ipynb",
+                tmp_path / "executed.ipynb",
+                parameters=parameters,
+                progress_bar=False,
+                kernel_name="python3",
+            )
+
+    return run
+
+
+def outputs(notebook, kind):
+    return [o for c in notebook.cells for o in c.get("outputs", []) if o.output_type == kind]
+
+
+def test_every_page_has_a_small_run_and_bad_parameters():
+    assert {path.stem for path in NOTEBOOKS if path.stem[0].isdigit()} == SMALL.keys() == BAD.keys()
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_notebook_runs_with_other_parameters(name, execute):
+    notebook = execute(name, SMALL[name])
+    injected = [c for c in notebook.cells if "injected-parameters" in c.metadata.get("tags", [])]
+    assert len(injected) == 1
+    assert not [o for o in outputs(notebook, "stream") if o.name == "stderr"]
+    shown = outputs(notebook, "display_data") + outputs(notebook, "execute_result")
+    assert any("image/png" in o.data for o in shown)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "message"),
+    [(name, *bad) for name, cases in BAD.items() for bad in cases],
+)
+def test_a_bad_parameter_stops_the_run_before_anything_is_computed(
+    name, parameters, message, execute, tmp_path
+):
+    papermill = pytest.importorskip("papermill")
+    with pytest.raises(papermill.PapermillExecutionError, match=message):
+        execute(name, parameters)
+    stopped = nbformat.read(tmp_path / "executed.ipynb", as_version=4)
+    ran = [c for c in stopped.cells if c.cell_type == "code" and c.get("execution_count")]
+    assert len(ran) == 3, "parameters, injected parameters, check"
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_the_rhythm_of_a_page(name):
+    notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert "parameters" in code[0].metadata.get("tags", [])
+    assert "from_notebook(globals())" in code[1].source
+    assert notebook.cells[0].source.startswith("# ")
+    for cell in code:  # every figure can be cited and says what it shows
+        if "mystnb" in cell.metadata:
+            assert set(cell.metadata["mystnb"]["figure"]) == {"name", "caption"}
+    assert "papermill" in "".join(c.source for c in notebook.cells if c.cell_type == "markdown")
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_repositorys_notebooks_are_clean(path):
+    text = path.read_text("utf8")
+    assert clean(text) == text
+
+
+def dirty() -> str:
+    code = nbformat.v4.new_code_cell(
+        "1 + 1",
+        execution_count=3,
+        outputs=[nbformat.v4.new_output("stream", text="2")],
+        metadata={"tags": ["hide-input"], "collapsed": True, "papermill": {"duration": 1}},
+    )
+    injected = nbformat.v4.new_code_cell("T = 3", metadata={"tags": ["injected-parameters"]})
+    text = nbformat.v4.new_markdown_cell("# Title", metadata={"editor": 1})
+    notebook = nbformat.v4.new_notebook(cells=[text, injected, code])
+    notebook.metadata["widgets"] = {"state": {}}
+    return nbformat.writes(notebook)
+
+
+def test_cleaning_keeps_what_the_book_needs_and_nothing_else():
+    notebook = json.loads(clean(dirty()))
+    text, code = notebook["cells"]
+    assert [text["id"], code["id"]] == ["c00", "c01"]
+    assert "".join(text["source"]) == "# Title" and text["metadata"] == {}
+    assert "".join(code["source"]) == "1 + 1" and code["metadata"] == {"tags": ["hide-input"]}
+    assert code["outputs"] == [] and code["execution_count"] is None
+    assert set(notebook["metadata"]) == {"kernelspec", "language_info"}
+
+
+def test_cleaning_twice_is_cleaning_once():
+    assert clean(clean(dirty())) == clean(dirty())
+
+
+@pytest.mark.parametrize("text", ["", "not json", "[]", '{"a": 1}'])
+def test_what_is_no_notebook_is_refused(text):
+    with pytest.raises(NotebookError, match="not a notebook"):
+        clean(text)
+
+
+def test_check_reports_and_the_command_mends(tmp_path, capsys):
+    path = tmp_path / "page.ipynb"
+    path.write_text(dirty(), "utf8")
+    before = path.read_bytes()
+    assert main(["--check", str(path)]) == 1
+    assert "unclean" in capsys.readouterr().out and path.read_bytes() == before
+    assert main([str(path)]) == 0 and path.read_text("utf8") == clean(dirty())
+    assert main(["--check", str(path)]) == 0 and os.listdir(tmp_path) == ["page.ipynb"]
