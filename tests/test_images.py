@@ -6,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ppap_lib import images
-from ppap_lib.images import PixelError
 
 ALL_BYTES = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
 
@@ -137,28 +136,3 @@ def test_tiles_lie_row_by_row_with_white_between(count, columns, gap, height, wi
         top, left = i // columns * (height + gap), i % columns * (width + gap)
         assert torch.equal(sheet[:, top : top + height, left : left + width], pixels[i])
     assert int((sheet != 1).sum()) == pixels.numel()
-
-
-# --- Bad input --------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda: images.check(ALL_BYTES), "floating .*torch.uint8"),
-        (lambda: images.check(noise(3, 4, 4)), r"\[B, C, H, W\].*\[3, 4, 4\]"),
-        (lambda: images.check(noise(1, 1, 2, 2), channels=3), "expected 3 channels, not 1"),
-        (lambda: images.check(noise(1, 1, 2, 2) * 255), r"expected \[-1, 1\]: use .*from_bytes"),
-        (lambda: images.check(torch.full((1, 1, 2, 2), torch.nan)), r"\[nan, nan\]"),
-        (lambda: images.from_bytes(noise(1, 1, 2, 2)), "expected uint8 pixels, not torch.float32"),
-        (lambda: images.from_unit(noise(1, 1, 2, 2) * 3), r"expected \[-1, 1\]"),
-        (lambda: images.pad_to(noise(1, 1, 8, 4), 6), "cannot pad 8x4 images to 6x6"),
-        (lambda: images.resize(noise(1, 1, 8, 8), 0), "cannot resize to 0x0"),
-        (lambda: images.with_channels(noise(1, 4, 2, 2), 3), "cannot turn 4 channels into 3"),
-        (lambda: images.tile(noise(1, 1, 2, 2), 0), "columns must be at least 1, not 0"),
-        (lambda: images.tile(noise(1, 1, 2, 2)[:0], 2), "at least one image"),
-    ],
-)
-def test_bad_pixels_are_refused(call, message):
-    with pytest.raises(PixelError, match=message):
-        call()

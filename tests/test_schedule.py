@@ -16,7 +16,6 @@ from ppap_lib.schedule import (
     Intervals,
     Level,
     Schedule,
-    ScheduleError,
     respace,
 )
 
@@ -298,47 +297,3 @@ def test_routing_keeps_the_shape_and_takes_float32():
 
 def test_pages_count_from_one():
     assert Intervals(1000, 5).label(1) == "2: t in [200, 400)"
-
-
-# --- Bad input --------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: Schedule([]), r"list of T numbers, not \[0\]"),
-        (lambda: Schedule(torch.full((2, 2), 0.1)), r"not \[2, 2\]"),
-        (lambda: Schedule([0.1, 1.0]), r"every beta must be in \(0, 1\).*\[0.1, 1\]"),
-        (lambda: Schedule([0.1, math.nan]), r"every beta must be in \(0, 1\)"),
-        (lambda: Schedule.linear(0), "at least one step, not T = 0"),
-        (lambda: Schedule.linear(10), r"every beta must be in \(0, 1\)"),
-        (lambda: PUBLIC["linear"].at(1000), r"t must be in \[0, 999\]"),
-        (lambda: PUBLIC["linear"].at(math.nan), r"t must be in \[0, 999\]"),
-        (lambda: PUBLIC["linear"].at_log_snr(20.0), "log-SNR must be in .* not"),
-        (lambda: PUBLIC["linear"].grid([1, 2]), "fall strictly"),
-        (lambda: PUBLIC["linear"].grid([]), "fall strictly"),
-        (lambda: PUBLIC["linear"].grid(1001), "more steps than the schedule"),
-        (lambda: PUBLIC["linear"].at([1, 2]).times(torch.zeros(3, 1, 1, 1)), "2 levels for 3"),
-        (lambda: ContinuousSchedule(1.0, 0.5), "0 < beta_min < beta_max"),
-        (lambda: ContinuousSchedule().at(0), r"t must be in \(0, 1000\]"),
-        (lambda: ContinuousSchedule().grid([1, 2]), "fall strictly"),
-        (lambda: respace(1000, "fast"), "unknown respacing 'fast': write a number"),
-        (lambda: respace(1000, "0"), "unknown respacing '0'"),
-        (lambda: respace(1000, "10,,5"), "unknown respacing"),
-        (lambda: respace(1000, "ddim999"), "no whole stride cuts 1000 steps into 999"),
-        (lambda: respace(10, "2,8"), "8 steps out of 5"),
-        (lambda: Intervals(10, 11), "cannot be cut into 11 intervals: each needs one"),
-        (lambda: Intervals(10, 0), "cannot be cut into 0"),
-        (lambda: Intervals(10, 2).of(10), r"t must be in \[0, 10\), not 10"),
-        (lambda: Intervals(10, 2).of(-1), r"t must be in \[0, 10\)"),
-        (lambda: Intervals(10, 2).route(torch.tensor([0, 10])), r"t must be in \[0, 10\)"),
-    ],
-)
-def test_bad_input_says_what_was_expected(make, message):
-    with pytest.raises(ScheduleError, match=message):
-        make()
-
-
-def test_an_interval_beyond_the_last_is_refused():
-    with pytest.raises(IndexError, match="interval 2 of 2: indices are 0 to 1"):
-        Intervals(10, 2)[2]
