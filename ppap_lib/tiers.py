@@ -70,7 +70,7 @@ def _small_judge(channels: int, num_classes: int) -> nn.Module:
     global pooling: no skip connections, no attention, and the cheapest of the three to train.
     """
     layers: list[nn.Module] = []
-    for width, depth in ((16, 1), (32, 2), (64, 2), (128, 2)):
+    for width, depth in ((16, 1), (32, 1), (64, 2), (128, 2)):
         if layers:
             layers.append(nn.MaxPool2d(2))
         for _ in range(depth):

@@ -133,11 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except _EXPECTED as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(
-        f"{summary['images_seen']:,} images in {summary['seconds'] / 60:.1f} minutes, "
-        f"{summary['images_per_second']:.1f} images/s, {summary['share_of_peak']:.1%} of peak, "
-        f"final loss {summary['final_loss']:.4f}"
-    )
+    print(recipes.in_words(summary))
     return 0
 
 

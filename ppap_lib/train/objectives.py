@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ppap_lib.schedule import Schedule
+from ppap_lib.samplers import Posterior
+from ppap_lib.schedule import CLEAN, Level, Schedule
 
 Objective = Callable[[nn.Module, Tensor, Tensor, torch.Generator], Tensor]
 
@@ -129,18 +130,23 @@ class DenoiserLoss:
     def tables(self, device: torch.device) -> dict[str, Tensor]:
         """Per-t constants [T] in float32 on `device`, formed in float64 once per device."""
         if device not in self._tables:
-            abar, betas = self.schedule.alphas_cumprod, self.schedule.betas
-            before = torch.cat([abar.new_ones(1), abar[:-1]])
-            variance = betas * (1 - before) / (1 - abar)
+            now = self.schedule.at(torch.arange(self.schedule.T))
+            before = Level(
+                now.t - 1,
+                torch.cat([CLEAN.alpha.view(1), now.alpha[:-1]]),
+                torch.cat([CLEAN.sigma.view(1), now.sigma[:-1]]),
+            )
+            posterior = Posterior.between(now, before)
+            variance = posterior.variance.clone()
             # The last step's posterior variance is zero: as in ADM, its neighbour's instead.
-            variance[0] = variance[1] if self.schedule.T > 1 else betas[0]
+            variance[0] = variance[1] if self.schedule.T > 1 else posterior.beta[0]
             tables = {
-                "alpha": abar.sqrt(),
-                "sigma": (1 - abar).sqrt(),
-                "log_beta": betas.log(),
+                "alpha": now.alpha,
+                "sigma": now.sigma,
+                "log_beta": posterior.beta.log(),
                 "log_variance": variance.log(),
-                "from_x0": betas * before.sqrt() / (1 - abar),
-                "from_x_t": (1 - before) * (1 - betas).sqrt() / (1 - abar),
+                "from_x0": posterior.from_x0,
+                "from_x_t": posterior.from_x_t,
                 "weight": snr_weight(self.schedule, self.prediction, self.min_snr),
             }
             self._tables[device] = {k: v.float().to(device) for k, v in tables.items()}

@@ -122,6 +122,15 @@ def fit(
     return summary
 
 
+def in_words(summary: dict[str, Any]) -> str:
+    """A summary in one line."""
+    return (
+        f"{summary['images_seen']:,} images in {summary['seconds'] / 60:.1f} minutes, "
+        f"{summary['images_per_second']:.1f} images/s, {summary['share_of_peak']:.1%} of peak, "
+        f"final loss {summary['final_loss']:.4f}"
+    )
+
+
 def versions() -> dict[str, str]:
     """The versions a result depends on."""
     found = {"python": platform.python_version(), "ppap_lib": __version__}
