@@ -14,9 +14,10 @@ from ppap_lib.data.folders import imagenet_photographs
 from ppap_lib.fetch import ASSETS, FetchError
 from ppap_lib.networks import adm
 from ppap_lib.schedule import Schedule
+from ppap_lib.studies import cards
 from ppap_lib.tiers import tier
 from ppap_lib.weights import WeightsError
-from ppap_lib.zoo import Vision, ZooError, __main__, publish, verify
+from ppap_lib.zoo import Vision, ZooError, publish, verify
 from ppap_lib.zoo.cards import from_json, write
 
 TIERS = [f"{t}/{n}" for t in ("fashion", "tin10") for n in ("denoiser", "judge", "resnet18", "vit")]
@@ -253,7 +254,7 @@ def test_efficientnet_lite_loads_strictly_and_recognises_photographs(number, ten
     except MissingData as reason:
         pytest.skip(str(reason))
     # DESIGN's figure for lite0; a wrong key, padding or normalisation costs tens of points.
-    assert __main__.accuracy(vision, photographs, 5) == pytest.approx(0.9)
+    assert cards.accuracy(vision, photographs, 5) == pytest.approx(0.9)
 
 
 def test_a_missing_package_is_named(assets, monkeypatch):
@@ -345,26 +346,26 @@ def test_installing_from_the_shell_measures_and_verifies(assets, guide, tmp_path
     file = snapshot(guide, tmp_path)
     shell = ["--assets", str(assets)]
     arguments = ["install", "fashion/judge", str(file), "--card", "data=mine", "images_seen=5"]
-    assert __main__.main([*shell, *arguments]) == 0
+    assert cards.main([*shell, *arguments]) == 0
     assert "test accuracy was not measured" in capsys.readouterr().err
     card = zoo.card("fashion/judge", assets)
     assert card.data == "mine" and card.images_seen == 5
     measured = card.metrics["accuracy on the 1,000 shipped images"]
     assert 0 <= measured["value"] <= 1 and measured["tolerance"] == 0.003
-    assert __main__.main([*shell, "verify", "fashion/judge"]) == 0
+    assert cards.main([*shell, "verify", "fashion/judge"]) == 0
     wrong = dict(card.metrics) | {
         "accuracy on the 1,000 shipped images": {"value": 0.95, "tolerance": 0.003}
     }
     write(replace(card, metrics=wrong), assets)
-    assert __main__.main([*shell, "verify", "fashion/judge"]) == 1
+    assert cards.main([*shell, "verify", "fashion/judge"]) == 1
     assert "WRONG" in capsys.readouterr().out
 
 
 def test_the_command_explains_mistakes(assets, capsys):
     shell = ["--assets", str(assets)]
-    assert __main__.main([*shell, "verify", "fashion/resnet"]) == 1
+    assert cards.main([*shell, "verify", "fashion/resnet"]) == 1
     assert "did you mean" in capsys.readouterr().err
-    assert __main__.main([*shell, "install", "fashion/vit", "x", "--card", "data"]) == 1
+    assert cards.main([*shell, "install", "fashion/vit", "x", "--card", "data"]) == 1
     assert "key=value" in capsys.readouterr().err
-    assert __main__.main([*shell, "list"]) == 0
+    assert cards.main([*shell, "list"]) == 0
     assert "efficientnet_lite0 | classifier | 3x224x224" in capsys.readouterr().out

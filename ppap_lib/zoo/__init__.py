@@ -4,7 +4,7 @@
 which eats images of the pixel contract at any size and channel count; denoisers, upsamplers and
 noisy classifiers come as the bare network, and `denoiser(name)` gives the `Denoise` function
 around one. `table()` lists everything; `publish` installs trained weights, `verify` recomputes
-what a card says, and `python -m ppap_lib.zoo` does both from the shell.
+what a card says, and `python -m ppap_lib.studies.cards` does both from the shell.
 """
 
 from ppap_lib.zoo.cards import Card, ZooError, card, names

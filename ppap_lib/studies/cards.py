@@ -1,8 +1,8 @@
 """List the zoo, install trained weights, recompute what the cards say.
 
-python -m ppap_lib.zoo list
-python -m ppap_lib.zoo verify [NAME ...]
-python -m ppap_lib.zoo install fashion/judge FILE --card "data=Fashion-MNIST train"
+python -m ppap_lib.studies.cards list
+python -m ppap_lib.studies.cards verify [NAME ...]
+python -m ppap_lib.studies.cards install fashion/judge FILE --card "data=Fashion-MNIST train"
 """
 
 import argparse
@@ -139,7 +139,7 @@ def _list(options) -> int:
 def main(arguments: list[str] | None = None) -> int:
     """The exit status: 0, or 1 if something was wrong."""
     parser = argparse.ArgumentParser(
-        prog="python -m ppap_lib.zoo",
+        prog="python -m ppap_lib.studies.cards",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -1,0 +1,46 @@
+"""How good a denoiser is: unguided images from seeds, against as many real ones."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+from ppap_lib import metrics
+from ppap_lib.denoise import clipped, v_model
+from ppap_lib.generate import generate
+from ppap_lib.params import Parameters, param
+from ppap_lib.samplers import ddim
+from ppap_lib.tiers import tier
+
+
+@dataclass(frozen=True)
+class Quality(Parameters):
+    """How many images are drawn, from which seeds and noise levels, and what looks at them."""
+
+    tier: Literal["fashion", "tin10"] = "fashion"
+    n: int = param(200, low=66)
+    first_seed: int = param(0, low=0)
+    spacing: str = "ddim25"
+    extractor: str = "lite2"
+
+
+def score(
+    params: Quality, network: nn.Module, device: torch.device | str = "cpu"
+) -> dict[str, float]:
+    """KID and FD64 of DDIM's images by a tier's denoiser, and of real against real at that n."""
+    preset = tier(params.tier)
+    denoise = clipped(v_model(network.to(device).eval(), learned_variance=True))
+    seeds = range(params.first_seed, params.first_seed + params.n)
+    grid = preset.schedule().grid(params.spacing)
+    images = generate(denoise, preset.shape, seeds, grid, ddim(), device=device)
+    found = metrics.extract(images, params.extractor, device=device)
+    real = metrics.real_features(params.tier, params.extractor, device)
+    reference = metrics.Reference(real)
+    baseline = metrics.real_against_real(real, params.n, reference)[0]
+    return {
+        "kid": metrics.kid(found, real[: params.n]),
+        "fd64": metrics.fd64(found, real[: params.n], reference),
+        "kid_real": baseline["kid"],
+        "fd64_real": baseline["fd64"],
+    }
