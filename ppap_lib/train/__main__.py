@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,7 @@ def train(options: argparse.Namespace) -> dict[str, Any]:
     loss = recipes.objective(chosen, what, **changes)
     images = data.require(options.data or chosen.name, "train")
     folder = options.folder or Path("runs", "train", f"{chosen.name}-{what}")
-    with _bar(options.quiet, f"{chosen.name}/{what}", made.fraction) as on_log:
+    with _Bar(options.quiet, f"{chosen.name}/{what}", made.fraction) as on_log:
         return recipes.fit(
             chosen,
             what,
@@ -94,10 +94,10 @@ def train(options: argparse.Namespace) -> dict[str, Any]:
         )
 
 
-class _bar:
+class _Bar:
     """A progress bar over the budget, as a context that gives the callback for logged rows."""
 
-    def __init__(self, quiet: bool, title: str, fraction):
+    def __init__(self, quiet: bool, title: str, fraction: Callable[[int, float], float]):
         self.quiet, self.title, self.fraction = quiet, title, fraction
 
     def __enter__(self):

@@ -92,8 +92,8 @@ _GPU = {"bf16": True, "channels_last": True, "log_every": 100}
 PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "denoiser": {"batch": 32, "lr": 5e-4, "warmup": 300, "ema": 0.999, "minutes": 120.0},
-        "resnet18": {"batch": 128, "lr": 3e-3, "weight_decay": 0.05, "minutes": 10.0},
-        "vit": {"batch": 128, "lr": 1e-3, "weight_decay": 0.05, "warmup": 400, "minutes": 15.0},
+        "resnet18": {"batch": 128, "lr": 3e-3, "weight_decay": 0.05, "minutes": 15.0},
+        "vit": {"batch": 128, "lr": 1e-3, "weight_decay": 0.05, "warmup": 400, "minutes": 30.0},
         "judge": {"batch": 128, "lr": 3e-3, "weight_decay": 0.05, "minutes": 20.0},
     }
 )
