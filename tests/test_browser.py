@@ -1,0 +1,243 @@
+"""What a reader sees: a built page and a live JupyterLab, driven in chromium, without a network."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOK = ROOT / "notebooks" / "01_forward_process.ipynb"
+JUPYTER_BOOK = "from jupyter_book.cli.main import main; main()"
+SMALL = {"T: int = 1000": "T: int = 60", "size: int = 96": "size: int = 32"}
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """Debian's chromium, or playwright's own; it may reach this machine only."""
+    api = pytest.importorskip("playwright.sync_api")
+    program = shutil.which("chromium") or shutil.which("chromium-browser")
+    with api.sync_playwright() as playwright:
+        if program is None and not Path(playwright.chromium.executable_path).exists():
+            pytest.skip("no chromium: install Debian's chromium or `playwright install chromium`")
+        browser = playwright.chromium.launch(
+            executable_path=program,
+            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
+        )
+        yield browser
+        browser.close()
+
+
+def small_notebook(folder: Path) -> None:
+    """The first page's notebook with small defaults."""
+    text = NOTEBOOK.read_text("utf8")
+    for old, new in SMALL.items():
+        assert old in text
+        text = text.replace(old, new)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / NOTEBOOK.name).write_text(text, "utf8")
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """The first page alone, as `jupyter-book build book/` makes it from our settings."""
+    pytest.importorskip("jupyter_book")
+    root = tmp_path_factory.mktemp("book")
+    for name in ("ppap_lib", "_config.yml"):
+        (root / name).symlink_to(ROOT / name)
+    (root / "book").mkdir()
+    for name in ("references.bib", "bibliography.md", "_static"):
+        (root / "book" / name).symlink_to(ROOT / "book" / name)
+    small_notebook(root / "book" / "notebooks")
+    (root / "book" / "_toc.yml").write_text(
+        "format: jb-book\nroot: bibliography\nchapters:\n- file: notebooks/01_forward_process\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", JUPYTER_BOOK, "build", "book/"],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return root / "_build" / "html" / "notebooks" / "01_forward_process.html"
+
+
+@contextmanager
+def opened(chromium, url, **options):
+    """A page and the list of its troubles: failed requests, exceptions, console errors."""
+    page = chromium.new_page(**options)
+    troubles = []
+    page.on("requestfailed", lambda request: troubles.append(request.url))
+    page.on("pageerror", lambda error: troubles.append(str(error)))
+    page.on("console", lambda m: troubles.append(m.text) if m.type == "error" else None)
+    page.goto(url, wait_until="load")
+    try:
+        yield page, troubles
+    finally:
+        page.close()
+
+
+@pytest.mark.timeout(400)
+def test_the_built_page_plays_without_a_kernel_or_a_network(chromium, built):
+    with opened(chromium, built.as_uri()) as (page, troubles):
+        explorer = page.locator(".ppap-explorer")
+        image, words = explorer.locator("img"), explorer.locator("output")
+        slider = explorer.locator("input")
+        first = (image.get_attribute("src"), words.inner_text())
+        assert "Timestep 17" in first[1]
+        slider.focus()
+        page.keyboard.press("ArrowRight")
+        second = (image.get_attribute("src"), words.inner_text())
+        assert second[0] != first[0] and "Timestep 21" in second[1]
+        assert image.get_attribute("alt") == second[1]
+        assert slider.get_attribute("aria-valuetext") == "21"
+        page.keyboard.press("ArrowLeft")
+        assert (image.get_attribute("src"), words.inner_text()) == first
+
+        slider.fill("12")
+        button = explorer.locator("button")
+        button.click()
+        assert button.inner_text() == "Pause" and button.get_attribute("aria-pressed") == "true"
+        page.wait_for_function("() => document.querySelector('.ppap-explorer input').value == 14")
+        page.wait_for_function(
+            "() => document.querySelector('.ppap-explorer button').textContent == 'Play'"
+        )
+        assert "Timestep 59" in words.inner_text()
+
+        page.wait_for_function("() => document.querySelectorAll('mjx-container').length > 10")
+        # Jupyter Book 1.x loads sphinx-thebe twice; nothing depends on it.
+        assert [trouble for trouble in troubles if "THEBE_JS_URL" not in trouble] == []
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_the_explorers_words_can_be_read_in_both_themes(chromium, built, theme):
+    with opened(chromium, built.as_uri()) as (page, _):
+        page.evaluate("theme => { document.documentElement.dataset.theme = theme }", theme)
+        contrast = page.evaluate(CONTRAST)
+        assert contrast > 4.5, "the contrast that WCAG 2 asks of text"
+
+
+# Contrast ratio of the status line against the first opaque background behind it.
+CONTRAST = """() => {
+  const canvas = document.createElement("canvas").getContext("2d");
+  const rgba = color => {
+    canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = color; canvas.fillRect(0, 0, 1, 1);
+    return [...canvas.getImageData(0, 0, 1, 1).data];
+  };
+  const luminance = color => rgba(color).slice(0, 3).map(v => v / 255)
+    .map(v => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const words = document.querySelector(".ppap-explorer output");
+  let behind = words;
+  while (behind.parentElement && rgba(getComputedStyle(behind).backgroundColor)[3] < 255)
+    behind = behind.parentElement;
+  const pair = [getComputedStyle(words).color, getComputedStyle(behind).backgroundColor]
+    .map(luminance).sort((a, b) => b - a);
+  return (pair[0] + 0.05) / (pair[1] + 0.05);
+}"""
+
+
+@pytest.mark.timeout(400)
+def test_the_page_fits_a_narrow_screen(chromium, built):
+    viewport = {"width": 400, "height": 800}
+    with opened(chromium, built.as_uri(), viewport=viewport) as (page, _):
+        assert page.evaluate("document.documentElement.scrollWidth") <= 400
+
+
+# No question which kernel, no cell left out because it is out of sight, no news from the network.
+SETTINGS = {
+    "@jupyterlab/notebook-extension:tracker": {
+        "autoStartDefaultKernel": True,
+        "windowingMode": "none",
+    },
+    "@jupyterlab/apputils-extension:notification": {"fetchNews": "false"},
+}
+
+
+@pytest.fixture
+def jupyterlab(tmp_path):
+    """The address of a JupyterLab that serves the small notebook, and its token."""
+    pytest.importorskip("jupyterlab")
+    small_notebook(tmp_path / "notebooks")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    own = {
+        "PYTHONPATH": str(ROOT),
+        "JUPYTER_CONFIG_DIR": str(tmp_path / "config"),
+        "JUPYTER_RUNTIME_DIR": str(tmp_path / "runtime"),
+        "JUPYTER_DATA_DIR": str(tmp_path / "data"),
+    }
+    overrides = tmp_path / "config" / "labconfig" / "default_setting_overrides.json"
+    overrides.parent.mkdir(parents=True)
+    overrides.write_text(json.dumps(SETTINGS))
+    log = (tmp_path / "log").open("w")
+    server = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"),
+            *("--expose-app-in-browser", "--ip=127.0.0.1", f"--port={port}"),
+            "--ServerApp.port_retries=0",
+            "--IdentityProvider.token=local",
+            f"--ServerApp.root_dir={tmp_path}",
+            "--LabApp.news_url=",
+            "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+        ],
+        env=os.environ | own,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+    )
+    try:
+        for _ in range(240):
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/api?token=local", timeout=1)
+                break
+            except OSError:
+                assert server.poll() is None, (tmp_path / "log").read_text()
+                time.sleep(0.5)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        try:
+            server.wait(20)
+        except subprocess.TimeoutExpired:
+            server.kill()
+        log.close()
+
+
+IMAGE = "img.widget-image"
+
+
+@pytest.mark.timeout(400)
+def test_the_explorer_is_live_in_jupyterlab(chromium, jupyterlab):
+    address = f"{jupyterlab}/lab/workspaces/t/tree/notebooks/{NOTEBOOK.name}?token=local&reset"
+    with opened(chromium, address, viewport={"width": 1400, "height": 1100}) as (page, _):
+        page.set_default_timeout(120_000)
+        page.wait_for_selector(".jp-NotebookPanel-toolbar")
+        # Cells run before the kernel is idle are lost.
+        page.wait_for_function(
+            "() => document.querySelector('.jp-Notebook-ExecutionIndicator')?.dataset.status"
+            " === 'idle'"
+        )
+        # Not awaited: the promise resolves only when every cell has run.
+        page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells'); }")
+        page.wait_for_selector(IMAGE)
+        before = page.locator(IMAGE).get_attribute("src")
+        words = page.locator(".widget-vbox .widget-label", has_text="Timestep 17,")
+        words.wait_for()
+
+        page.locator(".widget-slider .noUi-handle").first.focus()
+        page.keyboard.press("ArrowRight")
+        page.locator(".widget-vbox .widget-label", has_text="Timestep 21,").wait_for()
+        page.wait_for_function(
+            "([selector, before]) => document.querySelector(selector).src !== before",
+            arg=[IMAGE, before],
+        )
