@@ -144,11 +144,24 @@ class Schedule:
         rise = f1 - f0
         return f0 + u * (m0 + u * (3 * rise - 2 * m0 - m1 + u * (m0 + m1 - 2 * rise)))
 
-    def at(self, t: float | Tensor) -> Level:
-        """The level at training index `t` (real, scalar or [B], in [0, T-1])."""
+    def _times(self, t: float | Tensor) -> Tensor:
         t = torch.as_tensor(t, dtype=torch.float64).cpu()
         if t.numel() and not bool(((t >= 0) & (t <= self.T - 1)).all()):
             raise ScheduleError(f"t must be in [0, {self.T - 1}], not [{t.min():g}, {t.max():g}]")
+        return t
+
+    def log_snr_slope(self, t: float | Tensor) -> Tensor:
+        """d log-SNR / dt at training index `t`, of the interpolant that `at` reads; negative."""
+        t = self._times(t)
+        left = t.floor().long().clamp(max=max(self.T - 2, 0))
+        right, u = (left + 1).clamp(max=self.T - 1), t - left
+        rise = self.log_snr[right] - self.log_snr[left]
+        m0, m1 = self._slopes[left], self._slopes[right]
+        return m0 + u * (2 * (3 * rise - 2 * m0 - m1) + 3 * u * (m0 + m1 - 2 * rise))
+
+    def at(self, t: float | Tensor) -> Level:
+        """The level at training index `t` (real, scalar or [B], in [0, T-1])."""
+        t = self._times(t)
         left = t.floor().long()
         u = t - left
         between = _log_abar_of_log_snr(self._interpolate(left, u))
@@ -196,12 +209,22 @@ class ContinuousSchedule:
             raise ScheduleError(f"expected 0 < beta_min < beta_max, not {beta_min}, {beta_max}")
         self.linear, self.quadratic, self.T = beta_min, (beta_max - beta_min) / 2, T
 
-    def at(self, t: float | Tensor) -> Level:
+    def _times(self, t: float | Tensor) -> Tensor:
         t = torch.as_tensor(t, dtype=torch.float64).cpu()
         if t.numel() and not bool(((t > 0) & (t <= self.T)).all()):
             raise ScheduleError(f"t must be in (0, {self.T}], not [{t.min():g}, {t.max():g}]")
+        return t
+
+    def at(self, t: float | Tensor) -> Level:
+        t = self._times(t)
         u = t / self.T
         return _level(t, -(self.linear * u + self.quadratic * u**2))
+
+    def log_snr_slope(self, t: float | Tensor) -> Tensor:
+        """d log-SNR / dt: that of log abar over 1 - abar."""
+        t = self._times(t)
+        slope = -(self.linear + 2 * self.quadratic * t / self.T) / self.T
+        return slope / self.at(t).sigma ** 2
 
     def at_log_snr(self, log_snr: float | Tensor) -> Level:
         log_abar = _log_abar_of_log_snr(torch.as_tensor(log_snr, dtype=torch.float64).cpu())

@@ -1,0 +1,157 @@
+"""The loop, and the contract of the steps it takes.
+
+`step(denoise, x, now, nxt, history, noise) -> x_next`. The loop evaluates the denoiser at `now`
+and appends it before the step, so `history[-1]` is the present; a step may evaluate further.
+It takes both its levels from the grid. No step evaluates the clean end.
+"""
+
+import functools
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ppap_lib.denoise import Denoise, Prediction
+from ppap_lib.schedule import Level
+
+HISTORY = 4  # what the highest-order multistep solvers (PLMS, UniPC-3) look back on
+
+
+class SamplingError(ValueError):
+    """A grid, start or guidance that a sampler cannot use, or a network that broke down."""
+
+
+class Moment(NamedTuple):
+    """The denoiser's word at one level of the path."""
+
+    level: Level
+    prediction: Prediction
+
+
+History = Sequence[Moment]
+Step = Callable[[Denoise, Tensor, Level, Level, History, Callable[[], Tensor]], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """Where sampling stands after a step.
+
+    `index` steps taken, `x` now at `level`, `prediction` the one the step started from;
+    `evaluations` of the denoiser and `gradients` of guides so far.
+    """
+
+    index: int
+    level: Level
+    x: Tensor
+    prediction: Prediction
+    evaluations: int
+    gradients: int
+
+
+def score_form(prediction: Prediction, solver: str) -> Prediction:
+    """`prediction`, for steps that only understand score-form guidance."""
+    if prediction.shift is not None:
+        raise SamplingError(
+            f"{solver} cannot use mean-form guidance, which shifts the mean of a DDPM step: "
+            f"use guided(..., form='score'), or the ddpm step"
+        )
+    return prediction
+
+
+def ode_step(solver: str) -> Callable[[Step], Step]:
+    """Decorates a step of the probability-flow ODE with what all of them share.
+
+    It refuses mean-form guidance, takes the last step to the clean end by Euler, which lands on
+    the present x0, and hands the history over as a tuple.
+    """
+
+    def decorate(advance: Step) -> Step:
+        @functools.wraps(advance)
+        def step(denoise, x, now, nxt, history, noise):
+            present = score_form(history[-1].prediction, solver)
+            if nxt.clean:
+                return present.x0
+
+            def ahead(x_t: Tensor, level: Level) -> Prediction:
+                return score_form(denoise(x_t, level), solver)
+
+            return advance(ahead, x, now, nxt, tuple(history), noise)
+
+        return step
+
+    return decorate
+
+
+def _no_noise() -> Tensor:
+    raise SamplingError("this step draws noise: pass noise=seeds.Noise(...)")
+
+
+def _check_start(x_T: Tensor, grid: Sequence[Level]) -> None:
+    if len(grid) < 2:
+        raise SamplingError(f"a grid has at least two levels, not {len(grid)}")
+    for a, b in zip(grid, grid[1:], strict=False):
+        if not bool(a.sigma / a.alpha > b.sigma / b.alpha):
+            raise SamplingError(
+                f"grid levels must fall from noisy to clean; t = {a.t:g} is followed by {b.t:g}"
+            )
+    if x_T.ndim < 2 or not x_T.is_floating_point():
+        raise SamplingError(f"x_T is floating [B, ...], not {x_T.dtype} {list(x_T.shape)}")
+
+
+class Tally:
+    """A denoiser that counts its evaluations and stops at the first broken prediction."""
+
+    def __init__(self, denoise: Denoise):
+        self.denoise, self.evaluations, self.gradients, self.step = denoise, 0, 0, 0
+
+    def __call__(self, x_t: Tensor, level: Level) -> Prediction:
+        prediction = self.denoise(x_t, level)
+        self.evaluations += 1
+        self.gradients += prediction.gradients
+        for name in ("x0", "eps", "v", "shift"):
+            value = getattr(prediction, name)
+            if value is not None and not bool(value.isfinite().all()):
+                broken = (~value.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
+                t = level.t[broken[0]] if level.t.ndim else level.t
+                raise SamplingError(
+                    f"{name} is not finite at step {self.step} (t = {t:g}) in images "
+                    f"{broken[:8]}: the network or the guidance broke down; lower the guidance "
+                    f"scale or evaluate in float32"
+                )
+        return prediction
+
+
+def trajectory(
+    denoise: Denoise,
+    x_T: Tensor,
+    grid: Sequence[Level],
+    step: Step,
+    noise: Callable[[], Tensor] = _no_noise,
+) -> Iterator[State]:
+    """Take `x_T` [B, ...] at `grid[0]` down the grid, yielding the state after every step.
+
+    The state keeps x_T's dtype (float64 is best: networks are still called in float32).
+    """
+    _check_start(x_T, grid)
+    tally, history, x = Tally(denoise), deque(maxlen=HISTORY), x_T
+    for index, (now, nxt) in enumerate(zip(grid, grid[1:], strict=False)):
+        tally.step = index
+        # Not around the yield: a generator must not change its consumer's gradient mode.
+        with torch.no_grad():
+            history.append(Moment(now, tally(x, now)))
+            x = step(tally, x, now, nxt, history, noise)
+        yield State(index + 1, nxt, x, history[-1].prediction, tally.evaluations, tally.gradients)
+
+
+def sample(
+    denoise: Denoise,
+    x_T: Tensor,
+    grid: Sequence[Level],
+    step: Step,
+    noise: Callable[[], Tensor] = _no_noise,
+) -> Tensor:
+    """The end of `trajectory`."""
+    return deque(trajectory(denoise, x_T, grid, step, noise), maxlen=1)[0].x
