@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -66,13 +67,30 @@ def _cast(key: str, value: Tensor, dtype: torch.dtype | None) -> Tensor:
     return cast
 
 
-def save(state: Mapping[str, Tensor], path: str | Path, dtype: torch.dtype | None = None) -> None:
+def metadata(path: str | Path) -> dict[str, str]:
+    """What `save` was given beside the tensors of a `.safetensors` file."""
+    path = Path(path)
+    if not path.is_file():
+        raise WeightsError(f"no weight file at {path}")
+    try:
+        with safe_open(path, "pt") as file:
+            return dict(file.metadata() or {})
+    except SafetensorError as error:
+        raise WeightsError(f"{path.name} cannot be read as safetensors: {error}") from error
+
+
+def save(
+    state: Mapping[str, Tensor],
+    path: str | Path,
+    dtype: torch.dtype | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
     """Write a state dict as safetensors, atomically; floating tensors are cast to `dtype`."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     cast = {key: _cast(key, value, dtype).cpu().contiguous() for key, value in state.items()}
     part = path.with_name(path.name + ".part")
-    save_file(cast, part)
+    save_file(cast, part, dict(metadata) if metadata else None)
     os.replace(part, path)
 
 

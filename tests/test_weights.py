@@ -43,6 +43,15 @@ def test_a_file_returns_what_was_written(tmp_path, state, name):
         assert torch.equal(read[key], value) and read[key].dtype == value.dtype
 
 
+def test_metadata_returns_beside_the_tensors(tmp_path, state):
+    path = tmp_path / "w.safetensors"
+    weights.save(state, path, metadata={"plan": "a {json}"})
+    assert weights.metadata(path) == {"plan": "a {json}"}
+    assert weights.read(path).keys() == state.keys()
+    weights.save(state, path)
+    assert weights.metadata(path) == {}
+
+
 def test_loading_copies_every_tensor(state):
     target = network()
     assert weights.load(target, state) is target
@@ -194,7 +203,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, state, monkeypatch):
     weights.save(state, path)
     before = path.read_bytes()
 
-    def dies_half_way(_tensors, part):
+    def dies_half_way(_tensors, part, _metadata):
         Path(part).write_bytes(before[:10])
         raise OSError("disk full")
 

@@ -21,6 +21,8 @@ def untrained(card: Card) -> nn.Module:
         import timm
 
         return timm.create_model(how["timm"])
+    if "trunk" in how:
+        raise ZooError(f"{card.name} is a set of experts: experts.load loads it with its trunk")
     raise ZooError(f"card {card.name}: network needs 'tier', 'flags' or 'timm', not {list(how)}")
 
 

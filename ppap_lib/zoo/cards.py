@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ppap_lib.fetch import ASSETS
 
-KINDS = ("classifier", "denoiser", "upsampler", "noisy classifier")
+KINDS = ("classifier", "denoiser", "upsampler", "noisy classifier", "experts")
 
 
 class ZooError(ValueError):
@@ -21,7 +21,8 @@ class Card:
     """What is known of one network.
 
     `network` says how to build it: {"tier", "part"} for this project's, {"flags"} for ADM's
-    public ones, {"timm"} for timm's. `file` says where the weights are: {"asset"} in this
+    public ones, {"timm"} for timm's, {"trunk"} for a set of experts, which `experts.load` loads
+    on the network of that name. `file` says where the weights are: {"asset"} in this
     package, {"package", "project", "path"} in an installed one, {"url"} on the network. Without
     `sha256`, an asset is not trained yet and a download cannot be verified. `size` and
     `channels` are what the network eats, after `(x - mean) / std` on pixels in [-1, 1].

@@ -1,0 +1,111 @@
+"""Sets of experts as files: one safetensors with what is trained, and how to rebuild it.
+
+A file of updates holds nothing of the trunk; it names the trunk and its weights' sha256.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ppap_lib import weights, zoo
+from ppap_lib.experts.routing import Experts, ExpertsError, full_copies, low_rank
+from ppap_lib.fetch import ASSETS
+from ppap_lib.networks.lora import Adapted, LoraError, Plan
+from ppap_lib.schedule import Intervals
+
+_KEY = "experts"  # of the file's metadata
+
+
+@dataclass(frozen=True)
+class _Record:
+    """What a file says beside its tensors; `plan` is None for full copies."""
+
+    n: int
+    T: int
+    plan: str | None
+    trunk: str | None = None
+    trunk_sha256: str | None = None
+
+
+def save(
+    experts: Experts,
+    path: str | Path,
+    trunk: str | None = None,
+    dtype: torch.dtype | None = None,
+    assets: Path = ASSETS,
+) -> None:
+    """Write the experts as one safetensors: their updates, or their whole networks.
+
+    `trunk` names the zoo's network they were made from; `load` then checks that its weights
+    are the same. Floating tensors are cast to `dtype` (float16 for what ships).
+    """
+    bank, intervals = experts.bank, experts.intervals
+    plans = {member.plan for member in bank.members} if isinstance(bank, Adapted) else {None}
+    if len(plans) > 1:
+        raise ExpertsError("the experts' updates have different plans: one file holds one plan")
+    plan = plans.pop()
+    record = _Record(
+        n=len(intervals),
+        T=intervals.T,
+        plan=plan and plan.to_json(),
+        trunk=trunk,
+        trunk_sha256=zoo.card(trunk, assets).sha256 if trunk else None,
+    )
+    weights.save(bank.members.state_dict(), path, dtype, {_KEY: json.dumps(asdict(record))})
+
+
+def read(path: str | Path, trunk: nn.Module) -> Experts:
+    """The experts in a file of `save`, in evaluation mode, frozen.
+
+    `trunk` is the network they update, or one of the architecture of full copies, which then
+    stays as it is.
+    """
+    record = _record(Path(path))
+    intervals = Intervals(record.T, record.n)
+    try:
+        experts = (
+            full_copies(trunk, intervals)
+            if record.plan is None
+            else low_rank(trunk, Plan.from_json(record.plan), intervals)
+        )
+    except LoraError as error:
+        raise ExpertsError(f"{Path(path).name} does not fit this trunk: {error}") from error
+    weights.load(experts.bank.members, weights.read(path), Path(path).name)
+    return experts.eval().requires_grad_(False)
+
+
+def load(name: str, device: torch.device | str = "cpu", assets: Path = ASSETS) -> Experts:
+    """The set of experts `name`, with its trunk: for example "fashion/ppap5-resnet18"."""
+    sets = [n for n in zoo.names(assets) if zoo.card(n, assets).kind == "experts"]
+    if name not in sets:
+        raise ExpertsError(
+            f"no set of experts {name!r} ships with this version: there "
+            f"{'are ' + ', '.join(sets) if sets else 'is none yet'}; train one, or give a file "
+            f"of your own to experts.read(path, trunk)"
+        )
+    card = zoo.card(name, assets)
+    path = assets / "weights" / card.file["asset"]
+    if card.sha256 is None or not path.is_file():
+        raise ExpertsError(f"{name} is not trained yet: {card.note or f'there is no {path.name}'}")
+    weights.read(path, card.sha256)  # verified before anything is built from it
+    record, trunk = _record(path), card.network["trunk"]
+    current = zoo.card(trunk, assets).sha256
+    if record.trunk_sha256 not in (None, current):
+        raise ExpertsError(
+            f"{name} was made for the {record.trunk} with sha256 {record.trunk_sha256}, this "
+            f"{trunk} has {current}: train the experts again"
+        )
+    return read(path, zoo.load(trunk, assets=assets)).to(device)
+
+
+def _record(path: Path) -> _Record:
+    text = weights.metadata(path).get(_KEY)
+    if text is None:
+        raise ExpertsError(f"{path.name} is not a set of experts written by experts.save")
+    try:
+        return _Record(**json.loads(text))
+    except (TypeError, json.JSONDecodeError) as error:
+        raise ExpertsError(f"{path.name} describes its experts unreadably: {error}") from error
