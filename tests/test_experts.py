@@ -423,8 +423,8 @@ def their_deit(trunk, seed):
     torch.manual_seed(seed)
     net = copy.deepcopy(trunk)
     for block in net.blocks:
-        block.attn.qkv = TheirLinear(block.attn.qkv, 8)
-        block.attn.proj = TheirLinear(block.attn.proj, 8)
+        block.attn.qkv = TheirLinear(block.attn.qkv, 4)
+        block.attn.proj = TheirLinear(block.attn.proj, 4)
     for name, parameter in net.named_parameters():
         if name.endswith("bias"):
             nn.init.uniform_(parameter, -0.2, 0.2)
