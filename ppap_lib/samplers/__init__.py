@@ -1,5 +1,17 @@
 """Sampling: one loop, steps that are pure functions, and the grids they walk down."""
 
+from ppap_lib.samplers.adaptive import probability_flow
+from ppap_lib.samplers.catalogue import evaluations, noise_solvers, ode_solvers
+from ppap_lib.samplers.exponential import (
+    deis,
+    dpm2,
+    dpm_solver,
+    dpmpp_multistep,
+    dpmpp_singlestep,
+    k_lms,
+    unipc,
+)
+from ppap_lib.samplers.grids import karras_grid, log_snr_grid, quadratic_grid, uniform_grid
 from ppap_lib.samplers.loop import (
     HISTORY,
     History,
@@ -10,22 +22,21 @@ from ppap_lib.samplers.loop import (
     sample,
     trajectory,
 )
-from ppap_lib.samplers.pndm import (
-    f_pndm,
-    fon,
-    heun,
-    plms,
-    prk,
-    rk4,
-    s_pndm,
-)
+from ppap_lib.samplers.pndm import f_pndm, fon, heun, plms, prk, rk4, s_pndm
 from ppap_lib.samplers.stochastic import (
     LogVariance,
     Posterior,
+    analytic_ddim,
     ddim,
+    ddim_sigma_hat,
     ddpm,
+    dpm2_ancestral,
+    euler,
+    euler_ancestral,
+    karras,
     large_variance,
     learned_variance,
+    mean_square_eps,
     small_variance,
 )
 
@@ -38,18 +49,40 @@ __all__ = [
     "SamplingError",
     "State",
     "Step",
+    "analytic_ddim",
     "ddim",
+    "ddim_sigma_hat",
     "ddpm",
+    "deis",
+    "dpm2",
+    "dpm2_ancestral",
+    "dpm_solver",
+    "dpmpp_multistep",
+    "dpmpp_singlestep",
+    "euler",
+    "euler_ancestral",
+    "evaluations",
     "f_pndm",
     "fon",
     "heun",
+    "k_lms",
+    "karras",
+    "karras_grid",
     "large_variance",
     "learned_variance",
+    "log_snr_grid",
+    "mean_square_eps",
+    "noise_solvers",
+    "ode_solvers",
     "plms",
     "prk",
+    "probability_flow",
+    "quadratic_grid",
     "rk4",
     "s_pndm",
     "sample",
     "small_variance",
     "trajectory",
+    "uniform_grid",
+    "unipc",
 ]

@@ -97,6 +97,11 @@ def _check_start(x_T: Tensor, grid: Sequence[Level]) -> None:
             raise SamplingError(
                 f"grid levels must fall from noisy to clean; t = {a.t:g} is followed by {b.t:g}"
             )
+    check_x(x_T)
+
+
+def check_x(x_T: Tensor) -> None:
+    """That a start is a batch of real numbers."""
     if x_T.ndim < 2 or not x_T.is_floating_point():
         raise SamplingError(f"x_T is floating [B, ...], not {x_T.dtype} {list(x_T.shape)}")
 

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from ppap_lib.denoise import Denoise, Prediction
 from ppap_lib.samplers.loop import SamplingError, Step, score_form
+from ppap_lib.samplers.pndm import heun
+from ppap_lib.samplers.quadrature import transfer
 from ppap_lib.schedule import ContinuousSchedule, Level, Schedule
 
 
@@ -88,16 +90,155 @@ def ddpm(variance: LogVariance = learned_variance, draws: int = 1) -> Step:
     return step
 
 
-def ddim(eta: float = 0.0) -> Step:
-    """DDIM (Song et al. 2021, eq. 12 and 16): the ODE's Euler step at 0, DDPM's posterior at 1."""
+def _check_eta(eta: float) -> None:
     if not 0 <= eta <= 1:
         raise SamplingError(f"eta must be in [0, 1], not {eta}")
 
+
+def ddim(eta: float = 0.0) -> Step:
+    """DDIM (Song et al. 2021, eq. 12 and 16): the ODE's Euler step at 0, DDPM's posterior at 1.
+
+    At 0 of order 1; N evaluations.
+    """
+    _check_eta(eta)
+
     def step(denoise, x, now, nxt, history, noise):
-        prediction = history[-1].prediction
-        eps = score_form(prediction, "ddim").eps
+        prediction = score_form(history[-1].prediction, "ddim")
         spread = eta**2 * Posterior.between(now, nxt).variance
-        x = nxt.alpha * prediction.x0 + (nxt.sigma**2 - spread).sqrt() * eps
+        x = nxt.alpha * prediction.x0 + (nxt.sigma**2 - spread).sqrt() * prediction.eps
         return x + spread.sqrt() * noise() if spread > 0 else x
+
+    return step
+
+
+euler = ddim()
+"""Euler in sigma / alpha (k-diffusion's, and EDM's algorithm 1 without its second half): DDIM."""
+
+
+def euler_ancestral(eta: float = 1.0) -> Step:
+    """k-diffusion's Euler ancestral: DDIM, whose eta it shares. N evaluations."""
+    return ddim(eta)
+
+
+def ddim_sigma_hat(denoise, x, now, nxt, history, noise):
+    """DDIM with the larger sigma-hat (Song et al. 2021, section 5.1). N evaluations.
+
+    sigma-hat^2 = 1 - abar_now / abar_nxt scales the noise alone; eps keeps the coefficient it has
+    at eta = 1, as sigma_nxt^2 - sigma-hat^2 may be negative. So it is ddpm(large_variance).
+    """
+    score_form(history[-1].prediction, "ddim_sigma_hat")
+    return ddpm(large_variance)(denoise, x, now, nxt, history, noise)
+
+
+def mean_square_eps(
+    denoise: Denoise, x0: Tensor, eps: Tensor, grid: Sequence[Level]
+) -> list[float]:
+    """E eps(x_t)^2 per pixel, over images x0 [B, ...] noised with `eps` [B, ...], by level.
+
+    In [0, 1] for an exact denoiser: the share of the noise's power that x_t gives away.
+    """
+    if x0.shape != eps.shape or not len(x0):
+        raise SamplingError(
+            f"one noise per image, at least one image: got {list(x0.shape)}, {list(eps.shape)}"
+        )
+    with torch.no_grad():
+        seen = [denoise(level.noised(x0, eps), level) for level in grid if not level.clean]
+    return [float(prediction.eps.double().square().mean()) for prediction in seen]
+
+
+def analytic_ddim(
+    denoise: Denoise, x0: Tensor, eps: Tensor, grid: Sequence[Level], eta: float = 0.0
+) -> Step:
+    """A-DDIM: DDIM with the optimal variance of Analytic-DPM (Bao et al. 2022, theorem 1).
+
+    What DDIM treats as known, eps, varies by 1 - E eps(x_t)^2 given x_t. That, estimated here on
+    images `x0` with noise `eps`, moves x_nxt by its own coefficient and joins the variance. Only
+    for the levels of `grid`. N evaluations, after one per level on the images.
+    """
+    _check_eta(eta)
+    power = mean_square_eps(denoise, x0, eps, grid)
+    times = [float(level.t) for level in grid if not level.clean]
+    unknown = {t: max(1 - p, 0.0) for t, p in zip(times, power, strict=True)}
+
+    def step(denoise, x, now, nxt, history, noise):
+        prediction = score_form(history[-1].prediction, "analytic_ddim")
+        if nxt.clean:
+            return prediction.x0
+        if float(now.t) not in unknown:
+            raise SamplingError(
+                f"analytic_ddim has no variance for t = {now.t:g}: build it with the grid it "
+                f"will walk down"
+            )
+        spread = eta**2 * Posterior.between(now, nxt).variance
+        direct = (nxt.sigma**2 - spread).sqrt()
+        leverage = direct - nxt.alpha * now.sigma / now.alpha
+        variance = spread + leverage**2 * unknown[float(now.t)]
+        return nxt.alpha * prediction.x0 + direct * prediction.eps + variance.sqrt() * noise()
+
+    return step
+
+
+def _noise_ratio(level: Level) -> float:
+    return float(level.sigma / level.alpha)
+
+
+def _at_noise_ratio(schedule: Schedule | ContinuousSchedule, ratio: float) -> Level:
+    return schedule.at_log_snr(-2 * math.log(ratio))
+
+
+def _renoised(x: Tensor, ratio: float, nxt: Level, z: Tensor) -> Tensor:
+    """x / alpha at noise level `ratio`, up to `nxt` by independent noise."""
+    added = math.sqrt(max(_noise_ratio(nxt) ** 2 - ratio**2, 0.0))
+    return nxt.alpha * (x + added * z)
+
+
+def dpm2_ancestral(schedule: Schedule | ContinuousSchedule, eta: float = 1.0) -> Step:
+    """DPM2 (k-diffusion) to a lower noise level, and noise back up. 2N-1 evaluations.
+
+    The split is DDIM's: of the variance of x / alpha at `nxt`, eta^2 times the posterior's is
+    fresh noise. At eta = 1 the middle of the DPM2 step is `nxt` itself; at 0 this is DPM2.
+    """
+    _check_eta(eta)
+
+    def step(denoise, x, now, nxt, history, noise):
+        present = score_form(history[-1].prediction, "dpm2_ancestral")
+        if nxt.clean:
+            return present.x0
+        high, low = _noise_ratio(now), _noise_ratio(nxt)
+        # low^2 less eta^2 of the posterior's variance, low^2 (1 - low^2 / high^2).
+        down = low * math.sqrt(1 - eta**2 + (eta * low / high) ** 2)
+        middle = _at_noise_ratio(schedule, math.sqrt(high * down))
+        half = denoise(transfer(x, now, middle, present.eps), middle)
+        x = x / now.alpha + (down - high) * score_form(half, "dpm2_ancestral").eps
+        return _renoised(x, down, nxt, noise()) if eta else nxt.alpha * x
+
+    return step
+
+
+def karras(
+    schedule: Schedule | ContinuousSchedule,
+    gamma: float = math.sqrt(2) - 1,
+    low: float = 0.05,
+    high: float = 50.0,
+    inflation: float = 1.003,
+) -> Step:
+    """The stochastic sampler of Karras et al. 2022 (algorithm 2). 2N-1 evaluations.
+
+    Heun down to noise level (sigma / alpha) r, then noise of std `inflation` times as large as
+    needed up to r (1 + gamma) = that of `nxt`, where r is in [low, high]. The paper writes the
+    same moves in the other order, noise first: its grid holds the r, ours the raised levels.
+    gamma = min(S_churn / N, sqrt(2) - 1); low, high, inflation = S_min, S_max, S_noise.
+    """
+    if not 0 <= gamma <= math.sqrt(2) - 1:
+        raise SamplingError(f"gamma must be in [0, sqrt(2) - 1], not {gamma}")
+
+    def step(denoise, x, now, nxt, history, noise):
+        score_form(history[-1].prediction, "karras")
+        down = math.inf if nxt.clean else _noise_ratio(nxt) / (1 + gamma)
+        if not gamma or not low <= down <= high:
+            return heun(denoise, x, now, nxt, history, noise)
+        lower = _at_noise_ratio(schedule, down)
+        x = heun(denoise, x, now, lower, history, noise)
+        return _renoised(x / lower.alpha, down, nxt, inflation * noise())
 
     return step

@@ -1,0 +1,99 @@
+"""PF: the probability flow by adaptive Runge-Kutta, every image with step sizes of its own."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from ppap_lib.denoise import Denoise, Prediction
+from ppap_lib.samplers.loop import SamplingError, State, Tally, check_x, score_form
+from ppap_lib.samplers.quadrature import weighted_sum
+from ppap_lib.schedule import ContinuousSchedule, Level, Schedule
+
+# Dormand & Prince 1980: each stage's place in the step and shares of the earlier slopes. The last
+# stage is the fifth-order solution, so its slope starts the next step.
+_PLACES = (0, 1 / 5, 3 / 10, 4 / 5, 8 / 9, 1, 1)
+_STAGES = (
+    (),
+    (1 / 5,),
+    (3 / 40, 9 / 40),
+    (44 / 45, -56 / 15, 32 / 9),
+    (19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729),
+    (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656),
+    (35 / 384, 0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84),
+)
+_FOURTH = (5179 / 57600, 0, 7571 / 16695, 393 / 640, -92097 / 339200, 187 / 2100, 1 / 40)
+_ERROR = tuple(a - b for a, b in zip((*_STAGES[-1], 0), _FOURTH, strict=True))
+
+
+def _like(value: Tensor, x: Tensor) -> Tensor:
+    return value.to(x).view(-1, *[1] * (x.ndim - 1))
+
+
+def probability_flow(
+    denoise: Denoise,
+    x_T: Tensor,
+    now: Level,
+    nxt: Level,
+    schedule: Schedule | ContinuousSchedule,
+    rtol: float = 1e-3,
+    atol: float = 1e-3,
+    limit: int = 1000,
+) -> Iterator[State]:
+    """Take `x_T` [B, ...] from `now` to `nxt`, yielding the state after every round.
+
+    A round tries one step of every image, six evaluations of the batch; an image keeps its step
+    if the root mean square of error / (atol + rtol |x|), x in its own scaling, is below 1, and
+    repeats it smaller if not. `State.level` holds one level per image. Images that have arrived
+    wait, unchanged. Follows d(x / alpha) = eps d(sigma / alpha) in log(sigma / alpha); to end
+    clean, evaluate the last state once more and take its x0.
+    """
+    check_x(x_T)
+    if now.clean or nxt.clean or not bool(now.log_snr < nxt.log_snr):
+        raise SamplingError("probability_flow leads from a noisy level to a less noisy one, > 0")
+    if not rtol > 0 or not atol > 0:
+        raise SamplingError(f"tolerances must be positive, not rtol = {rtol}, atol = {atol}")
+    tally, count = Tally(denoise), len(x_T)
+
+    def slope(y: Tensor, place: Tensor) -> tuple[Tensor, Prediction]:
+        level = schedule.at_log_snr(-2 * place)
+        with torch.no_grad():
+            prediction = tally(_like(level.alpha, y) * y, level)
+        return _like(place.exp(), y) * score_form(prediction, "probability_flow").eps, prediction
+
+    # y = x / alpha; places are log(sigma / alpha) [B] and fall, so widths are negative.
+    y, place, end = (x_T / now.alpha, *(-0.5 * at.log_snr.expand(count) for at in (now, nxt)))
+    width = (end - place) / 20
+    first, prediction = slope(y, place)
+    for index in range(1, limit + 1):
+        tally.step = index
+        last = width <= end - place  # also where the image has arrived: its step is zero
+        width = torch.where(last, end - place, width)
+        slopes = [first]
+        for share, shares in zip(_PLACES[1:], _STAGES[1:], strict=True):
+            tried = y + _like(width, y) * weighted_sum(shares, slopes)
+            value, ahead = slope(tried, place + share * width)
+            slopes.append(value)
+        alpha = _like(schedule.at_log_snr(-2 * (place + width)).alpha, y)
+        size = alpha * torch.maximum(y.abs(), tried.abs())
+        error = alpha * _like(width, y) * weighted_sum(_ERROR, slopes) / (atol + rtol * size)
+        ratio = error.flatten(1).square().mean(1).sqrt().double().cpu()
+
+        started, accepted = prediction, ratio <= 1
+        keep = _like(accepted, y).bool()
+        y, first = torch.where(keep, tried, y), torch.where(keep, value, first)
+        prediction = Prediction(
+            torch.where(keep, ahead.x0, prediction.x0), torch.where(keep, ahead.eps, prediction.eps)
+        )
+        place = torch.where(accepted, torch.where(last, end, place + width), place)
+        # The error is of fifth order in the width; 0.9 and the bounds keep the control calm.
+        width = width * (0.9 * ratio.clamp(min=1e-10) ** -0.2).clamp(0.2, 5)
+        level = schedule.at_log_snr(-2 * place)
+        x = _like(level.alpha, y) * y
+        yield State(index, level, x, started, tally.evaluations, tally.gradients)
+        if bool((place == end).all()):
+            return
+    raise SamplingError(
+        f"{int((place != end).sum())} of {count} images have not arrived after {limit} rounds: "
+        f"raise the tolerances or the limit"
+    )

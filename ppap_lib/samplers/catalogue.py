@@ -1,0 +1,90 @@
+"""Every solver by name, and what it costs."""
+
+from collections.abc import Sequence
+
+import torch
+
+from ppap_lib.denoise import Prediction
+from ppap_lib.samplers.exponential import (
+    deis,
+    dpm2,
+    dpm_solver,
+    dpmpp_multistep,
+    dpmpp_singlestep,
+    k_lms,
+    unipc,
+)
+from ppap_lib.samplers.loop import Step, trajectory
+from ppap_lib.samplers.pndm import f_pndm, fon, heun, plms, prk, rk4, s_pndm
+from ppap_lib.samplers.stochastic import (
+    ddim,
+    ddim_sigma_hat,
+    ddpm,
+    dpm2_ancestral,
+    euler,
+    euler_ancestral,
+    karras,
+    large_variance,
+    small_variance,
+)
+from ppap_lib.schedule import ContinuousSchedule, Level, Schedule
+
+
+def ode_solvers(schedule: Schedule | ContinuousSchedule) -> dict[str, Step]:
+    """The steps that draw no noise and follow the probability flow, by name."""
+    return {
+        "ddim": ddim(),
+        "euler": euler,
+        "heun": heun,
+        "dpm2": dpm2(schedule),
+        "k_lms": k_lms(),
+        "prk": prk(schedule),
+        "plms": plms(),
+        "s_pndm": s_pndm,
+        "f_pndm": f_pndm(schedule),
+        "rk4": rk4(schedule),
+        "fon": fon(schedule),
+        "dpm_solver_1": dpm_solver(1, schedule),
+        "dpm_solver_2": dpm_solver(2, schedule),
+        "dpm_solver_3": dpm_solver(3, schedule),
+        "dpmpp_2s": dpmpp_singlestep(2, schedule),
+        "dpmpp_3s": dpmpp_singlestep(3, schedule),
+        "dpmpp_1m": dpmpp_multistep(1),
+        "dpmpp_2m": dpmpp_multistep(2),
+        "dpmpp_3m": dpmpp_multistep(3),
+        "dpmpp_3m_halved": dpmpp_multistep(3, halved=True),
+        "deis_2": deis(2),
+        "deis_3": deis(3),
+        "deis_3_time": deis(3, schedule),
+        "unipc_1": unipc(1),
+        "unipc_2": unipc(2),
+        "unipc_3": unipc(3),
+        "unipc_2_bh1": unipc(2, "bh1"),
+    }
+
+
+def noise_solvers(schedule: Schedule | ContinuousSchedule) -> dict[str, Step]:
+    """The steps that draw noise, by name; `analytic_ddim` needs data as well and is not here."""
+    return {
+        "ddpm_small": ddpm(small_variance),
+        "ddpm_large": ddpm(large_variance),
+        "ddim_0.2": ddim(0.2),
+        "ddim_0.5": ddim(0.5),
+        "ddim_1": ddim(1.0),
+        "ddim_sigma_hat": ddim_sigma_hat,
+        "euler_ancestral": euler_ancestral(),
+        "dpm2_ancestral": dpm2_ancestral(schedule),
+        "karras": karras(schedule),
+    }
+
+
+def evaluations(solver: Step, grid: Sequence[Level]) -> int:
+    """How often `solver` evaluates the denoiser on `grid`, counted on a dry run of one number."""
+
+    def white(x_t: torch.Tensor, level: Level) -> Prediction:
+        alpha, sigma = level.scales(x_t)
+        return Prediction(alpha * x_t, sigma * x_t)
+
+    x_T = torch.zeros(1, 1, dtype=torch.float64)
+    *_, last = trajectory(white, x_T, grid, solver, lambda: torch.zeros_like(x_T))
+    return last.evaluations

@@ -1,0 +1,177 @@
+"""DPM-Solver, DPM-Solver++, DEIS, UniPC and K-LMS: quadratures of the probability flow.
+
+Each solver is a choice of form, points, variable and rule of `quadrature`. Orders are global, on a
+smooth schedule and away from its clean end; N steps count the last, to the clean end, which is
+Euler's and costs nothing further.
+"""
+
+import numpy as np
+
+from ppap_lib.samplers.loop import Moment, SamplingError, Step, ode_step
+from ppap_lib.samplers.quadrature import (
+    DATA,
+    NOISE,
+    Form,
+    Rule,
+    Variable,
+    advance,
+    exact,
+    identity,
+    integral,
+    log_ratio,
+    midpoint,
+    noise_ratio,
+)
+from ppap_lib.schedule import ContinuousSchedule, Level, Schedule
+
+
+def _check_order(solver: str, order: int, highest: int) -> None:
+    if order not in range(1, highest + 1):
+        raise SamplingError(f"{solver} has orders 1 to {highest}, not {order}")
+
+
+def _multistep(
+    solver: str, form: Form, order: int, rule: Rule = exact, variable: Variable = identity
+) -> Step:
+    """The polynomial through the last `order` predictions, fewer at the start."""
+
+    @ode_step(solver)
+    def step(denoise, x, now, nxt, history, noise):
+        return advance(form, x, now, nxt, history[-order:], rule, variable)
+
+    return step
+
+
+def k_lms(order: int = 4) -> Step:
+    """Linear multistep of Karras et al. (k-diffusion): a polynomial in sigma / alpha.
+
+    Order 4 measures at least 3, for its first steps are of lower order; N evaluations.
+    """
+    _check_order("k_lms", order, 4)
+    return _multistep("k_lms", NOISE, order, variable=noise_ratio)
+
+
+def deis(order: int = 3, schedule: Schedule | ContinuousSchedule | None = None) -> Step:
+    """DEIS (Zhang & Chen 2023), Adams-Bashforth: exact integrals; order `order`, N evaluations.
+
+    With a schedule eps is a polynomial in t (the paper's tAB), without one in log(sigma / alpha)
+    (the public code's log-rho, which is DPM-Solver's multistep with exact coefficients).
+    """
+    _check_order("deis", order, 3)
+    if schedule is None:
+        return _multistep("deis", NOISE, order)
+
+    def time(lam):
+        return np.asarray(schedule.at_log_snr(2 * lam).t)
+
+    return _multistep("deis", NOISE, order, variable=time)
+
+
+def _halved(*step) -> np.ndarray:
+    moments = exact(*step)
+    moments[2:] /= 2
+    return moments
+
+
+def dpmpp_multistep(order: int = 2, halved: bool = False) -> Step:
+    """DPM-Solver++(1M, 2M, 3M) (Lu et al. 2022b): order `order`, N evaluations.
+
+    2M takes the mean of x0 over a step at its middle, as the paper does. 3M gives the second
+    difference its full weight; `halved` gives it half, as the public code does, which is of order
+    2 only. 1M is DDIM.
+    """
+    _check_order("dpmpp_multistep", order, 3)
+    if halved and order != 3:
+        raise SamplingError("only order 3 has a second difference to halve")
+    high = _halved if halved else exact
+    rules = {1: exact, 2: midpoint, 3: high}
+
+    def rule(form, now, nxt, count, variable):
+        return rules[count](form, now, nxt, count, variable)
+
+    return _multistep("dpmpp_multistep", DATA, order, rule)
+
+
+def _singlestep(
+    solver: str, form: Form, order: int, schedule: Schedule | ContinuousSchedule
+) -> Step:
+    """Predictions at even fractions of the step in lambda, none carried to the next step."""
+    _check_order(solver, order, 3)
+
+    @ode_step(solver)
+    def step(denoise, x, now, nxt, history, noise):
+        points = [history[-1]]
+        start, width = log_ratio(now), log_ratio(nxt) - log_ratio(now)
+        for k in range(1, order):
+            inner = schedule.at_log_snr(2 * (start + width * k / order))
+            stage = advance(form, x, now, inner, points)
+            # From here a line through the present and the last stage: of order 2, or 3 with
+            # the last stage at 2/3, where the error of the line integrates to nothing.
+            points = [history[-1], Moment(inner, denoise(stage, inner))]
+        return advance(form, x, now, nxt, points, midpoint if order == 2 else exact)
+
+    return step
+
+
+def dpm_solver(order: int, schedule: Schedule | ContinuousSchedule) -> Step:
+    """DPM-Solver-1, -2, -3 (Lu et al. 2022a): order `order`, order (N-1) + 1 evaluations.
+
+    Stages halve a step in lambda, or cut it in three. DPM-Solver-1 is DDIM.
+    """
+    return _singlestep("dpm_solver", NOISE, order, schedule)
+
+
+def dpmpp_singlestep(order: int, schedule: Schedule | ContinuousSchedule) -> Step:
+    """DPM-Solver++(1S, 2S, 3S): DPM-Solver with x0 for eps; order and evaluations the same."""
+    return _singlestep("dpmpp_singlestep", DATA, order, schedule)
+
+
+def dpm2(schedule: Schedule | ContinuousSchedule) -> Step:
+    """DPM2 (k-diffusion): order 2, 2N-1 evaluations.
+
+    eps in the middle, in log(sigma / alpha), carried over the whole step: DPM-Solver-2.
+    """
+    return dpm_solver(2, schedule)
+
+
+def _bh1(form: Form, now: Level, nxt: Level, count: int, variable: Variable) -> np.ndarray:
+    """The first moment as if the density were that of the step's end."""
+    if count != 2:
+        return exact(form, now, nxt, count, variable)
+    end = log_ratio(nxt)
+    slope = form.sign * float(form.omega(end)) * (end - log_ratio(now))
+    return np.array([form.width(now, nxt), slope / 2])
+
+
+def _bh2(form: Form, now: Level, nxt: Level, count: int, variable: Variable) -> np.ndarray:
+    """The first moment as if the density were even."""
+    return (midpoint if count == 2 else exact)(form, now, nxt, count, variable)
+
+
+def unipc(order: int = 3, variant: str = "bh2") -> Step:
+    """UniPC-1, -2, -3 on x0 (Zhao et al. 2023): order `order` + 1, N evaluations.
+
+    Each step first corrects x: the prediction at `now` was made at the predicted x, and joins the
+    quadrature that had led there. Predictor and corrector leave the same corrected x, so their
+    difference is one of quadratures alone, and the step needs no memory but the history. The
+    variants differ only where two points are weighed; with three or more both are exact.
+    """
+    _check_order("unipc", order, 3)
+    rules = {"bh1": _bh1, "bh2": _bh2}
+    if variant not in rules:
+        raise SamplingError(f"variant must be 'bh1' or 'bh2', not {variant!r}")
+    rule = rules[variant]
+
+    @ode_step("unipc")
+    def step(denoise, x, now, nxt, history, noise):
+        if len(history) > 1:
+            before = history[-2].level
+            foretold = history[-order - 1 : -1]
+            known = history[-len(foretold) - 1 :]
+            x = x + DATA.scale(now) * (
+                integral(DATA, before, now, known, rule)
+                - integral(DATA, before, now, foretold, rule)
+            )
+        return advance(DATA, x, now, nxt, history[-order:], rule)
+
+    return step

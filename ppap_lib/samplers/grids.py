@@ -1,0 +1,91 @@
+"""Grids: the levels a sampler visits, evenly spaced in one coordinate or another.
+
+`steps` noisy levels from `start` down to `stop` (training indices; by default the whole schedule)
+and the clean end: `steps` steps. `Schedule.grid` has the respacings of the public code.
+"""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from ppap_lib.samplers.loop import SamplingError
+from ppap_lib.schedule import CLEAN, ContinuousSchedule, Level, Schedule
+
+Grid = tuple[Level, ...]
+
+
+def _spaced(
+    schedule: Schedule | ContinuousSchedule,
+    steps: int,
+    start: float | None,
+    stop: float | None,
+    coordinate: Callable[[Level], float],
+    level_at: Callable[[float], Level],
+) -> Grid:
+    if start is None or stop is None:
+        if not isinstance(schedule, Schedule):
+            raise SamplingError("a continuous schedule has no last level: pass start and stop")
+        start, stop = schedule.T - 1 if start is None else start, 0 if stop is None else stop
+    if steps < 2 or not start > stop:
+        raise SamplingError(
+            f"a grid falls from start to stop in at least 2 steps: got {start:g}, {stop:g}, {steps}"
+        )
+    first, last = schedule.at(start), schedule.at(stop)
+    inner = np.linspace(coordinate(first), coordinate(last), steps)[1:-1]
+    return (first, *(level_at(float(c)) for c in inner), last, CLEAN)
+
+
+def uniform_grid(
+    schedule: Schedule | ContinuousSchedule,
+    steps: int,
+    start: float | None = None,
+    stop: float | None = None,
+) -> Grid:
+    """Even in t, which need not be whole."""
+    return _spaced(schedule, steps, start, stop, lambda level: float(level.t), schedule.at)
+
+
+def quadratic_grid(
+    schedule: Schedule | ContinuousSchedule,
+    steps: int,
+    start: float | None = None,
+    stop: float | None = None,
+) -> Grid:
+    """Even in the square root of t (Song et al. 2021, appendix D.3; the public code's start is
+    0.8 T)."""
+    return _spaced(
+        schedule, steps, start, stop, lambda level: math.sqrt(level.t), lambda c: schedule.at(c**2)
+    )
+
+
+def log_snr_grid(
+    schedule: Schedule | ContinuousSchedule,
+    steps: int,
+    start: float | None = None,
+    stop: float | None = None,
+) -> Grid:
+    """Even in log-SNR (Lu et al. 2022a)."""
+    return _spaced(
+        schedule, steps, start, stop, lambda level: float(level.log_snr), schedule.at_log_snr
+    )
+
+
+def karras_grid(
+    schedule: Schedule | ContinuousSchedule,
+    steps: int,
+    start: float | None = None,
+    stop: float | None = None,
+    rho: float = 7.0,
+) -> Grid:
+    """Even in (sigma / alpha)^(1 / rho) (Karras et al. 2022, eq. 5)."""
+    if not rho > 0:
+        raise SamplingError(f"rho must be positive, not {rho}")
+    return _spaced(
+        schedule,
+        steps,
+        start,
+        stop,
+        lambda level: math.exp(-float(level.log_snr) / (2 * rho)),
+        lambda c: schedule.at_log_snr(-2 * rho * math.log(c)),
+    )
