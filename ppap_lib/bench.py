@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ppap_lib import tiers
+from ppap_lib import devices, tiers
 from ppap_lib.denoise import Network, diffusers_network
 
 DTYPES = (torch.float32, torch.bfloat16)
@@ -131,7 +131,7 @@ def measure(device: torch.device, dtype: torch.dtype, batch: int, seconds: float
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m ppap_lib.bench", description=__doc__)
-    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
+    parser.add_argument("--device", type=devices.pick, default=devices.pick("cpu"))
     parser.add_argument("--batch", type=int, default=4, help="images per forward pass")
     parser.add_argument("--seconds", type=float, default=5.0, help="measured time per precision")
     options = parser.parse_args(arguments)

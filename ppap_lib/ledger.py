@@ -24,6 +24,8 @@ from typing import Any
 
 import torch
 
+from ppap_lib import devices
+
 AGREEMENT = 1e-6
 """Relative difference below which two numbers are the same result (other devices and thread
 counts sum in another order)."""
@@ -76,7 +78,7 @@ def record(
         "params": _plain("params", dict(params)),
         "results": _plain("results", dict(results)),
         "seconds": round(float(seconds), 1),
-        "device": device_name(device),
+        "device": devices.title(device),
         "commit": commit(),
         "versions": versions(),
     }
@@ -144,16 +146,6 @@ def _git(*arguments: str) -> str:
         ["git", *arguments], cwd=_ROOT, capture_output=True, text=True, check=True, timeout=60
     )
     return done.stdout.strip()
-
-
-def device_name(device: torch.device | str) -> str:
-    """'cpu x86_64, 2 threads', or the GPU's own name."""
-    device = torch.device(device)
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    if device.type == "cpu":
-        return f"cpu {platform.machine()}, {torch.get_num_threads()} threads"
-    return str(device)
 
 
 def versions() -> dict[str, str]:

@@ -11,8 +11,8 @@ PACKAGE = Path(__file__).parents[1] / "ppap_lib"
 
 # A package is named once, for all its modules; they may import each other.
 LAYERS = {
-    0: "images seeds schedule params ledger weights classes",
-    1: "denoise networks fetch",
+    0: "images seeds schedule params weights classes devices",
+    1: "denoise networks fetch ledger",
     2: "analytic tiers",
     2.1: "data",
     2.2: "zoo",

@@ -7,12 +7,11 @@ import argparse
 import os
 from pathlib import Path
 
-from ppap_lib import zoo
+from ppap_lib import devices, zoo
 from ppap_lib.data.generated import Manifest
 from ppap_lib.denoise import clipped
 from ppap_lib.generate.shards import draw_set, pending
 from ppap_lib.tiers import tier
-from ppap_lib.train.recipes import pick_device
 
 
 def parser() -> argparse.ArgumentParser:
@@ -41,9 +40,9 @@ def main(arguments: list[str] | None = None) -> None:
     # torchrun's environment; without it, one process that does everything.
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     local = os.environ.get("LOCAL_RANK")
-    device = pick_device(given.device)
+    device = devices.pick(given.device)
     if device.type == "cuda" and local is not None:
-        device = pick_device(f"cuda:{local}")
+        device = devices.pick(f"cuda:{local}")
     name = f"{given.tier}/denoiser"
     manifest = Manifest(
         given.n,

@@ -5,13 +5,12 @@ from pathlib import Path
 
 import torch
 
-from ppap_lib import metrics, weights
+from ppap_lib import devices, metrics, weights
 from ppap_lib.studies import curve, training
-from ppap_lib.train.recipes import pick_device
 
 
 def _curve(given: argparse.Namespace) -> None:
-    curve.run(given.tier, Path(given.folder), given.n, device=pick_device(given.device))
+    curve.run(given.tier, Path(given.folder), given.n, device=devices.pick(given.device))
 
 
 def _training(given: argparse.Namespace) -> None:
@@ -19,7 +18,7 @@ def _training(given: argparse.Namespace) -> None:
 
 
 def _reference(given: argparse.Namespace) -> None:
-    device = pick_device(given.device)
+    device = devices.pick(given.device)
     found = metrics.extract_real(given.tier, given.extractor, device)
     path = metrics.reference_file(given.tier, given.extractor)
     weights.save({"vectors": found.vectors}, path, torch.float16)

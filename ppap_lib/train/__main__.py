@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ppap_lib import data
+from ppap_lib import data, devices
 from ppap_lib.tiers import TierError, tier
 from ppap_lib.train import recipes
 from ppap_lib.train.objectives import PREDICTIONS, ObjectiveError
@@ -69,7 +69,7 @@ def train(options: argparse.Namespace) -> dict[str, Any]:
     """Do what the command line says; returns the summary."""
     chosen = tier(options.tier)
     what = "denoiser" if options.kind == "denoiser" else options.name
-    device = recipes.pick_device(options.device)
+    device = devices.pick(options.device)
     made = settings(what, device, **{name: getattr(options, name) for name in _SETTINGS})
     changes = {}
     if what == "denoiser":
@@ -122,7 +122,14 @@ class _Bar:
             self.tqdm.close()
 
 
-_EXPECTED = (TrainingError, ObjectiveError, TierError, WeightsError, data.DataError)
+_EXPECTED = (
+    TrainingError,
+    devices.DeviceError,
+    ObjectiveError,
+    TierError,
+    WeightsError,
+    data.DataError,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

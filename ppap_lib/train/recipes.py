@@ -1,17 +1,15 @@
 """Whole trainings by tier and network: what the command line and the notebooks both call."""
 
 import json
-import platform
 from collections.abc import Callable
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ppap_lib import __version__, weights
+from ppap_lib import ledger, weights
 from ppap_lib.tiers import Tier
 from ppap_lib.train import speed
 from ppap_lib.train.loop import Trainer
@@ -19,19 +17,6 @@ from ppap_lib.train.objectives import ClassifierLoss, DenoiserLoss, Objective
 from ppap_lib.train.settings import NETWORKS, OBJECTIVES, Settings, TrainingError
 
 WEIGHTS, SUMMARY = "ema.safetensors", "summary.json"
-
-
-def pick_device(name: str = "auto") -> torch.device:
-    """The device of this name; "auto" is the GPU where there is one."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise TrainingError(f"no device {name!r}: write auto, cpu, cuda or cuda:1") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise TrainingError(f"device {name!r} was asked for and this machine has no GPU")
-    return device
 
 
 def build(tier: Tier, what: str, seed: int) -> nn.Module:
@@ -114,7 +99,7 @@ def fit(
         "images_per_second": round(rate, 2),
         "share_of_peak": round(cost.share(rate), 4),
         "speed": asdict(cost),
-        "versions": versions(),
+        "versions": ledger.versions(),
         "file": file.name,
         "sha256": weights.sha256(file),
     }
@@ -129,17 +114,6 @@ def in_words(summary: dict[str, Any]) -> str:
         f"{summary['images_per_second']:.1f} images/s, {summary['share_of_peak']:.1%} of peak, "
         f"final loss {summary['final_loss']:.4f}"
     )
-
-
-def versions() -> dict[str, str]:
-    """The versions a result depends on."""
-    found = {"python": platform.python_version(), "ppap_lib": __version__}
-    for package in ("torch", "timm"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
 
 
 def _known(what: str) -> None:

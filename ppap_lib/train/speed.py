@@ -4,7 +4,6 @@ Floating-point operations are counted as two per multiply-add, on both sides of 
 """
 
 import copy
-import platform
 import time
 from dataclasses import dataclass
 
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from ppap_lib import devices
 from ppap_lib import images as pixels
 from ppap_lib.train.objectives import Objective
 
@@ -61,7 +61,7 @@ def measured(
     device = next(network.parameters()).device
     dtype = torch.bfloat16 if bf16 else torch.float32
     precision = "bf16" if bf16 else "fp32"
-    name = device_name(device)
+    name = devices.title(device)
     return Speed(
         flops_per_image=flops_per_image(network, objective, data, labels),
         peak=matmul_rate(device, dtype),
@@ -115,10 +115,3 @@ def datasheet_peak(name: str, precision: str) -> float | None:
         if part.lower() in name.lower():
             return peaks[precision]
     return None
-
-
-def device_name(device: torch.device) -> str:
-    """The GPU's name, or the CPU's architecture and the threads in use."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{platform.machine()} CPU with {torch.get_num_threads()} thread(s)"

@@ -1,0 +1,32 @@
+"""Where to compute: devices by name, and what they are called."""
+
+import platform
+
+import torch
+
+
+class DeviceError(ValueError):
+    """A device that does not exist here."""
+
+
+def pick(name: str = "auto") -> torch.device:
+    """The device of this name: "cpu", "cuda", "cuda:1"; "auto" is the GPU where there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise DeviceError(f"no device {name!r}: write auto, cpu, cuda or cuda:1") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise DeviceError(f"device {name!r} was asked for and this machine has no GPU")
+    return device
+
+
+def title(device: torch.device | str) -> str:
+    """The GPU's own name, or 'cpu x86_64, 2 threads'."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type == "cpu":
+        return f"cpu {platform.machine()}, {torch.get_num_threads()} threads"
+    return str(device)

@@ -1,0 +1,23 @@
+"""Devices by name."""
+
+import pytest
+import torch
+
+from ppap_lib import devices
+
+
+def test_auto_is_the_gpu_where_there_is_one():
+    assert devices.pick().type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert devices.pick("cpu") == torch.device("cpu")
+
+
+def test_a_title_says_what_a_timing_depends_on():
+    assert devices.title("cpu").endswith(f"{torch.get_num_threads()} threads")
+
+
+def test_unknown_and_absent_devices_are_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(devices.DeviceError, match="no device 'gpu': write auto, cpu"):
+        devices.pick("gpu")
+    with pytest.raises(devices.DeviceError, match="asked for and this machine has no GPU"):
+        devices.pick("cuda:1")
