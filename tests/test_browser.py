@@ -216,6 +216,24 @@ def jupyterlab(tmp_path):
 IMAGE = "img.widget-image"
 
 
+def run_until_shown(page, selector: str) -> None:
+    """Run all cells until `selector` is there; once more if JupyterLab lost the command.
+
+    While it starts it reconnects to the kernel, and drops the cells that it has queued.
+    """
+    for _ in range(6):
+        # Not awaited: the promise resolves only when every cell has run.
+        page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells'); }")
+        for _ in range(120):
+            page.wait_for_timeout(1000)
+            if page.locator(selector).count():
+                return
+            prompts = page.locator(".jp-CodeCell .jp-InputPrompt").all_inner_texts()
+            if not any("*" in prompt for prompt in prompts):
+                break
+    raise AssertionError(f"no {selector}: {page.inner_text('.jp-Notebook')[-2000:]}")
+
+
 @pytest.mark.timeout(400)
 def test_the_explorer_is_live_in_jupyterlab(chromium, jupyterlab):
     address = f"{jupyterlab}/lab/workspaces/t/tree/notebooks/{NOTEBOOK.name}?token=local&reset"
@@ -227,9 +245,7 @@ def test_the_explorer_is_live_in_jupyterlab(chromium, jupyterlab):
             "() => document.querySelector('.jp-Notebook-ExecutionIndicator')?.dataset.status"
             " === 'idle'"
         )
-        # Not awaited: the promise resolves only when every cell has run.
-        page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells'); }")
-        page.wait_for_selector(IMAGE)
+        run_until_shown(page, IMAGE)
         before = page.locator(IMAGE).get_attribute("src")
         words = page.locator(".widget-vbox .widget-label", has_text="Timestep 17,")
         words.wait_for()
