@@ -175,7 +175,8 @@ def _in_range(name: str, value: Any, low: float | None, high: float | None) -> N
         for i, element in enumerate(value):
             _in_range(f"{name}[{i}]", element, low, high)
     elif isinstance(value, int | float) and not isinstance(value, bool):
-        low_end, high_end = (-math.inf if low is None else low), (math.inf if high is None else high)
+        low_end = -math.inf if low is None else low
+        high_end = math.inf if high is None else high
         if not low_end <= value <= high_end:
             expected = f"in [{low}, {high}]"
             if high is None:
