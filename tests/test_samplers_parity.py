@@ -1,0 +1,302 @@
+"""Step by step against diffusers' schedulers, given the same eps and noise.
+
+A scheduler is asked for its grid of sigma / alpha, which our steps then walk. It keeps that grid
+in single precision, hence the tolerance of 1e-5. The last step, to the clean end, is Euler's here;
+theirs differ, and are compared where they agree.
+"""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from ppap_lib.analytic import Mixture
+from ppap_lib.samplers import (
+    ddim,
+    ddpm,
+    deis,
+    dpm2,
+    dpm2_ancestral,
+    dpm_solver,
+    dpmpp_multistep,
+    dpmpp_singlestep,
+    euler,
+    euler_ancestral,
+    f_pndm,
+    heun,
+    k_lms,
+    plms,
+    small_variance,
+    trajectory,
+    unipc,
+)
+from ppap_lib.schedule import CLEAN, Level, Schedule
+
+diffusers = pytest.importorskip("diffusers")
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:diffusers")
+
+LINEAR, SHAPE = Schedule.linear(), (2, 3, 4, 4)
+CONFIG = dict(beta_start=1e-4, beta_end=0.02, beta_schedule="linear")
+HILLS = torch.randn(3, 3, 4, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+MIXTURE = Mixture(HILLS, [0.2, 0.3, 0.1], [0.5, 0.3, 0.2])
+
+
+def close(ours, theirs):
+    theirs = torch.stack(theirs).double()
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def start():
+    return torch.randn(SHAPE, generator=torch.Generator().manual_seed(3)).double()
+
+
+def draws(count):
+    """Fresh generators with known streams: what schedulers take, and the same noise for us."""
+    seeds = range(100, 100 + count)
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    same = [
+        torch.randn(SHAPE, generator=torch.Generator().manual_seed(s), dtype=torch.float64)
+        for s in seeds
+    ]
+    return generators, same
+
+
+def level_of(ratio, t=0.0):
+    """The level with this sigma / alpha; at 0 the clean end."""
+    ratio = torch.as_tensor(float(ratio), dtype=torch.float64)
+    if not ratio:
+        return CLEAN
+    return Level(torch.tensor(float(t)).double(), *(v / (1 + ratio**2).sqrt() for v in (1, ratio)))
+
+
+def grid_of(ratios):
+    """Schedulers of second order list their levels twice, and the clean end at times thrice."""
+    ratios = list(dict.fromkeys(float(r) for r in ratios))
+    return [level_of(r, t=len(ratios) - i) for i, r in enumerate(ratios)]
+
+
+def states(step, grid, noise=None):
+    path = trajectory(MIXTURE.denoise, start(), grid, step, noise)
+    return torch.stack([state.x for state in path])
+
+
+class TestVariancePreserving:
+    """Schedulers whose state is ours, x = alpha x0 + sigma eps."""
+
+    def run(self, scheduler, ratios, orders=None):
+        """States and grid of a scheduler that evaluates once per step."""
+        scheduler.sigmas = torch.as_tensor(ratios, dtype=torch.float32)
+        x, path = start(), []
+        for i, (t, ratio) in enumerate(zip(scheduler.timesteps, scheduler.sigmas, strict=False)):
+            if orders:
+                orders(scheduler, i)
+            x = scheduler.step(MIXTURE.denoise(x, level_of(ratio)).eps, t, x).prev_sample
+            path.append(x)
+        return path
+
+    def ratios(self, scheduler, steps):
+        scheduler.set_timesteps(steps)
+        return scheduler.sigmas
+
+    @pytest.mark.parametrize(
+        ("kind", "step", "config"),
+        [
+            (
+                "DPMSolverMultistepScheduler",
+                dpmpp_multistep(2),
+                dict(solver_order=2, solver_type="midpoint"),
+            ),
+            (
+                "DPMSolverMultistepScheduler",
+                dpmpp_multistep(3, halved=True),
+                dict(solver_order=3, solver_type="midpoint"),
+            ),
+            (
+                "DPMSolverMultistepScheduler",
+                deis(2),
+                dict(solver_order=2, algorithm_type="dpmsolver", solver_type="heun"),
+            ),
+            ("DEISMultistepScheduler", deis(2), dict(solver_order=2)),
+            ("DEISMultistepScheduler", deis(3), dict(solver_order=3)),
+            ("UniPCMultistepScheduler", unipc(1), dict(solver_order=1)),
+            ("UniPCMultistepScheduler", unipc(2), dict(solver_order=2)),
+            ("UniPCMultistepScheduler", unipc(2, "bh1"), dict(solver_order=2, solver_type="bh1")),
+            ("UniPCMultistepScheduler", unipc(3), dict(solver_order=3)),
+            ("UniPCMultistepScheduler", unipc(3, "bh1"), dict(solver_order=3, solver_type="bh1")),
+        ],
+        ids=lambda value: None if callable(value) else str(value),
+    )
+    def test_multistep(self, kind, step, config):
+        """At the end they lower the order by rules of their own: switched off where there is an
+        option, and the grid ends at the cleanest noisy level."""
+        final = {} if "DEIS" in kind else dict(final_sigmas_type="sigma_min")
+        scheduler = getattr(diffusers, kind)(**CONFIG, **config, **final, lower_order_final=False)
+        ratios = self.ratios(scheduler, 16)
+        close(states(step, grid_of(ratios)), self.run(scheduler, ratios))
+
+    def test_3m_at_full_weight_has_no_scheduler(self):
+        """All public 3M codes halve the second difference; ours at full weight is UniPC's
+        predictor, UniP-3, which diffusers gives with the corrector switched off."""
+        scheduler = diffusers.UniPCMultistepScheduler(
+            **CONFIG,
+            solver_order=3,
+            lower_order_final=False,
+            final_sigmas_type="sigma_min",
+            disable_corrector=list(range(20)),
+        )
+        ratios = self.ratios(scheduler, 12)
+        close(states(dpmpp_multistep(3), grid_of(ratios)), self.run(scheduler, ratios))
+
+    @pytest.mark.parametrize("form", ["dpmsolver", "dpmsolver++"])
+    @pytest.mark.parametrize("order", [1, 2, 3])
+    def test_singlestep(self, form, order):
+        """Theirs takes a step's stages from the grid, ours from the schedule: hence a grid with
+        the stages where the papers want them. Theirs has the paper's second stage of order 3 only
+        as "heun", and its end only as "midpoint"."""
+        scheduler = diffusers.DPMSolverSinglestepScheduler(
+            **CONFIG, solver_order=order, algorithm_type=form, final_sigmas_type="sigma_min"
+        )
+        scheduler.set_timesteps(4 * order)
+        coarse = np.linspace(np.log(100.0), np.log(0.02), 5)
+        inner = np.interp(np.arange(4 * order + 1) / order, np.arange(5), coarse)
+        scheduler.order_list = [1 + i % order for i in range(4 * order)]
+
+        def solver_type(scheduler, i):
+            stage_of_three = order == 3 and i % 3 == 1
+            scheduler.register_to_config(solver_type="heun" if stage_of_three else "midpoint")
+
+        path = self.run(scheduler, np.exp(inner), solver_type)
+        solver = dpm_solver if form == "dpmsolver" else dpmpp_singlestep
+        close(states(solver(order, LINEAR), grid_of(np.exp(coarse))), path[order - 1 :: order])
+
+
+class TestPseudoNumerical:
+    """diffusers' PNDM reads a table of abar at whole t, so its steps are given in t."""
+
+    def run(self, skip_prk_steps):
+        scheduler = diffusers.PNDMScheduler(
+            **CONFIG, skip_prk_steps=skip_prk_steps, set_alpha_to_one=False
+        )
+        scheduler.set_timesteps(20)
+        x, path = start(), []
+        for t in scheduler.timesteps:
+            x = scheduler.step(MIXTURE.denoise(x, LINEAR.at(float(t))).eps, t, x).prev_sample
+            path.append(x)
+        return path, [int(t) for t in scheduler.timesteps]
+
+    def test_f_pndm(self):
+        path, _ = self.run(False)
+        times = list(range(950, -1, -50))
+        ours = states(f_pndm(LINEAR), LINEAR.grid([float(t) for t in times])[:-1])
+        # Four evaluations for each of the first three steps, then one; the last of theirs stays
+        # at t = 0, whose abar it has no successor for.
+        theirs = [*path[3:12:4], *path[12:-1]]
+        close(ours, theirs)
+
+    def test_plms(self):
+        path, times = self.run(True)
+        ours = states(plms(), LINEAR.grid([float(t) for t in dict.fromkeys(times)])[:-1])
+        # Its second state takes back the first, an Euler step, for Heun's.
+        close(ours, path[1:-1])
+
+
+class TestVarianceExploding:
+    """Schedulers whose state is x / alpha = x0 + (sigma / alpha) eps."""
+
+    def run(self, scheduler, grid, middles=None, generators=None):
+        """States after whole steps, in our scaling; evaluations at the grid and its `middles`."""
+        asked = list(grid[:-1])
+        if middles:  # none on the way to the clean end
+            asked = [*itertools.chain(*zip(grid, middles, strict=False)), grid[-2]]
+        x, path = start() / grid[0].alpha, []
+        for i, (t, level) in enumerate(zip(scheduler.timesteps, asked, strict=True)):
+            noise = {"generator": generators[i]} if generators else {}
+            eps = MIXTURE.denoise(level.alpha * x, level).eps
+            x = scheduler.step(eps, t, scheduler_input(scheduler, x, t), **noise).prev_sample
+            path.append(x)
+        path = [*path[1::2], path[-1]] if middles else path
+        return [x * level.alpha for x, level in zip(path, grid[1:], strict=True)]
+
+    def scheduler(self, kind, steps=12):
+        scheduler = getattr(diffusers, kind)(**CONFIG, timestep_spacing="leading")
+        scheduler.set_timesteps(steps)
+        return scheduler
+
+    def test_euler(self):
+        scheduler = self.scheduler("EulerDiscreteScheduler")
+        grid = grid_of(scheduler.sigmas)
+        close(states(euler, grid), self.run(scheduler, grid))
+
+    def test_euler_ancestral(self):
+        scheduler = self.scheduler("EulerAncestralDiscreteScheduler")
+        grid, (generators, noise) = grid_of(scheduler.sigmas), draws(12)
+        theirs = self.run(scheduler, grid, generators=generators)
+        same = iter(noise)
+        close(states(euler_ancestral(), grid, lambda: next(same)), theirs)
+
+    def test_k_lms(self):
+        """Theirs keeps order 4 into the clean end, where ours takes Euler's step; and integrates
+        numerically, to 1e-4 of each coefficient, so that its later orders agree to that."""
+        scheduler = self.scheduler("LMSDiscreteScheduler")
+        grid = grid_of(scheduler.sigmas)
+        close(states(k_lms(), grid)[:-1], self.run(scheduler, grid)[:-1])
+
+    def test_heun(self):
+        scheduler = self.scheduler("HeunDiscreteScheduler")
+        grid = grid_of(scheduler.sigmas)
+        close(states(heun, grid), self.run(scheduler, grid, middles=grid[1:-1]))
+
+    def test_dpm2(self):
+        scheduler = self.scheduler("KDPM2DiscreteScheduler")
+        grid = grid_of(scheduler.sigmas)
+        ratios = [level.sigma / level.alpha for level in grid[:-1]]
+        middles = [level_of((a * b) ** 0.5) for a, b in itertools.pairwise(ratios)]
+        close(states(dpm2(LINEAR), grid), self.run(scheduler, grid, middles))
+
+    def test_dpm2_ancestral(self):
+        """The middle of their step, in log(sigma / alpha), is the grid's next level."""
+        scheduler = self.scheduler("KDPM2AncestralDiscreteScheduler")
+        grid = grid_of(scheduler.sigmas)
+        generators, noise = draws(23)
+        theirs = self.run(scheduler, grid, grid[1:-1], generators)
+        same = iter(noise[1::2])  # every step's second half draws
+        close(states(dpm2_ancestral(LINEAR), grid, lambda: next(same)), theirs)
+
+
+def scheduler_input(scheduler, x, t):
+    scheduler.scale_model_input(x, t)  # which only notes that it was called: eps is known
+    return x
+
+
+class TestDiffusion:
+    """DDIM and DDPM, whose grids are whole t."""
+
+    @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+    def test_ddim(self, eta):
+        scheduler = diffusers.DDIMScheduler(**CONFIG, clip_sample=False)
+        scheduler.set_timesteps(20)
+        x, path = start(), []
+        _, noise = draws(20)
+        for t, z in zip(scheduler.timesteps, noise, strict=True):
+            eps = MIXTURE.denoise(x, LINEAR.at(float(t))).eps
+            x = scheduler.step(eps, t, x, eta=eta, variance_noise=z).prev_sample
+            path.append(x)
+        same = iter(noise)
+        grid = LINEAR.grid([float(t) for t in scheduler.timesteps])
+        close(states(ddim(eta), grid, lambda: next(same)), path)
+
+    def test_ddpm(self):
+        scheduler = diffusers.DDPMScheduler(
+            **CONFIG, variance_type="fixed_small_log", clip_sample=False
+        )
+        scheduler.set_timesteps(20)
+        x, path = start(), []
+        generators, noise = draws(20)
+        for t, generator in zip(scheduler.timesteps, generators, strict=True):
+            eps = MIXTURE.denoise(x, LINEAR.at(float(t))).eps
+            x = scheduler.step(eps, t, x, generator=generator).prev_sample
+            path.append(x)
+        same = iter(noise)
+        grid = LINEAR.grid([float(t) for t in scheduler.timesteps])
+        close(states(ddpm(small_variance), grid, lambda: next(same)), path)
