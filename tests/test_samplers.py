@@ -23,7 +23,7 @@ from ppap_lib.samplers import (
     small_variance,
     trajectory,
 )
-from ppap_lib.schedule import CLEAN, ContinuousSchedule, Schedule
+from ppap_lib.schedule import ContinuousSchedule, Schedule
 from ppap_lib.seeds import Noise
 from ppap_lib.tiers import tier
 
@@ -206,18 +206,3 @@ def test_a_broken_network_is_named_with_its_step():
         SamplingError, match=r"eps is not finite at step 5 \(t = 400\) in images \[1\]"
     ):
         sample(breaks, x_T, grid, ddim())
-
-
-def test_the_clean_end_is_never_evaluated():
-    mixture = two_hills()
-
-    def never_clean(x_t, level):
-        assert not level.clean
-        return mixture.denoise(x_t, level)
-
-    x_T = torch.zeros(1, 1, 2, 2, dtype=torch.float64)
-    for step in (ddim(), ddim(1.0), heun, ddpm(small_variance), ddpm(large_variance)):
-        noise = Noise([0], (1, 2, 2))
-        *_, last = trajectory(never_clean, x_T, LINEAR.grid("ddim5"), step, noise)
-        assert last.level is CLEAN
-        torch.testing.assert_close(last.x, last.prediction.x0, rtol=1e-12, atol=1e-12)

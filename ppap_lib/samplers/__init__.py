@@ -36,8 +36,8 @@ from ppap_lib.samplers.stochastic import (
     karras,
     large_variance,
     learned_variance,
-    mean_square_eps,
     small_variance,
+    unexplained_noise,
 )
 
 __all__ = [
@@ -71,7 +71,6 @@ __all__ = [
     "large_variance",
     "learned_variance",
     "log_snr_grid",
-    "mean_square_eps",
     "noise_solvers",
     "ode_solvers",
     "plms",
@@ -84,5 +83,6 @@ __all__ = [
     "small_variance",
     "trajectory",
     "uniform_grid",
+    "unexplained_noise",
     "unipc",
 ]

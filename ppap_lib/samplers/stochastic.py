@@ -130,12 +130,12 @@ def ddim_sigma_hat(denoise, x, now, nxt, history, noise):
     return ddpm(large_variance)(denoise, x, now, nxt, history, noise)
 
 
-def mean_square_eps(
+def unexplained_noise(
     denoise: Denoise, x0: Tensor, eps: Tensor, grid: Sequence[Level]
 ) -> list[float]:
-    """E eps(x_t)^2 per pixel, over images x0 [B, ...] noised with `eps` [B, ...], by level.
+    """E (eps - eps(x_t))^2 per pixel by noisy level, over images x0 [B, ...] noised with `eps`.
 
-    In [0, 1] for an exact denoiser: the share of the noise's power that x_t gives away.
+    In [0, 1] for an exact denoiser: the share of the noise's power that x_t does not give away.
     """
     if x0.shape != eps.shape or not len(x0):
         raise SamplingError(
@@ -143,22 +143,23 @@ def mean_square_eps(
         )
     with torch.no_grad():
         seen = [denoise(level.noised(x0, eps), level) for level in grid if not level.clean]
-    return [float(prediction.eps.double().square().mean()) for prediction in seen]
+    return [float((eps - prediction.eps).double().square().mean()) for prediction in seen]
 
 
 def analytic_ddim(
     denoise: Denoise, x0: Tensor, eps: Tensor, grid: Sequence[Level], eta: float = 0.0
 ) -> Step:
-    """A-DDIM: DDIM with the optimal variance of Analytic-DPM (Bao et al. 2022, theorem 1).
+    """A-DDIM: DDIM with the optimal variance of Analytic-DPM (Bao et al. 2022a, theorem 1).
 
-    What DDIM treats as known, eps, varies by 1 - E eps(x_t)^2 given x_t. That, estimated here on
-    images `x0` with noise `eps`, moves x_nxt by its own coefficient and joins the variance. Only
-    for the levels of `grid`. N evaluations, after one per level on the images.
+    What DDIM treats as known, eps, varies given x_t, and moves x_nxt by its own coefficient: that
+    joins the variance. The paper has 1 - E eps(x_t)^2 for it; estimated here, on images `x0` with
+    noise `eps`, as the equal E (eps - eps(x_t))^2, whose sampling error does not swamp it where
+    x_t is nearly noise, and which stays optimal for an imperfect denoiser (Bao et al. 2022b).
+    Only for the levels of `grid`. N evaluations, after one per level on the images.
     """
     _check_eta(eta)
-    power = mean_square_eps(denoise, x0, eps, grid)
     times = [float(level.t) for level in grid if not level.clean]
-    unknown = {t: max(1 - p, 0.0) for t, p in zip(times, power, strict=True)}
+    unknown = dict(zip(times, unexplained_noise(denoise, x0, eps, grid), strict=True))
 
     def step(denoise, x, now, nxt, history, noise):
         prediction = score_form(history[-1].prediction, "analytic_ddim")
