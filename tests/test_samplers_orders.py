@@ -233,6 +233,15 @@ class TestProbabilityFlow:
         expected = gaussian.trajectory(X_T, now, nxt)
         torch.testing.assert_close(last.x, expected, rtol=0, atol=1e-3)
 
+    def test_a_broken_network_is_named_with_the_image_and_its_time(self):
+        def breaks(x_t, level):
+            prediction = MIXTURE.denoise(x_t, level)
+            prediction.eps[3] = torch.nan
+            return prediction
+
+        with pytest.raises(SamplingError, match=r"step 0 \(t = 1000\) in images \[3\]"):
+            next(probability_flow(breaks, X_T, falling(1)[0], falling(1)[1], CONTINUOUS))
+
     def test_what_it_cannot_do_is_said(self):
         run = lambda *args, **kw: next(  # noqa: E731
             probability_flow(MIXTURE.denoise, *args, schedule=CONTINUOUS, **kw)

@@ -93,7 +93,7 @@ def _slope(
     schedule: Schedule | ContinuousSchedule, x: Tensor, level: Level, prediction: Prediction
 ) -> Tensor:
     """dx/dt of the probability flow: half the slope of the log-SNR, times sigma (sigma x - eps)."""
-    alpha, sigma = level.scales(x)
+    _, sigma = level.scales(x)
     return schedule.log_snr_slope(level.t) / 2 * sigma * (sigma * x - prediction.eps)
 
 

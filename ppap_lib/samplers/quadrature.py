@@ -38,7 +38,8 @@ class Form:
     scale: Callable[[Level], Tensor]
     f: Callable[[Prediction], Tensor]
 
-    def omega(self, lam):
+    def omega(self, lam: float | np.ndarray) -> np.ndarray:
+        """The variable of integration at lambda."""
         return np.exp(self.sign * lam)
 
     def width(self, now: Level, nxt: Level) -> float:
@@ -107,6 +108,7 @@ def integral(
 
 
 def weighted_sum(shares: Sequence[float], values: Sequence[Tensor]) -> Tensor:
+    """sum_j shares_j values_j, in the values' dtype and on their device."""
     return sum(float(w) * value for w, value in zip(shares, values, strict=True))
 
 

@@ -187,10 +187,10 @@ def _at_noise_ratio(schedule: Schedule | ContinuousSchedule, ratio: float) -> Le
     return schedule.at_log_snr(-2 * math.log(ratio))
 
 
-def _renoised(x: Tensor, ratio: float, nxt: Level, z: Tensor) -> Tensor:
-    """x / alpha at noise level `ratio`, up to `nxt` by independent noise."""
+def _renoised(y: Tensor, ratio: float, nxt: Level, z: Tensor) -> Tensor:
+    """x at `nxt`, from y = x / alpha at the lower noise level `ratio` and independent noise."""
     added = math.sqrt(max(_noise_ratio(nxt) ** 2 - ratio**2, 0.0))
-    return nxt.alpha * (x + added * z)
+    return nxt.alpha * (y + added * z)
 
 
 def dpm2_ancestral(schedule: Schedule | ContinuousSchedule, eta: float = 1.0) -> Step:
@@ -210,8 +210,8 @@ def dpm2_ancestral(schedule: Schedule | ContinuousSchedule, eta: float = 1.0) ->
         down = low * math.sqrt(1 - eta**2 + (eta * low / high) ** 2)
         middle = _at_noise_ratio(schedule, math.sqrt(high * down))
         half = denoise(transfer(x, now, middle, present.eps), middle)
-        x = x / now.alpha + (down - high) * score_form(half, "dpm2_ancestral").eps
-        return _renoised(x, down, nxt, noise()) if eta else nxt.alpha * x
+        y = x / now.alpha + (down - high) * score_form(half, "dpm2_ancestral").eps
+        return _renoised(y, down, nxt, noise()) if eta else nxt.alpha * y
 
     return step
 
