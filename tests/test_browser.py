@@ -224,13 +224,13 @@ def run_until_shown(page, selector: str) -> None:
     for _ in range(6):
         # Not awaited: the promise resolves only when every cell has run.
         page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells'); }")
-        for _ in range(120):
+        quiet = 0  # seconds without a cell that runs or waits: a busy machine starts late
+        while quiet < 10:
             page.wait_for_timeout(1000)
             if page.locator(selector).count():
                 return
             prompts = page.locator(".jp-CodeCell .jp-InputPrompt").all_inner_texts()
-            if not any("*" in prompt for prompt in prompts):
-                break
+            quiet = 0 if any("*" in prompt for prompt in prompts) else quiet + 1
     raise AssertionError(f"no {selector}: {page.inner_text('.jp-Notebook')[-2000:]}")
 
 
