@@ -38,10 +38,11 @@ class Progress:
 
 
 class Trainer:
-    """Trains `network` by `objective` on uint8 `data` [N, C, H, W] and `labels` [N] in `folder`.
+    """Trains `network` by `objective` on uint8 `data` [N, C, H, W] and `labels` in `folder`.
 
-    The whole set is held on `device`. Call `resume` to continue from the folder's checkpoint,
-    then `run`, which returns the averaged network. `clock` counts seconds.
+    `labels` [N, ...] are what the objective is told of each image: a class index, or a teacher's
+    logits. The whole set is held on `device`. Call `resume` to continue from the folder's
+    checkpoint, then `run`, which returns the averaged network. `clock` counts seconds.
     """
 
     def __init__(
@@ -278,7 +279,12 @@ def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, 
 
     Position and class embeddings that a timm network excludes by name are not decayed either.
     """
-    excluded = network.no_weight_decay() if hasattr(network, "no_weight_decay") else set()
+    excluded = {
+        f"{path}.{name}" if path else name
+        for path, module in network.named_modules()
+        if hasattr(module, "no_weight_decay")
+        for name in module.no_weight_decay()
+    }
     trained = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
     decayed = [p for name, p in trained if p.ndim > 1 and name not in excluded]
     rest = [p for name, p in trained if p.ndim <= 1 or name in excluded]

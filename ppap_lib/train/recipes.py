@@ -69,29 +69,51 @@ def fit(
     trainer = Trainer(
         network, loss or objective(tier, what), data, labels, settings, folder, device
     )
+    ema, figures = complete(trainer, f"{tier.name}/{what}", resume, on_start, on_log)
+    file = trainer.folder / WEIGHTS
+    weights.save(ema.state_dict(), file, torch.float16)
+    summary = {
+        "tier": tier.name,
+        "network": what,
+        "class": type(network).__name__,
+        "init": None if init is None else weights.sha256(init),
+        **figures,
+        "file": file.name,
+        "sha256": weights.sha256(file),
+    }
+    (trainer.folder / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n", "utf8")
+    return summary
+
+
+def complete(
+    trainer: Trainer,
+    title: str,
+    resume: bool = False,
+    on_start: Callable[[str], None] = lambda line: None,
+    on_log: Callable[[dict[str, Any]], None] = lambda row: None,
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Train to the end of the budget: the averaged network, and what a summary says of the run.
+
+    `resume`, `on_start` and `on_log` are those of `fit`; `parameters` counts what is trained.
+    """
     if resume:
         trainer.resume()
+    network, settings = trainer.network, trainer.settings
     cost = speed.measured(network, trainer.objective, trainer.data, trainer.labels, settings.bf16)
-    parameters = sum(p.numel() for p in network.parameters())
-    on_start(f"{tier.name}/{what}: {parameters:,} parameters, {cost}")
+    parameters = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    on_start(f"{title}: {parameters:,} parameters, {cost}")
 
     def log(row: dict[str, Any]) -> None:
         on_log({**row, "share_of_peak": cost.share(row["images_per_second"])})
 
     ema = trainer.run(log)
-    file = trainer.folder / WEIGHTS
-    weights.save(ema.state_dict(), file, torch.float16)
     rate = trainer.images_seen / max(trainer.progress.seconds, 1e-9)
     rows = trainer.log.rows()
-    summary = {
-        "tier": tier.name,
-        "network": what,
-        "class": type(network).__name__,
+    return ema, {
         "parameters": parameters,
         "objective": trainer.identity["objective"],
         "settings": asdict(settings),
         "data": trainer.identity["data"],
-        "init": None if init is None else weights.sha256(init),
         "steps": trainer.progress.step,
         "images_seen": trainer.images_seen,
         "seconds": round(trainer.progress.seconds, 1),
@@ -100,11 +122,7 @@ def fit(
         "share_of_peak": round(cost.share(rate), 4),
         "speed": asdict(cost),
         "versions": ledger.versions(),
-        "file": file.name,
-        "sha256": weights.sha256(file),
     }
-    (trainer.folder / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n", "utf8")
-    return summary
 
 
 def in_words(summary: dict[str, Any]) -> str:

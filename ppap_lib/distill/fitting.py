@@ -1,0 +1,226 @@
+"""Training a set of experts: presets, fresh updates, all at once or one after another."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ppap_lib.distill.losses import DistillError, NoisyLoss
+from ppap_lib.experts import Experts, low_rank
+from ppap_lib.networks import lora
+from ppap_lib.schedule import Intervals
+from ppap_lib.train import recipes
+from ppap_lib.train.loop import Trainer
+from ppap_lib.train.settings import Settings
+
+OnLog = Callable[[dict[str, Any]], None]
+
+IMAGES = 600_000
+"""The small tiers' budget: images seen by all experts together, whatever their number."""
+
+_SMALL = {"batch": 100, "lr": 1e-3, "weight_decay": 0.05, "warmup": 100, "ema": 0.999, "clip": 0.0}
+
+PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "paper": {
+            "batch": 256,
+            "lr": 1e-4,
+            "weight_decay": 0.05,
+            "warmup": 0,
+            "ema": 0.0,
+            "clip": 0.0,
+            "steps": 300_000,
+        },
+        "fashion": _SMALL,
+        "tin10": _SMALL,
+    }
+)
+"""Settings by tier; batches that 1, 2, 5 and 10 experts share evenly. "paper": PPAP's own."""
+
+GPU: Mapping[str, Any] = MappingProxyType({"batch": 500, "lr": 2e-3, "log_every": 100})
+"""What changes for the small tiers on a GPU."""
+
+SNAPSHOTS = tuple(9_375 * 2**k for k in range(12))
+"""Images seen at which the experts are kept, for quality against images seen."""
+
+
+def settings(
+    preset: str, device: torch.device | str = "cpu", images: int | None = None, **overrides
+) -> Settings:
+    """The preset's settings, with `overrides` (None: as the preset has it).
+
+    The budget is `steps` or `minutes` where given, else `images` in all (default: the preset's).
+    """
+    if preset not in PRESETS:
+        raise DistillError(f"no preset {preset!r}: there are {', '.join(PRESETS)}")
+    given = {name: value for name, value in overrides.items() if value is not None}
+    if images is not None and (given.keys() & {"steps", "minutes"} or images < 1):
+        raise DistillError("give one budget: at least one image, or steps, or minutes")
+    values = {"snapshots": SNAPSHOTS, **PRESETS[preset]}
+    if torch.device(device).type == "cuda" and preset != "paper":
+        values.update(GPU)
+    values.update(given)
+    if "minutes" in given and "steps" not in given:
+        values.pop("steps", None)
+    elif images is not None or "steps" not in values:
+        values["steps"] = -(-(images or IMAGES) // values["batch"])
+    return Settings(**values)
+
+
+@dataclass(frozen=True)
+class _Updates:
+    plan: Callable[..., lora.Plan]
+    rank: int
+    scale: float  # alpha / rank, as in the paper
+
+
+UPDATES: Mapping[str, _Updates] = MappingProxyType(
+    {
+        "resnet18": _Updates(lora.resnet_plan, rank=2, scale=8 / 16),
+        "vit": _Updates(lora.vit_plan, rank=8, scale=8 / 32),
+    }
+)
+"""PPAP's updates of the small tiers' guides; by rank, five of them are a quarter of the trunk."""
+
+
+def updates(
+    trunk: nn.Module,
+    guide: str,
+    intervals: Intervals,
+    rank: int | None = None,
+    scaled: bool = True,
+    seed: int = 0,
+) -> Experts:
+    """Fresh updates of `trunk`, one per interval, by the preset of `guide`; `seed` decides A.
+
+    `rank` replaces the preset's. Without `scaled`, alpha is the rank: no LoRA scale, as in the
+    linear layers of PPAP's released code.
+    """
+    if guide not in UPDATES:
+        raise DistillError(f"no updates for a guide {guide!r}: there are {', '.join(UPDATES)}")
+    preset = UPDATES[guide]
+    rank = preset.rank if rank is None else rank
+    plan = preset.plan(trunk, rank, rank * preset.scale if scaled else float(rank))
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        return low_rank(trunk, plan, intervals)
+
+
+def fit(
+    experts: Experts,
+    loss: NoisyLoss,
+    pixels: Tensor,
+    targets: Tensor,
+    settings: Settings,
+    folder: str | Path,
+    *,
+    sequential: bool = False,
+    device: torch.device | str = "cpu",
+    resume: bool = False,
+    on_start: Callable[[str], None] = lambda line: None,
+    on_log: OnLog = lambda row: None,
+) -> tuple[Experts, dict[str, Any]]:
+    """Train on uint8 `pixels` [N, C, H, W] and `targets` [N, ...], as the loss reads them.
+
+    Returns the averaged experts, in eval mode and frozen, and what a summary says of the run,
+    `images_per_expert` among it. The budget in `settings` is for all experts together.
+
+    All experts are trained in one pass, each from where it stands and with optimiser state of its
+    own. `sequential` instead does as PPAP's released code: one after another, each with its share
+    of the budget, expert k starting from the weights and optimiser state of expert k-1; each has
+    a folder of its own then, and there are no snapshots.
+    """
+    if loss.intervals != experts.intervals:
+        raise DistillError(
+            f"the loss is for {loss.intervals}, the experts are for {experts.intervals}"
+        )
+    if settings.clip and len(experts) > 1:
+        raise DistillError(
+            f"clip = {settings.clip} bounds the norm of all experts' gradients together, so that "
+            f"one expert's would change another's: use clip=0"
+        )
+    folder, title = Path(folder), "1 model" if len(experts) == 1 else f"{len(experts)} experts"
+
+    def run(
+        loss: NoisyLoss, settings: Settings, folder: Path, on_log: OnLog, optimizer: Any = None
+    ) -> tuple[Experts, dict[str, Any], dict[str, Any]]:
+        trainer = Trainer(experts, loss, pixels, targets, settings, folder, device)
+        if optimizer is not None:
+            trainer.optimizer.load_state_dict(optimizer)
+        averaged, figures = recipes.complete(trainer, title, resume, on_start, on_log)
+        return averaged, figures, trainer.optimizer.state_dict()
+
+    try:
+        if sequential:
+            return _one_after_another(experts, loss, settings, folder, run, on_log)
+        averaged, figures, _ = run(loss, settings, folder, on_log)
+        return averaged, {**figures, "images_per_expert": _shares(loss, figures["images_seen"])}
+    finally:
+        experts.eval()  # the trunk is the caller's
+
+
+def _shares(loss: NoisyLoss, images: int) -> list[int]:
+    """How many of the images each expert sees, in expectation: timesteps are uniform."""
+    return [round(images * len(interval) / loss.intervals.T) for interval in loss.intervals]
+
+
+def _one_after_another(
+    experts: Experts,
+    loss: NoisyLoss,
+    settings: Settings,
+    folder: Path,
+    run: Callable,
+    on_log: OnLog,
+) -> tuple[Experts, dict[str, Any]]:
+    """`fit`'s sequential training; `run` trains what has gradients."""
+    count, members = len(experts), experts.bank.members
+    share = replace(
+        settings,
+        steps=settings.steps and max(1, settings.steps // count),
+        minutes=settings.minutes and settings.minutes / count,
+        snapshots=(),
+    )
+    stages: list[dict[str, Any]] = []
+    optimizer = None
+    for k in range(count):
+        if k:
+            members[k].load_state_dict(members[k - 1].state_dict())
+        for j, member in enumerate(members):
+            member.requires_grad_(j == k)
+        averaged, figures, optimizer = run(
+            replace(loss, only=k),
+            share,
+            folder / f"expert-{k + 1}",
+            _behind(stages, on_log),
+            optimizer,
+        )
+        experts.load_state_dict(averaged.state_dict())
+        stages.append(figures)
+    total = {key: _sum(stages, key) for key in ("parameters", "steps", "images_seen", "seconds")}
+    return experts.requires_grad_(False), {
+        **stages[-1],
+        **total,
+        "objective": repr(loss),
+        "settings": asdict(settings),
+        "final_loss": _sum(stages, "final_loss") / count,
+        "images_per_second": round(total["images_seen"] / max(total["seconds"], 1e-9), 2),
+        "images_per_expert": [stage["images_seen"] for stage in stages],
+    }
+
+
+def _sum(stages: list[dict[str, Any]], key: str) -> Any:
+    return sum(stage[key] for stage in stages)
+
+
+def _behind(stages: list[dict[str, Any]], on_log: OnLog) -> OnLog:
+    """`on_log`, told of rows as if the finished stages were part of the same run."""
+    before = {
+        "step": _sum(stages, "steps"),
+        "images": _sum(stages, "images_seen"),
+        "seconds": _sum(stages, "seconds"),
+    }
+    return lambda row: on_log({**row, **{key: row[key] + more for key, more in before.items()}})

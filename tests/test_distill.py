@@ -1,0 +1,586 @@
+"""Distillation: what is minimised, who is trained by what, and that it helps at high noise."""
+
+import json
+import math
+import os
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from ppap_lib import data, weights, zoo
+from ppap_lib import experts as sets
+from ppap_lib import images as contract
+from ppap_lib.distill import (
+    DistillError,
+    Supervised,
+    Transfer,
+    accuracy_by_t,
+    fit,
+    settings,
+    snapshots,
+    teacher_logits,
+    updates,
+)
+from ppap_lib.distill.__main__ import EXPERTS, main
+from ppap_lib.distill.fitting import IMAGES, PRESETS, UPDATES
+from ppap_lib.experts import Experts, full_copies, low_rank
+from ppap_lib.networks import lora
+from ppap_lib.schedule import Intervals, Schedule
+from ppap_lib.seeds import Noise
+from ppap_lib.tasks import Classification
+from ppap_lib.tiers import tier
+from ppap_lib.train import speed
+from ppap_lib.train.loop import parameter_groups
+from ppap_lib.train.recipes import SUMMARY
+from ppap_lib.train.record import Log, load_checkpoint
+from ppap_lib.train.settings import Settings, TrainingError
+
+LINEAR = Schedule.linear()
+TWO, FIVE = Intervals(1000, 2), Intervals(1000, 5)
+GENERATOR = torch.Generator().manual_seed(0)
+PIXELS = torch.randint(256, (40, 1, 8, 8), generator=GENERATOR).byte()
+LABELS = torch.randint(3, (40,), generator=GENERATOR)
+LOGITS = 2 * torch.randn(40, 3, generator=GENERATOR)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """One thread, no waiting for the disk, and no measuring of the processor."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    monkeypatch.setattr(speed, "matmul_rate", lambda device, dtype: 1e12)
+    yield
+    torch.set_num_threads(threads)
+
+
+def network(seed=0) -> nn.Module:
+    torch.manual_seed(seed)
+    made = nn.Sequential(
+        nn.Conv2d(1, 4, 3, stride=2, bias=False),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(36, 3),
+    )
+    return made.eval()
+
+
+def adapted(intervals=TWO, trunk=None) -> Experts:
+    trunk = network() if trunk is None else trunk
+    torch.manual_seed(1)
+    return low_rank(trunk, lora.plan(trunk, ("0", "4"), 2, 1.0, ("1.*", "4.bias")), intervals)
+
+
+def copies(intervals=TWO) -> Experts:
+    return full_copies(network(), intervals)
+
+
+def transfer(intervals=TWO, **changes) -> Transfer:
+    return Transfer(LINEAR, intervals, Classification(), **changes)
+
+
+def supervised(intervals=TWO, **changes) -> Supervised:
+    return Supervised(LINEAR, intervals, Classification(), **changes)
+
+
+def plan(**changes) -> Settings:
+    values = {"batch": 8, "steps": 8, "lr": 1e-2, "weight_decay": 0.05, "warmup": 2, "ema": 0.0}
+    return Settings(**{**values, "clip": 0.0, "log_every": 1, **changes})
+
+
+def seeded(seed=5) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def noised(loss, images, seed=5):
+    """The timesteps, the level and x_t that a loss makes of images with this seed."""
+    t = loss.times(len(images), seeded(seed))
+    level = LINEAR.at(t)
+    return t, level, level.noised(images, torch.randn(images.shape, generator=seeded(seed)))
+
+
+def state(module: nn.Module) -> dict:
+    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+
+def same(a: dict, b: dict) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+@pytest.mark.parametrize("build", [adapted, copies])
+class TestLoss:
+    def test_transfer_is_the_kl_from_the_sharpened_teacher(self, build):
+        experts, loss = build().eval(), transfer()
+        images, logits = contract.from_bytes(PIXELS[:8]), LOGITS[:8]
+        t, _, x_t = noised(loss, images)
+        by_hand = []
+        for i in range(8):
+            student = experts.bank.run(int(t[i] >= 500), x_t[i : i + 1])[0].tolist()
+            p = [math.exp(v / 0.25) for v in logits[i].tolist()]
+            q = [math.exp(v) for v in student]
+            p, q = [v / sum(p) for v in p], [v / sum(q) for v in q]
+            by_hand.append(sum(a * math.log(a / b) for a, b in zip(p, q, strict=True) if a > 0))
+        found = loss(experts, images, logits, seeded())
+        assert found.item() == pytest.approx(sum(by_hand) / 8, rel=1e-4)
+
+    def test_supervised_is_the_cross_entropy(self, build):
+        experts, loss = build().eval(), supervised()
+        images, labels = contract.from_bytes(PIXELS[:8]), LABELS[:8]
+        _, level, x_t = noised(loss, images)
+        expected = nn.functional.cross_entropy(experts(x_t, level), labels)
+        torch.testing.assert_close(loss(experts, images, labels, seeded()), expected)
+
+    def test_each_experts_gradient_is_that_of_its_own_mean(self, build):
+        """Also where the experts have different numbers of images."""
+        experts, loss = build(Intervals(1000, 3)).train(), transfer(Intervals(1000, 3))
+        images, logits = contract.from_bytes(PIXELS[:10]), LOGITS[:10]
+        t, _, x_t = noised(loss, images)
+        owners = loss.intervals.route(t)
+        assert len(set(owners.bincount().tolist())) > 1
+        loss(experts, images, logits, seeded()).backward()
+        for k in range(3):
+            found = [p.grad.clone() for p in experts.parameters_of(k)]
+            output = experts.bank.run(k, x_t[owners == k])
+            own = loss.task.divergence(output, logits[owners == k]).mean()
+            expected = torch.autograd.grad(own, experts.parameters_of(k))
+            for a, b in zip(found, expected, strict=True):
+                torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+class TestTimes:
+    @given(st.integers(1, 10), st.integers(1, 6), st.integers(0, 2**40))
+    def test_experts_share_a_batch_evenly(self, n, each, seed):
+        loss = transfer(Intervals(1000, n))
+        t = loss.times(n * each, seeded(seed))
+        if 1000 % n == 0:
+            assert loss.intervals.route(t).bincount(minlength=n).tolist() == [each] * n
+        assert bool((t.diff() >= 0).all()) and t.min() >= 0 and t.max() < 1000
+
+    def test_every_timestep_is_equally_likely(self):
+        short = Transfer(Schedule.cosine(10), Intervals(10, 3), Classification())
+        drawn = torch.cat([short.times(7, seeded(seed)) for seed in range(2000)])
+        share = drawn.bincount(minlength=10) / len(drawn)
+        assert (share - 0.1).abs().max() < 0.01
+
+    @given(st.integers(1, 7), st.integers(0, 2**40), st.data())
+    def test_one_interval_only(self, n, seed, source):
+        k = source.draw(st.integers(0, n - 1))
+        interval = Intervals(1000, n)[k]
+        loss = transfer(Intervals(1000, n), only=k)
+        assert all(t in interval for t in loss.times(9, seeded(seed)).tolist())
+        shared = replace(loss, shared_time=True).times(9, seeded(seed))
+        assert len(set(shared.tolist())) == 1 and shared[0] in interval
+
+    def test_times_and_noise_are_drawn_apart(self):
+        """From one seed by two generators: the same stream twice would tie t to the noise."""
+        t = torch.stack([transfer().times(1, seeded(seed)) for seed in range(500)])[:, 0].double()
+        first = torch.stack([torch.rand(1, generator=seeded(seed)) for seed in range(500)])[:, 0]
+        assert abs(torch.corrcoef(torch.stack([t, first.double()]))[0, 1]) < 0.15
+
+    def test_every_expert_reads_only_its_own_interval(self, monkeypatch):
+        experts, loss = copies(FIVE).train(), transfer(FIVE)
+        read = []
+        run = experts.bank.run
+        monkeypatch.setattr(experts.bank, "run", lambda k, x: read.append((k, x)) or run(k, x))
+        images = contract.from_bytes(PIXELS[:20])
+        loss(experts, images, LOGITS[:20], seeded())
+        t, _, x_t = noised(loss, images)
+        assert [k for k, _ in read] == [0, 1, 2, 3, 4]
+        for k, x in read:
+            torch.testing.assert_close(x, x_t[torch.tensor([i in FIVE[k] for i in t.tolist()])])
+
+
+class TestTeacher:
+    def test_it_reads_clean_images_in_eval_mode_and_stays_as_it_is(self, tmp_path):
+        teacher = network(seed=3)
+        before, modes = state(teacher), []
+        teacher.register_forward_hook(lambda module, *_: modes.append(module.training))
+        logits = teacher_logits(teacher, PIXELS, batch=7)
+        fit(adapted(), transfer(), PIXELS, logits, plan(), tmp_path)
+        assert modes == [False] * 6  # once over the 40 images, never while students train
+        with torch.no_grad():
+            torch.testing.assert_close(logits, teacher(contract.from_bytes(PIXELS)))
+        assert same(state(teacher), before)
+
+    def test_train_mode_is_refused(self):
+        teacher = network()
+        teacher[1].train()
+        with pytest.raises(DistillError, match="train mode"):
+            teacher_logits(teacher, PIXELS)
+
+
+class TestFit:
+    def test_the_trunk_stays_and_every_update_moves(self, tmp_path):
+        trunk = network()
+        before, experts = state(trunk), adapted(FIVE, trunk)
+        fresh = [state(member) for member in experts.bank.members]
+        trained, _ = fit(experts, transfer(FIVE), PIXELS, LOGITS, plan(batch=10), tmp_path)
+        assert same(state(trunk), before) and same(state(trained.bank.trunk), before)
+        for start, member in zip(fresh, trained.bank.members, strict=True):
+            unmoved = [
+                key for key, tensor in member.state_dict().items() if start[key].equal(tensor)
+            ]
+            assert not unmoved
+        assert not trunk.training and not trained.training
+        assert not any(p.requires_grad for p in trained.parameters())
+
+    @pytest.mark.parametrize("build", [adapted, copies])
+    def test_an_expert_does_not_notice_the_other(self, tmp_path, build):
+        """Bitwise the same whether the other one is trained beside it or frozen."""
+        both, _ = fit(build(), transfer(), PIXELS, LOGITS, plan(), tmp_path / "both")
+        for k in range(2):
+            alone = build()
+            alone.bank.members[1 - k].requires_grad_(False)
+            alone, _ = fit(alone, transfer(), PIXELS, LOGITS, plan(), tmp_path / f"{k}")
+            assert same(state(alone.bank.members[k]), state(both.bank.members[k]))
+            assert not same(state(alone.bank.members[1 - k]), state(both.bank.members[1 - k]))
+
+    def test_it_is_plain_adamw_on_each_experts_own_images(self, tmp_path, monkeypatch):
+        """Against a loop by hand that trains expert 1 on the images in its interval alone."""
+        seen, loss = [], transfer()
+        call = Transfer.__call__
+
+        def recorded(self, network, images, targets, generator):
+            seen.append((images, targets, generator.initial_seed()))
+            return call(self, network, images, targets, generator)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Transfer, "__call__", recorded)
+            trained, _ = fit(adapted(), loss, PIXELS, LOGITS, plan(), tmp_path)
+        seen = seen[1:]  # the first call counted operations
+        assert len(seen) == plan().steps
+        experts = adapted().train()
+        optimizer = torch.optim.AdamW(parameter_groups(experts.bank.members[1], 0.05))
+        for step, (images, logits, seed) in enumerate(seen):
+            t, _, x_t = noised(loss, images, seed)
+            own = t >= 500
+            for group in optimizer.param_groups:
+                group["lr"] = plan().learning_rate(step, 0)
+            optimizer.zero_grad()
+            loss.task.divergence(experts.bank.run(1, x_t[own]), logits[own]).mean().backward()
+            optimizer.step()
+        found = trained.bank.members[1].state_dict()
+        for name, tensor in experts.bank.members[1].state_dict().items():
+            torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=1e-5, msg=name)
+
+    def test_the_budget_is_images_in_all(self, tmp_path):
+        for n in (1, 2, 5):
+            intervals = Intervals(1000, n)
+            made = plan(batch=10, steps=4)
+            _, figures = fit(
+                copies(intervals), supervised(intervals), PIXELS, LABELS, made, tmp_path / str(n)
+            )
+            assert figures["images_seen"] == 40 and figures["steps"] == 4
+            assert figures["images_per_expert"] == [40 // n] * n
+        assert figures["parameters"] == 5 * sum(p.numel() for p in network().parameters())
+
+    def test_snapshots_are_the_experts_as_they_were(self, tmp_path):
+        made = plan(snapshots=(16, 64))
+        trained, _ = fit(adapted(), transfer(), PIXELS, LOGITS, made, tmp_path)
+        fresh = adapted()
+        before = state(fresh)
+        seen = [(count, state(experts)) for count, experts in snapshots(fresh, tmp_path)]
+        assert [count for count, _ in seen] == [16, 64]
+        assert not same(seen[0][1], seen[1][1]) and same(state(fresh), before)
+        for name, tensor in trained.state_dict().items():
+            torch.testing.assert_close(seen[1][1][name], tensor, rtol=1e-3, atol=1e-3)
+        with pytest.raises(DistillError, match="no snapshots"):
+            next(snapshots(fresh, tmp_path / "elsewhere"))
+
+    def test_what_does_not_fit_is_refused(self, tmp_path):
+        with pytest.raises(DistillError, match="experts are for"):
+            fit(adapted(FIVE), transfer(TWO), PIXELS, LOGITS, plan(), tmp_path)
+        with pytest.raises(DistillError, match="clip=0"):
+            fit(adapted(), transfer(), PIXELS, LOGITS, plan(clip=1.0), tmp_path)
+        with pytest.raises(TrainingError, match="one label each"):
+            fit(adapted(), transfer(), PIXELS, LOGITS[:-1], plan(), tmp_path)
+        with pytest.raises(DistillError, match="timesteps"):
+            Transfer(LINEAR, Intervals(100, 2), Classification())
+        with pytest.raises(DistillError, match="no interval 2"):
+            transfer(only=2)
+
+
+class Stop(Exception):
+    """What ends a run in the middle, as a kill would."""
+
+
+class TestResume:
+    @pytest.mark.parametrize("sequential", [False, True])
+    def test_a_resumed_run_is_bitwise_the_unbroken_one(self, tmp_path, sequential):
+        def run(folder, resume=False, stop=None):
+            def on_log(row):
+                rows.append((row["step"], row["loss"]))
+                if row["step"] == stop:
+                    raise Stop
+
+            rows: list = []
+            made = plan(checkpoint_every=0.0, ema=0.9)
+            trained, _ = fit(
+                *(adapted(), transfer(), PIXELS, LOGITS, made, folder),
+                sequential=sequential,
+                resume=resume,
+                on_log=on_log,
+            )
+            return rows, state(trained)
+
+        straight = run(tmp_path / "straight")
+        with pytest.raises(Stop):
+            run(tmp_path / "broken", stop=6)
+        rows, end = run(tmp_path / "broken", resume=True)
+        assert [step for step, _ in straight[0]] == list(range(1, 9))
+        assert rows == straight[0][-len(rows) :] and len(rows) == 3
+        assert same(end, straight[1])
+        with pytest.raises(TrainingError, match="resume"):
+            run(tmp_path / "broken")
+
+
+class TestReleased:
+    def test_a_warm_start_continues_the_expert_before(self, tmp_path):
+        """Its weights, and the state of its optimiser."""
+        still = plan(lr=1e-12, weight_decay=0.0)
+        together, _ = fit(adapted(), transfer(), PIXELS, LOGITS, still, tmp_path / "together")
+        trained, figures = fit(
+            adapted(), transfer(), PIXELS, LOGITS, still, tmp_path / "warm", sequential=True
+        )
+
+        def factors(experts):
+            return [member.get_parameter("4.lora_A") for member in experts.bank.members]
+
+        torch.testing.assert_close(*factors(trained))
+        assert not torch.allclose(*factors(together))
+        assert figures["images_per_expert"] == [32, 32] and figures["images_seen"] == 64
+        assert figures["steps"] == 8
+        for k, steps in ((1, 4), (2, 8)):
+            path = tmp_path / "warm" / f"expert-{k}" / "checkpoint.pt"
+            saved = load_checkpoint(path, torch.device("cpu"))["optimizer"]["state"]
+            assert {int(entry["step"]) for entry in saved.values()} == {steps}
+
+    def test_a_warm_start_leaves_finished_experts_alone(self, tmp_path):
+        trained, _ = fit(adapted(), transfer(), PIXELS, LOGITS, plan(), tmp_path, sequential=True)
+        path = tmp_path / "expert-1" / "checkpoint.pt"
+        first = load_checkpoint(path, torch.device("cpu"))["ema"]
+        prefix = "bank.members.0."
+        kept = {k.removeprefix(prefix): v for k, v in first.items() if k.startswith(prefix)}
+        assert same(kept, state(trained.bank.members[0]))
+        assert not same(kept, state(trained.bank.members[1]))
+
+    def test_one_timestep_for_the_batch_trains_one_expert_a_step(self, tmp_path):
+        start = [state(member) for member in copies(FIVE).bank.members]
+        loss = supervised(FIVE, shared_time=True)
+        trained, _ = fit(copies(FIVE), loss, PIXELS, LABELS, plan(steps=1), tmp_path)
+        after = [state(member) for member in trained.bank.members]
+        assert sum(not same(a, b) for a, b in zip(start, after, strict=True)) == 1
+
+    def test_without_the_scale_alpha_is_the_rank(self):
+        trunk = tier("fashion").classifier("vit")
+        released, ours = (updates(trunk, "vit", TWO, rank=3, scaled=s) for s in (False, True))
+        assert released.bank.members[0].plan.scale == 1
+        assert ours.bank.members[0].plan.scale == 8 / 32
+        assert ours.bank.members[0].plan.rank == 3
+
+
+class TestSettings:
+    def test_the_papers(self):
+        paper = settings("paper")
+        assert (paper.lr, paper.weight_decay, paper.batch, paper.steps) == (
+            1e-4,
+            0.05,
+            256,
+            300_000,
+        )
+        assert paper.clip == 0 and paper.learning_rate(300_000, 0) == pytest.approx(0, abs=1e-12)
+        assert settings("paper", "cuda") == paper
+
+    @pytest.mark.parametrize("name", ["fashion", "tin10"])
+    @pytest.mark.parametrize("device", ["cpu", "cuda"])
+    def test_the_small_tiers(self, name, device):
+        made = settings(name, device)
+        assert made.steps * made.batch == IMAGES
+        assert all(made.batch % n == 0 for n in (1, 2, 5, 10))
+        assert made.clip == 0 and made.weight_decay == 0.05
+
+    def test_one_budget(self):
+        assert settings("fashion", images=1050).steps == 11
+        assert settings("fashion", images=1050, batch=1000).steps == 2
+        assert settings("fashion", steps=7).steps == 7
+        assert settings("paper", minutes=2.0).steps is None
+        for wrong in ({"images": 0}, {"images": 10, "steps": 1}, {"images": 10, "minutes": 1.0}):
+            with pytest.raises(DistillError, match="one budget"):
+                settings("fashion", **wrong)
+        with pytest.raises(TrainingError, match="steps or minutes"):
+            settings("fashion", steps=1, minutes=1.0)
+        with pytest.raises(DistillError, match=", ".join(PRESETS)):
+            settings("mnist")
+
+    @pytest.mark.parametrize("guide", tuple(UPDATES))
+    def test_five_updates_are_a_fifth_to_three_tenths_of_the_trunk(self, guide):
+        trunk = tier("fashion").classifier(guide)
+        size = sum(p.numel() for p in trunk.parameters())
+        five = updates(trunk, guide, FIVE)
+        trained = sum(p.numel() for k in range(5) for p in five.parameters_of(k))
+        assert 0.2 < trained / size < 0.3
+
+    def test_fresh_updates_are_decided_by_their_seed(self):
+        trunk = tier("fashion").classifier("vit")
+        torch.manual_seed(8)
+        one, other, third = (updates(trunk, "vit", TWO, seed=s).bank.members for s in (1, 1, 2))
+        assert same(state(one), state(other)) and not same(state(one), state(third))
+        assert not same(state(one[0]), state(one[1]))
+        with pytest.raises(DistillError, match="resnet18, vit"):
+            updates(trunk, "judge", TWO)
+
+    def test_embeddings_inside_a_set_are_not_decayed(self):
+        experts = full_copies(tier("fashion").classifier("vit"), TWO)
+        rest = {id(p) for p in parameter_groups(experts, 0.05)[1]["params"]}
+        for member in experts.bank.members:
+            assert id(member.pos_embed) in rest and id(member.cls_token) in rest
+            assert id(member.head.weight) not in rest
+
+
+class TestQuality:
+    IMAGES = contract.from_bytes(PIXELS)
+
+    def test_readings_are_those_computed_by_hand(self):
+        model, times = network(2), (0, 250.5, 999)
+        seeds = range(100, 140)
+        found = accuracy_by_t(model, self.IMAGES, LABELS, LINEAR, times, seeds, batch=7)
+        eps = Noise(seeds, (1, 8, 8), torch.float32)()
+        for reading, t in zip(found, times, strict=True):
+            with torch.no_grad():
+                p = model(LINEAR.at(t).noised(self.IMAGES, eps)).softmax(1)
+            assert reading.t == t and reading.n == 40
+            assert reading.accuracy == pytest.approx((p.argmax(1) == LABELS).double().mean().item())
+            assert reading.confidence == pytest.approx(p.amax(1).mean().item(), abs=1e-5)
+            assert reading.entropy == pytest.approx(-(p * p.log()).sum(1).mean().item(), abs=1e-5)
+
+    def test_experts_read_by_their_interval(self):
+        experts = copies(FIVE).eval()
+        for k, member in enumerate(experts.bank.members):
+            nn.init.zeros_(member[4].weight)
+            member[4].bias.data = torch.tensor([0.0, 0.0, float(k)])
+        found = accuracy_by_t(experts, self.IMAGES, LABELS, LINEAR, (0, 199, 200, 850))
+        for reading, k in zip(found, (0, 0, 1, 4), strict=True):
+            largest = math.exp(k) / (math.exp(k) + 2)
+            assert reading.confidence == pytest.approx(largest, abs=1e-6)
+        assert found[0].entropy == pytest.approx(math.log(3))
+
+    def test_what_does_not_fit_is_refused(self):
+        with pytest.raises(DistillError, match="train mode"):
+            accuracy_by_t(network().train(), self.IMAGES, LABELS, LINEAR, (0,))
+        with pytest.raises(DistillError, match="one seed per image"):
+            accuracy_by_t(network(), self.IMAGES, LABELS, LINEAR, (0,), range(39))
+        with pytest.raises(DistillError, match="one label"):
+            accuracy_by_t(network(), self.IMAGES, LABELS[:3], LINEAR, (0,))
+
+
+class TestSyntheticTask:
+    """Two classes, bright and dark all over. The teacher looks at one pixel, as a network looks
+    at whatever tells clean images apart; under noise only the whole image still tells them."""
+
+    @staticmethod
+    def images(count, seed):
+        labels = torch.arange(count) % 2
+        grain = 20 * torch.randn(count, 1, 8, 8, generator=seeded(seed))
+        return (32 + 191 * labels.view(-1, 1, 1, 1) + grain).clamp(0, 255).byte(), labels
+
+    @staticmethod
+    def teacher():
+        made = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
+        nn.init.zeros_(made[1].weight)
+        nn.init.zeros_(made[1].bias)
+        made[1].weight.data[:, 27] = torch.tensor([-4.0, 4.0])
+        return made.eval()
+
+    @pytest.mark.parametrize("method", ["data-free updates", "supervised copies", "single"])
+    def test_students_beat_the_clean_teacher_at_high_noise(self, tmp_path, method):
+        teacher = self.teacher()
+        pixels, labels = self.images(200, 1)
+        intervals = Intervals(1000, 1 if method == "single" else 2)
+        targets = labels
+        if method == "data-free updates":
+            trunk = self.teacher()
+            experts = low_rank(trunk, lora.plan(trunk, ("1",), 2, 2.0, ("1.bias",)), intervals)
+            loss, targets = transfer(intervals), teacher_logits(teacher, pixels)
+        else:
+            experts, loss = full_copies(teacher, intervals), supervised(intervals)
+        torch.manual_seed(0)
+        made = plan(batch=40, steps=150, lr=0.03, log_every=50)
+        trained, _ = fit(experts, loss, pixels, targets, made, tmp_path)
+        held_out, truth = self.images(400, 2)
+        ask = (contract.from_bytes(held_out), truth, LINEAR, (0, 300, 500))
+        clean, aware = accuracy_by_t(teacher, *ask), accuracy_by_t(trained, *ask)
+        assert clean[0].accuracy > 0.97 and aware[0].accuracy > 0.97
+        assert clean[1].accuracy < 0.8 and aware[1].accuracy > 0.95
+        assert clean[2].accuracy < 0.65 and aware[2].accuracy > 0.8
+
+
+# --- The command line
+
+TRAIN = ["--guide", "resnet18", "--experts", "2", "--batch", "4", "--steps", "2", "--quiet"]
+TRAIN += ["--device", "cpu", "--log-every", "1"]
+
+
+@pytest.fixture
+def tiny_fashion(monkeypatch):
+    """Random images in place of the training and test sets, an untrained network for the guide."""
+    fashion = tier("fashion")
+    pixels = torch.randint(256, (40, 1, 32, 32), generator=seeded()).byte()
+    images = data.ImageSet(pixels, torch.arange(40) % 10, fashion.classes, "random")
+    torch.manual_seed(0)
+    trunk = zoo.Vision(fashion.classifier("resnet18"), 32, 1, fashion.classes)
+    monkeypatch.setattr(data, "require", lambda name, split: images)
+    monkeypatch.setattr(data, "load", lambda name, split: images.subset(range(20)))
+    monkeypatch.setattr(zoo, "load", lambda name, device="cpu": trunk.eval().requires_grad_(False))
+    return trunk
+
+
+def test_the_command_line_transfers_resumes_and_summarises(tmp_path, tiny_fashion, capsys):
+    here = ["transfer", *TRAIN, "--labelled", "--folder", str(tmp_path)]
+    assert main(here) == 0
+    assert main([*here, "--steps", "3"]) == 1
+    assert "--resume" in capsys.readouterr().err
+    assert main([*here, "--steps", "3", "--resume"]) == 0
+    summary = json.loads((tmp_path / SUMMARY).read_text())
+    assert summary["images_seen"] == 12 and summary["images_per_expert"] == [6, 6]
+    assert summary["experts"] == 2 and summary["trunk"] == "fashion/resnet18"
+    assert summary["parameters"] == 2 * 35_250 and summary["trunk_parameters"] == 701_178
+    assert summary["final_loss"] == Log(tmp_path / "log.jsonl").rows()[-1]["loss"]
+    readings = summary["quality"]["readings"]
+    assert [reading["t"] for reading in readings] == list(range(0, 1000, 100))
+    assert all(reading["n"] == 20 for reading in readings)
+    assert summary["sha256"] == weights.sha256(tmp_path / EXPERTS)
+    found = sets.read(tmp_path / EXPERTS, tiny_fashion)
+    assert len(found) == 2 and found.bank.members[0].plan.rank == 2
+
+
+def test_the_command_line_trains_with_labels_in_the_released_way(tmp_path, tiny_fashion):
+    released = ["--rank", "1", "--no-scale", "--warm-start", "--shared-time"]
+    assert main(["supervised", *TRAIN, *released, "--folder", str(tmp_path)]) == 0
+    summary = json.loads((tmp_path / SUMMARY).read_text())
+    assert summary["sequential"] and "shared_time=True" in summary["objective"]
+    assert (tmp_path / "expert-2" / "log.jsonl").exists()
+    assert sets.read(tmp_path / EXPERTS, tiny_fashion).bank.members[1].plan.scale == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["transfer", *TRAIN, "--data", "nowhere"], "no generated set in nowhere"),
+        (["transfer", *TRAIN, "--labelled", "--temperature", "0"], "temperature"),
+        (["transfer", *TRAIN, "--labelled", "--rank", "0"], "rank must be at least 1"),
+        (["transfer", *TRAIN, "--labelled", "--experts", "0"], "cannot be cut into 0"),
+        (["transfer", *TRAIN, "--labelled", "--clip", "1"], "clip=0"),
+        (["supervised", *TRAIN, "--no-scale"], "no LoRA scale"),
+        (["supervised", *TRAIN, "--images", "9"], "one budget"),
+        (["supervised", *TRAIN, "--tier", "mnist"], "no tier 'mnist'"),
+        (["supervised", *TRAIN, "--tier", "tin10"], "tin10's"),
+    ],
+)
+def test_the_command_line_says_what_is_wrong(tmp_path, tiny_fashion, capsys, arguments, says):
+    assert main([*arguments, "--folder", str(tmp_path)]) == 1
+    assert says in capsys.readouterr().err
