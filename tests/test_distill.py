@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from ppap_lib import data, weights, zoo
+from ppap_lib import data, distill, weights, zoo
 from ppap_lib import experts as sets
 from ppap_lib import images as contract
+from ppap_lib.data.generated import Manifest, claim, write_shard
 from ppap_lib.distill import (
     DistillError,
     Supervised,
@@ -539,12 +540,28 @@ def tiny_fashion(monkeypatch):
     return trunk
 
 
-def test_the_command_line_transfers_resumes_and_summarises(tmp_path, tiny_fashion, capsys):
-    here = ["transfer", *TRAIN, "--labelled", "--folder", str(tmp_path)]
+def test_the_command_line_transfers_resumes_and_summarises(
+    tmp_path, tiny_fashion, monkeypatch, capsys
+):
+    """From a generated set; the teacher reads it once, and another set is refused."""
+    for name, seed in (("set", 0), ("other", 1)):
+        manifest = Manifest(20, seed, 20, (1, 32, 32), "fashion/denoiser", "")
+        claim(tmp_path / name, manifest)
+        pixels = torch.randint(256, (20, 1, 32, 32), generator=seeded(seed)).byte()
+        write_shard(tmp_path / name, range(seed, seed + 20), pixels)
+    taught = []
+
+    def counted(teacher, pixels):
+        taught.append(len(pixels))
+        return teacher_logits(teacher, pixels)
+
+    monkeypatch.setattr(distill, "teacher_logits", counted)
+    here = ["transfer", *TRAIN, "--folder", str(tmp_path), "--data", str(tmp_path / "set")]
     assert main(here) == 0
     assert main([*here, "--steps", "3"]) == 1
     assert "--resume" in capsys.readouterr().err
     assert main([*here, "--steps", "3", "--resume"]) == 0
+    assert taught == [20]
     summary = json.loads((tmp_path / SUMMARY).read_text())
     assert summary["images_seen"] == 12 and summary["images_per_expert"] == [6, 6]
     assert summary["experts"] == 2 and summary["trunk"] == "fashion/resnet18"
@@ -556,6 +573,8 @@ def test_the_command_line_transfers_resumes_and_summarises(tmp_path, tiny_fashio
     assert summary["sha256"] == weights.sha256(tmp_path / EXPERTS)
     found = sets.read(tmp_path / EXPERTS, tiny_fashion)
     assert len(found) == 2 and found.bank.members[0].plan.rank == 2
+    assert main([*here, "--data", str(tmp_path / "other"), "--resume"]) == 1
+    assert taught == [20] and "another run's" in capsys.readouterr().err
 
 
 def test_the_command_line_trains_with_labels_in_the_released_way(tmp_path, tiny_fashion):

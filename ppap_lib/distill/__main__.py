@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ppap_lib import data, devices, distill, experts, weights, zoo
 from ppap_lib.data.generated import generated
@@ -82,12 +82,12 @@ def train(given: argparse.Namespace) -> dict[str, Any]:
     if images.shape != chosen.shape:
         raise data.DataError(f"{images.source} are {images.shape}, {chosen.name}'s {chosen.shape}")
     name = f"{chosen.name}/{given.guide}"
-    trunk = zoo.load(name, device)
+    trunk = zoo.load(name)
     size = sum(parameter.numel() for parameter in trunk.parameters())
     folder = given.folder or Path(
         "runs", "distill", f"{chosen.name}-{given.guide}-{given.kind}-{given.experts}"
     )
-    targets = _teacher(trunk, name, images.pixels, folder) if transfers else images.labels
+    targets = _teacher(name, device, images.pixels, folder) if transfers else images.labels
     if transfers or given.rank is not None:
         fresh = distill.updates(
             trunk, given.guide, intervals, given.rank, not given.no_scale, made.seed
@@ -132,16 +132,21 @@ def train(given: argparse.Namespace) -> dict[str, Any]:
     return summary
 
 
-def _teacher(teacher: nn.Module, name: str, pixels: Tensor, folder: Path) -> Tensor:
+def _teacher(name: str, device: torch.device, pixels: Tensor, folder: Path) -> Tensor:
     """The teacher's logits, kept in `folder`, so that a resumed run reads the very same ones."""
     path = folder / TEACHER
     made_from = {
         "teacher": f"{name} {zoo.card(name).sha256}",
         "images": f"{len(pixels)}, crc32 {zlib.crc32(pixels.contiguous().numpy()):08x}",
     }
-    if not path.is_file() or weights.metadata(path) != made_from:
-        logits = distill.teacher_logits(teacher, pixels)
+    if not path.is_file():
+        logits = distill.teacher_logits(zoo.load(name, device), pixels)
         weights.save({"logits": logits}, path, metadata=made_from)
+    elif (found := weights.metadata(path)) != made_from:
+        raise distill.DistillError(
+            f"{folder} is another run's, by its {path.name}: made from {found}, not {made_from}. "
+            f"Use another folder"
+        )
     return weights.read(path)["logits"]
 
 

@@ -127,7 +127,8 @@ def fit(
     """Train on uint8 `pixels` [N, C, H, W] and `targets` [N, ...], as the loss reads them.
 
     Returns the averaged experts, in eval mode and frozen, and what a summary says of the run,
-    `images_per_expert` among it. The budget in `settings` is for all experts together.
+    `images_per_expert` (as expected of uniform timesteps) among it. The budget in `settings` is
+    for all experts together.
 
     All experts are trained in one pass, each from where it stands and with optimiser state of its
     own. `sequential` instead does as PPAP's released code: one after another, each with its share
