@@ -18,8 +18,6 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf8"))["project"]
 
 # Keys whose children are ours to name; Sphinx itself warns of an unknown config value.
 OPEN = {("sphinx", "config"), ("sphinx", "local_extensions"), ("parse", "myst_substitutions")}
-# Pages that the book takes up when the weights they draw with are in the repository.
-WAITING = {"notebooks/02_samples"}
 # Known to Jupyter Book, but absent from its list of defaults.
 UNLISTED = {("bibtex_bibfiles",)}
 
@@ -80,7 +78,7 @@ def test_every_page_of_the_toc_exists_and_every_numbered_notebook_is_in_it():
         assert any((ROOT / "book" / f"{name}{suffix}").is_file() for suffix in (".md", ".ipynb"))
     # Numbered notebooks are pages; the others are commands that papermill runs.
     pages = {f"notebooks/{path.stem}" for path in (ROOT / "notebooks").glob("[0-9]*.ipynb")}
-    assert pages - WAITING == {name for name in files if name.startswith("notebooks/")}
+    assert pages == {name for name in files if name.startswith("notebooks/")}
 
 
 def test_the_notebooks_are_reached_through_a_relative_link():

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import nbformat
@@ -16,12 +17,17 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # Per notebook: parameters of a small run, and bad ones with what the error says.
 SMALL = {
     "01_forward_process": {"T": 50, "n_intervals": 7, "picture": "chelsea", "size": 32},
+    "02_samples": {"n": 10, "spacing": "4", "neighbours": 3},
 }
 BAD = {
     "01_forward_process": [
         ({"n_interval": 7}, "unknown parameter 'n_interval': did you mean 'n_intervals'"),
         ({"T": 5}, r"T must be in \[50, 4000\], not 5"),
         ({"picture": "cat"}, "picture must be one of 'astronaut'"),
+    ],
+    "02_samples": [
+        ({"n": 2}, r"n must be in \[10, 400\], not 2"),
+        ({"spacing": "fast"}, "unknown respacing 'fast'"),
     ],
 }
 
@@ -31,6 +37,8 @@ def execute(tmp_path, monkeypatch):
     """papermill's `execute_notebook` on one of ours, by name, away from the repository."""
     papermill = pytest.importorskip("papermill")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    # A copy of the ledger: pages read it, and what a test runs must not enter the real one.
+    shutil.copytree(ROOT / "book" / "results", tmp_path / "results")
     monkeypatch.setenv("PPAP_RESULTS", str(tmp_path / "results"))
 
     def run(name, parameters):

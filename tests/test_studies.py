@@ -62,11 +62,13 @@ def test_a_training_run_is_filed_with_its_course(tmp_path, monkeypatch):
         "final_loss": 0.002,
         "images_per_second": 50.0,
         "seconds": 320.0,
+        "speed": {"device": "cpu x86_64, 2 threads"},
         "settings": {"batch": 32, "snapshots": [1, 2]},
     }
     (folder / "summary.json").write_text(json.dumps(summary))
     training.run(folder)
     (row,) = ledger.rows(training.STUDY)
+    assert row["results"]["trained_on"] == "cpu x86_64, 2 threads"
     assert row["seconds"] == 320.0 and row["results"]["settings"] == {"batch": 32}
     assert len(row["results"]["loss"]) == len(row["results"]["images"]) <= 2 * training.POINTS
     assert row["results"]["loss"][0] == 1.0

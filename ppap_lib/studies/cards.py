@@ -19,6 +19,7 @@ from ppap_lib import data, zoo
 from ppap_lib.data.fashion import shipped
 from ppap_lib.data.folders import imagenet_photographs
 from ppap_lib.fetch import ASSETS, FetchError
+from ppap_lib.studies.quality import Quality, score
 from ppap_lib.weights import WeightsError
 from ppap_lib.zoo.cards import write
 from ppap_lib.zoo.publishing import Check, Measure, Skipped, publish, verify
@@ -49,11 +50,16 @@ def _photograph_accuracy(card: zoo.Card, model: nn.Module) -> float:
         raise Skipped(str(error)) from None
 
 
+def _kid(card: zoo.Card, network: nn.Module) -> float:
+    return score(Quality(tier=card.network["tier"]), network)["kid"]
+
+
 @dataclass(frozen=True)
 class Metric:
     """How to recompute one number of a card, for which cards, and how far it may be off.
 
-    Tolerances are a few images that another machine's rounding may flip.
+    Tolerances allow for another machine's rounding: a few images that flip, or noise in the
+    last digits that sampling carries along.
     """
 
     measure: Measure
@@ -65,6 +71,10 @@ def _classifies(card: zoo.Card, *tiers: str | None) -> bool:
     return card.kind == "classifier" and card.network.get("tier") in tiers
 
 
+def _draws(card: zoo.Card) -> bool:
+    return card.kind == "denoiser" and "tier" in card.network
+
+
 METRICS: Mapping[str, Metric] = {
     "test accuracy": Metric(_test_accuracy, lambda c: _classifies(c, "fashion", "tin10"), 0.001),
     "accuracy on the 1,000 shipped images": Metric(
@@ -73,6 +83,7 @@ METRICS: Mapping[str, Metric] = {
     "accuracy on foolbox's 20 photographs": Metric(
         _photograph_accuracy, lambda c: _classifies(c, None), 0.0
     ),
+    "KID-lite2, n = 200, DDIM-25": Metric(_kid, _draws, 0.01),
 }
 
 

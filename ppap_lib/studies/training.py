@@ -33,5 +33,6 @@ def run(folder: Path) -> Path:
         for key in ("parameters", "objective", "images_seen", "final_loss", "images_per_second")
     }
     results |= {name: [row[name] for row in kept] for name in ("images", "loss", "lr")}
+    results["trained_on"] = summary["speed"]["device"]
     results["settings"] = {k: v for k, v in summary["settings"].items() if k != "snapshots"}
     return ledger.record(STUDY, params.recorded(), results, seconds=summary["seconds"])

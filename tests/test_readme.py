@@ -1,0 +1,38 @@
+"""What the README shows, done."""
+
+import re
+from pathlib import Path
+
+import torch
+
+from ppap_lib.tasks import Classification
+
+README = (Path(__file__).parents[1] / "README.md").read_text("utf8")
+
+
+def test_it_opens_with_the_two_commands_and_one_picture():
+    opening = README.split("\n\n")[:4]
+    assert "make book" in opening[1] and "make test" in opening[1]
+    (picture,) = re.findall(r"!\[.+\]\((.+)\)", README)
+    assert (Path(__file__).parents[1] / picture).exists()
+
+
+def test_the_guidance_example_steers_towards_its_target():
+    """The lines of the README, at fewer steps; the guide must come to believe in its target."""
+    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    assert len(code.strip().splitlines()) <= 14
+    found: dict = {}
+    exec(code.replace("ddim25", "ddim10"), found)
+    target = torch.full((8,), 9)
+    plain = found["sample"](
+        found["clipped"](found["zoo"].denoiser("fashion/denoiser")),
+        found["seeds"].Noise(range(8), (1, 32, 32))(),
+        found["grid"],
+        found["ddim"](),
+    )
+
+    def belief(images):
+        return float(Classification().log_prob(found["model"](images.float()), target).mean())
+
+    assert found["boots"].shape == (8, 1, 32, 32)
+    assert belief(found["boots"]) > belief(plain) + 0.5
