@@ -216,21 +216,34 @@ def jupyterlab(tmp_path):
 IMAGE = "img.widget-image"
 
 
-def run_until_shown(page, selector: str) -> None:
-    """Run all cells until `selector` is there; once more if JupyterLab lost the command.
+def wait_until_idle(page) -> None:
+    """Until the notebook is there and its kernel, having connected, has come to rest."""
+    page.wait_for_selector(".jp-NotebookPanel-toolbar")
+    page.wait_for_function(
+        "() => document.querySelector('.jp-Notebook-ExecutionIndicator')?.dataset.status === 'idle'"
+    )
+    page.wait_for_timeout(3000)
 
-    While it starts it reconnects to the kernel, and drops the cells that it has queued.
+
+def run_until_shown(page, selector: str) -> None:
+    """Run all cells until `selector` is there.
+
+    A JupyterLab that is still starting may reconnect to its kernel: it then drops queued cells,
+    or its widget manager misses the widgets ("model not found"). Loading the page again, with
+    the kernel already running, mends both.
     """
-    for _ in range(6):
+    for _ in range(4):
+        wait_until_idle(page)
         # Not awaited: the promise resolves only when every cell has run.
         page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells'); }")
         quiet = 0  # seconds without a cell that runs or waits: a busy machine starts late
-        while quiet < 10:
+        while quiet < 8:
             page.wait_for_timeout(1000)
             if page.locator(selector).count():
                 return
             prompts = page.locator(".jp-CodeCell .jp-InputPrompt").all_inner_texts()
             quiet = 0 if any("*" in prompt for prompt in prompts) else quiet + 1
+        page.reload()
     raise AssertionError(f"no {selector}: {page.inner_text('.jp-Notebook')[-2000:]}")
 
 
@@ -239,12 +252,6 @@ def test_the_explorer_is_live_in_jupyterlab(chromium, jupyterlab):
     address = f"{jupyterlab}/lab/workspaces/t/tree/notebooks/{NOTEBOOK.name}?token=local&reset"
     with opened(chromium, address, viewport={"width": 1400, "height": 1100}) as (page, _):
         page.set_default_timeout(120_000)
-        page.wait_for_selector(".jp-NotebookPanel-toolbar")
-        # Cells run before the kernel is idle are lost.
-        page.wait_for_function(
-            "() => document.querySelector('.jp-Notebook-ExecutionIndicator')?.dataset.status"
-            " === 'idle'"
-        )
         run_until_shown(page, IMAGE)
         before = page.locator(IMAGE).get_attribute("src")
         words = page.locator(".widget-vbox .widget-label", has_text="Timestep 17,")
