@@ -1,0 +1,57 @@
+"""Published tables that pages set beside their own numbers: `rows(name)`, `source(name)`.
+
+Each is a CSV file in `assets/published` that begins with `# ` lines naming its source. The
+numbers are the authors': other networks, data and sample sizes than this book's, so a page
+compares directions and orderings with them, never values.
+"""
+
+import csv
+from pathlib import Path
+
+FOLDER = Path(__file__).with_name("assets") / "published"
+
+Value = str | int | float | None
+
+
+class PublishedError(ValueError):
+    """A table that is not here, or a file that is not such a table."""
+
+
+def names(folder: Path = FOLDER) -> list[str]:
+    """The tables there are."""
+    return sorted(path.stem for path in folder.glob("*.csv"))
+
+
+def rows(name: str, folder: Path = FOLDER) -> list[dict[str, Value]]:
+    """The table's rows in its own order: numbers as int or float, an empty cell as None."""
+    lines = [line for line in _lines(name, folder) if not line.startswith("#")]
+    table = []
+    for row in csv.DictReader(lines):
+        if None in row or None in row.values():
+            raise PublishedError(f"{name}: row {len(table) + 1} does not fit the header")
+        table.append({column: _value(text) for column, text in row.items()})
+    return table
+
+
+def source(name: str, folder: Path = FOLDER) -> str:
+    """Where the table comes from, in words."""
+    said = [line[1:].strip() for line in _lines(name, folder) if line.startswith("#")]
+    if not said:
+        raise PublishedError(f"{name} does not say where it comes from: begin it with a '# ' line")
+    return " ".join(said)
+
+
+def _lines(name: str, folder: Path) -> list[str]:
+    path = folder / f"{name}.csv"
+    if not path.is_file():
+        raise PublishedError(f"no published table {name!r}: there are {', '.join(names(folder))}")
+    return path.read_text("utf8").splitlines()
+
+
+def _value(text: str) -> Value:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text or None
