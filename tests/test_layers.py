@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "ppap_lib"
 
 # A package is named once, for all its modules; they may import each other.
 LAYERS = {
-    0: "images seeds schedule params weights classes devices published",
+    0: "images seeds schedule params weights classes devices published spectrum",
     1: "denoise networks fetch ledger",
     2: "analytic tiers",
     2.1: "data",
