@@ -365,12 +365,54 @@ class TestZoo:
             sets.load(self.NAME, assets=folder)
 
     def test_an_unknown_set_is_refused_with_what_there_is(self, assets):
-        with pytest.raises(ExpertsError, match="there are fashion/ppap2-judge; train one, or"):
+        with pytest.raises(ExpertsError, match="there are .*fashion/ppap2-judge.*; train one, or"):
             sets.load("fashion/ppap7-resnet18", assets=assets[0])
         with pytest.raises(ExpertsError, match="no set of experts 'fashion/judge'"):
             sets.load("fashion/judge", assets=assets[0])
         with pytest.raises(zoo.ZooError, match="is a set of experts: experts.load"):
             zoo.load(self.NAME, assets=assets[0])
+
+    def test_a_set_is_published_and_verified(self, assets, tmp_path):
+        folder, made, card = assets
+        file = tmp_path / "new.safetensors"
+        with torch.no_grad():
+            for parameter in made.bank.members.parameters():
+                parameter.mul_(1.5)
+        sets.save(made, file, self.TRUNK, torch.float16, folder)
+        metrics = {"accuracy": {"value": 0.5, "tolerance": 0.01}}
+        new = sets.publish(self.NAME, file, {"images_seen": 7, "metrics": metrics}, folder)
+        assert new.sha256 != card.sha256 and new.images_seen == 7
+        assert new.parameters == sum(p.numel() for p in made.bank.members.parameters())
+        x, level = torch.randn(2, 1, 32, 32), LINEAR.at(3)
+        installed = sets.load(self.NAME, assets=folder).at(level)(x)
+        assert torch.equal(
+            installed, sets.read(file, zoo.load(self.TRUNK, assets=folder)).at(level)(x)
+        )
+        # float16 keeps ten bits.
+        torch.testing.assert_close(installed, made.at(level)(x), rtol=0.01, atol=0.01)
+
+        def verdicts(found):
+            measures = {"accuracy": lambda card, experts: found * isinstance(experts, Experts)}
+            return {c.what: c.ok for c in sets.verify(self.NAME, measures, folder)}
+
+        fine = dict.fromkeys(("parameters", "tensors", "sha256", "accuracy"), True)
+        assert verdicts(0.505) == fine and verdicts(0.52) == {**fine, "accuracy": False}
+        write(replace(new, parameters=1), folder)
+        assert verdicts(0.5) == {**fine, "parameters": False}
+        write(replace(new, sha256="0" * 64), folder)
+        assert verdicts(0.5) == {"sha256": False}
+
+    def test_publishing_refuses_what_is_no_set_of_this_trunk(self, assets, tmp_path):
+        folder = assets[0]
+        path = folder / "weights" / f"{self.NAME}.safetensors"
+        with pytest.raises(ExpertsError, match="is a classifier, not a set of experts"):
+            sets.publish(self.TRUNK, path, assets=folder)
+        with pytest.raises(ExpertsError, match="not a set of experts written by"):
+            trunk = folder / "weights" / f"{self.TRUNK}.safetensors"
+            sets.publish(self.NAME, trunk, assets=folder)
+        self.publish_trunk(1, tmp_path, folder)
+        with pytest.raises(ExpertsError, match="train the experts again"):
+            sets.publish(self.NAME, path, assets=folder)
 
 
 class TheirConv(nn.Module):

@@ -4,10 +4,12 @@
 `full_copies(network, intervals)` a network of its own (multi-experts; with one interval, the
 single noise-aware model). `experts.at(level)` is a function of x_t, as `guidance.at_xt` asks.
 `load("fashion/ppap5-resnet18")` gives a set that ships with this package, `save` and `read` keep
-your own, and `released` reads the checkpoints of PPAP's authors.
+your own, and `released` reads the checkpoints of PPAP's authors. `publish` and `verify` are the
+zoo's, for sets of experts.
 """
 
 from ppap_lib.experts.files import load, read, save
+from ppap_lib.experts.publishing import publish, verify
 from ppap_lib.experts.released import released
 from ppap_lib.experts.routing import (
     Bank,
@@ -26,7 +28,9 @@ __all__ = [
     "full_copies",
     "load",
     "low_rank",
+    "publish",
     "read",
     "released",
     "save",
+    "verify",
 ]

@@ -87,18 +87,28 @@ def load(name: str, device: torch.device | str = "cpu", assets: Path = ASSETS) -
             f"of your own to experts.read(path, trunk)"
         )
     card = zoo.card(name, assets)
-    path = assets / "weights" / card.file["asset"]
+    path = asset(card, assets)
     if card.sha256 is None or not path.is_file():
         raise ExpertsError(f"{name} is not trained yet: {card.note or f'there is no {path.name}'}")
     weights.read(path, card.sha256)  # verified before anything is built from it
-    record, trunk = _record(path), card.network["trunk"]
-    current = zoo.card(trunk, assets).sha256
-    if record.trunk_sha256 not in (None, current):
+    return read(path, trunk(card, path, assets)).to(device)
+
+
+def asset(card: zoo.Card, assets: Path = ASSETS) -> Path:
+    """Where the set of experts of this card ships."""
+    return assets / "weights" / card.file["asset"]
+
+
+def trunk(card: zoo.Card, path: str | Path, assets: Path = ASSETS) -> nn.Module:
+    """The zoo's network that the card's experts belong to, if the file was made from it."""
+    made_for, name = _record(Path(path)), card.network["trunk"]
+    current = zoo.card(name, assets).sha256
+    if made_for.trunk_sha256 not in (None, current):
         raise ExpertsError(
-            f"{name} was made for the {record.trunk} with sha256 {record.trunk_sha256}, this "
-            f"{trunk} has {current}: train the experts again"
+            f"{card.name} was made for the {made_for.trunk} with sha256 {made_for.trunk_sha256}, "
+            f"this {name} has {current}: train the experts again"
         )
-    return read(path, zoo.load(trunk, assets=assets)).to(device)
+    return zoo.load(name, assets=assets)
 
 
 def _record(path: Path) -> _Record:

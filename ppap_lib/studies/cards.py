@@ -10,19 +10,21 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from ppap_lib import data, zoo
+from ppap_lib import data, distill, experts, zoo
 from ppap_lib.data.fashion import shipped
 from ppap_lib.data.folders import imagenet_photographs
 from ppap_lib.fetch import ASSETS, FetchError
 from ppap_lib.studies.quality import Quality, score
+from ppap_lib.tiers import tier
 from ppap_lib.weights import WeightsError
 from ppap_lib.zoo.cards import write
-from ppap_lib.zoo.publishing import Check, Measure, Skipped, publish, verify
+from ppap_lib.zoo.publishing import Check, Measure, Skipped
 
 
 @torch.no_grad()
@@ -52,6 +54,12 @@ def _photograph_accuracy(card: zoo.Card, model: nn.Module) -> float:
 
 def _kid(card: zoo.Card, network: nn.Module) -> float:
     return score(Quality(tier=card.network["tier"]), network)["kid"]
+
+
+def _noisy_accuracy(t: int, card: zoo.Card, found: experts.Experts) -> float:
+    images, schedule = shipped(), tier(card.network["trunk"].split("/")[0]).schedule()
+    (reading,) = distill.accuracy_by_t(found, images.images(), images.labels, schedule, [t])
+    return reading.accuracy
 
 
 @dataclass(frozen=True)
@@ -84,12 +92,23 @@ METRICS: Mapping[str, Metric] = {
         _photograph_accuracy, lambda c: _classifies(c, None), 0.0
     ),
     "KID-lite2, n = 200, DDIM-25": Metric(_kid, _draws, 0.01),
+    **{
+        f"accuracy at t = {t} on the 1,000 shipped images": Metric(
+            partial(_noisy_accuracy, t), lambda c: c.kind == "experts", 0.003
+        )
+        for t in (100, 300, 500, 700)
+    },
 }
+
+
+def _library(name: str, assets: Path):
+    """What publishes, verifies and loads the network `name`: `experts` or `zoo`."""
+    return experts if zoo.card(name, assets).kind == "experts" else zoo
 
 
 def measured(card: zoo.Card, assets: Path = ASSETS) -> dict[str, dict[str, float]]:
     """The card's metrics, computed now on the installed weights, with tolerances."""
-    module = zoo.load(card.name, assets=assets)
+    module = _library(card.name, assets).load(card.name, assets=assets)
     metrics = {}
     for name, metric in METRICS.items():
         if not metric.applies(card):
@@ -118,7 +137,8 @@ def _changes(pairs: list[str]) -> dict:
 
 
 def _install(options) -> int:
-    card = publish(options.name, options.file, _changes(options.card), options.assets)
+    library = _library(options.name, options.assets)
+    card = library.publish(options.name, options.file, _changes(options.card), options.assets)
     metrics = measured(card, options.assets) | dict(card.metrics)
     path = write(replace(card, metrics=metrics), options.assets)
     print(f"{path}:\n{path.read_text('utf8')}", end="")
@@ -128,7 +148,11 @@ def _install(options) -> int:
 def _verify(options) -> int:
     computed = {name: metric.measure for name, metric in METRICS.items()}
     names = options.names or zoo.names(options.assets)
-    checks = [check for name in names for check in verify(name, computed, options.assets)]
+    checks = [
+        check
+        for name in names
+        for check in _library(name, options.assets).verify(name, computed, options.assets)
+    ]
     for check in checks:
         print(_line(check))
     if wrong := sum(check.ok is False for check in checks):
@@ -170,7 +194,13 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         return options.run(options)
-    except (zoo.ZooError, WeightsError, FetchError, data.DataError) as error:
+    except (
+        zoo.ZooError,
+        experts.ExpertsError,
+        WeightsError,
+        FetchError,
+        data.DataError,
+    ) as error:
         print(error, file=sys.stderr)
         return 1
 

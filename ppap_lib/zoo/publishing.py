@@ -39,28 +39,51 @@ def publish(
 
     `file` is a snapshot of the trainer (safetensors, named by the images seen) or its
     `checkpoint.pt`, of which the EMA is taken. It must fit the card's network. `changes` are
-    further fields of the card.
+    further fields of the card. A set of experts is installed by `experts.publish`.
     """
     card = read_card(name, assets)
+    state, seen = _trained(Path(file))
+
+    def network() -> nn.Module:
+        return weights.load(untrained(card), state, str(file))
+
+    return install(card, state, network, {"images_seen": seen}, changes, assets=assets)
+
+
+def install(
+    card: Card,
+    state: Mapping[str, Tensor],
+    network: Callable[[], nn.Module],
+    known: Mapping,
+    changes: Mapping | None = None,
+    metadata: Mapping[str, str] | None = None,
+    assets: Path = ASSETS,
+) -> Card:
+    """Write `state` as the card's weights, and the card with what is now `known` of them.
+
+    `network` builds what the state belongs to, or raises where it does not fit; its parameters
+    are counted. `known` fields that are None stay as the card has them; `changes` come last.
+    """
     if "asset" not in card.file:
-        raise ZooError(f"{name} is published elsewhere ({where(card)}): nothing to install")
+        raise ZooError(f"{card.name} is published elsewhere ({where(card)}): nothing to install")
     changes = dict(changes or {})
     if unknown := changes.keys() - {f.name for f in fields(Card)}:
         raise ZooError(f"a card has no fields {', '.join(sorted(unknown))}")
-    state, seen = _trained(Path(file))
-    network = weights.load(untrained(card), state, str(file))
+    parameters = count(network())
     if lost := [key for key, value in state.items() if not value.half().isfinite().all()]:
-        raise ZooError(f"{file} has values that float16 cannot hold, in {', '.join(lost[:8])}")
+        raise ZooError(
+            f"{card.name} would have values that float16 cannot hold, in {', '.join(lost[:8])}"
+        )
     path = assets / "weights" / card.file["asset"]
-    weights.save(state, path, torch.float16)
+    weights.save(state, path, torch.float16, metadata)
     updated = {
-        "images_seen": card.images_seen if seen is None else seen,
         "metrics": {},  # the old weights' numbers
         "note": "",
+        **{key: value for key, value in known.items() if value is not None},
         **changes,
         "sha256": weights.sha256(path),
         "bytes": path.stat().st_size,
-        "parameters": _count(network),
+        "parameters": parameters,
         "tensors": len(state),
     }
     card = replace(card, **updated)
@@ -80,21 +103,31 @@ def verify(
     with torch.device("meta"):
         blank = untrained(card)
     checks = [
-        _equal(name, "parameters", card.parameters, _count(blank)),
-        _equal(name, "tensors", card.tensors, len(blank.state_dict())),
+        equal(name, "parameters", card.parameters, count(blank)),
+        equal(name, "tensors", card.tensors, len(blank.state_dict())),
     ]
+    return checks + check_file(card, lambda: load(name, assets=assets), measures, assets)
+
+
+def check_file(
+    card: Card,
+    loaded: Callable[[], nn.Module],
+    measures: Mapping[str, Measure] | None = None,
+    assets: Path = ASSETS,
+) -> list[Check]:
+    """The card's weight file against its sha256, and the `loaded` network against its numbers."""
     path = find(card, assets)
     if path is None:
         ok = False if card.trained and "asset" in card.file else None
-        return [*checks, Check(name, "weights", "a file", where(card, assets), ok)]
+        return [Check(card.name, "weights", "a file", where(card, assets), ok)]
     if card.sha256 is None:
-        checks.append(Check(name, "sha256", "not known", weights.sha256(path), None))
+        checks = [Check(card.name, "sha256", "not known", weights.sha256(path), None)]
     else:
-        checks.append(_equal(name, "sha256", card.sha256, weights.sha256(path)))
+        checks = [equal(card.name, "sha256", card.sha256, weights.sha256(path))]
         if not checks[-1].ok:
             return checks
     recomputed = {key: m for key, m in card.metrics.items() if "tolerance" in m}
-    module = load(name, assets=assets) if recomputed else None
+    module = loaded() if recomputed else None
     for key, metric in recomputed.items():
         checks.append(_metric(card, module, key, metric, measures or {}))
     return checks
@@ -112,11 +145,13 @@ def _metric(card, module, key: str, metric: Mapping, measures: Mapping[str, Meas
     return Check(card.name, key, metric["value"], found, ok)
 
 
-def _equal(name: str, what: str, expected, found) -> Check:
+def equal(name: str, what: str, expected, found) -> Check:
+    """The check that what a card says is what was found."""
     return Check(name, what, expected, found, expected == found)
 
 
-def _count(network: nn.Module) -> int:
+def count(network: nn.Module) -> int:
+    """How many parameters it has."""
     return sum(parameter.numel() for parameter in network.parameters())
 
 
