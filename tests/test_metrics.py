@@ -30,6 +30,22 @@ def test_kid_is_the_u_statistic_of_the_cubic_kernel():
     assert metrics.kid(a, b) == pytest.approx(float(expected), rel=1e-9)
 
 
+def test_the_witness_adds_up_to_kid_and_is_each_images_pull_on_it():
+    a, b = features(40), features(40, shift=0.2, seed=1)
+    witness = metrics.kid_witness(a, b)
+    both = witness.mean() + metrics.kid_witness(b, a).mean()
+    assert metrics.kid(a, b) == pytest.approx(float(both), rel=1e-9)
+
+    # Put one image in another's place: KID moves by the difference of their pulls, to first order.
+    few, real = features(400), features(400, shift=0.2, seed=1)
+    pulls = metrics.kid_witness(few, real)
+    low, high = int(pulls.argmin()), int(pulls.argmax())
+    swapped = few.vectors.clone()
+    swapped[high] = swapped[low] + 1e-6
+    change = metrics.kid(Features(swapped, "lite2"), real) - metrics.kid(few, real)
+    assert change == pytest.approx(2 * float(pulls[low] - pulls[high]) / 400, rel=0.1)
+
+
 def test_kid_is_unbiased_where_fd_measures_n():
     """Two sets of one law: KID scatters around zero at any n, FD64 falls with n."""
     reference = Reference(features(1000, seed=9))

@@ -35,12 +35,19 @@ def score(
     grid = preset.schedule().grid(params.spacing)
     images = generate(denoise, preset.shape, seeds, grid, ddim(), device=device)
     found = metrics.extract(images, params.extractor, device=device)
-    real = metrics.real_features(params.tier, params.extractor, device)
-    reference = metrics.Reference(real)
-    baseline = metrics.real_against_real(real, params.n, reference)[0]
+    return distances(found, metrics.real_features(params.tier, params.extractor, device))
+
+
+def distances(found: metrics.Features, real: metrics.Features) -> dict[str, float]:
+    """KID and FD64 of generated features from as many real ones, and of real from real at that n.
+
+    `real` holds at least twice as many; the first are compared with.
+    """
+    n, reference = len(found), metrics.Reference(real)
+    baseline = metrics.real_against_real(real, n, reference)[0]
     return {
-        "kid": metrics.kid(found, real[: params.n]),
-        "fd64": metrics.fd64(found, real[: params.n], reference),
+        "kid": metrics.kid(found, real[:n]),
+        "fd64": metrics.fd64(found, real[:n], reference),
         "kid_real": baseline["kid"],
         "fd64_real": baseline["fd64"],
     }
