@@ -1,0 +1,133 @@
+"""The guidance methods by name: a tier's denoiser, steered towards the class of every seed."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import torch
+from torch import nn
+
+from ppap_lib import experts, seeds, zoo
+from ppap_lib.denoise import Denoise, clipped
+from ppap_lib.guidance import Guide, at_x0, at_xt, guided
+from ppap_lib.tasks import Classification
+from ppap_lib.tiers import tier as preset
+
+
+class MethodError(ValueError):
+    """A guidance method that does not exist, or whose weights are not there."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to guide. `set_name` is the set of experts that reads x_t, None for the clean guide.
+
+    `through` says how a clean guide reads the predicted x0 (None: it reads x_t). `published` is
+    the method's name in the published table, `supervision` what its training needed.
+    """
+
+    title: str
+    published: str
+    set_name: str | None = None
+    through: bool | None = None
+    supervision: str = "none"
+
+
+METHODS: Mapping[str, Method | None] = MappingProxyType(
+    {
+        "none": None,
+        "naive": Method("naive off-the-shelf", "naive_off_the_shelf"),
+        "x0_fixed": Method("x0-hat, eps fixed", "gradients_on_x0_hat", through=False),
+        "x0_through": Method("x0-hat, through the denoiser", "gradients_on_x0_hat", through=True),
+        "single": Method("single noise-aware", "single_noise_aware", "single", None, "labels"),
+        "multi5": Method("multi-experts-5", "multi_experts_5", "multi5", None, "labels"),
+        "ppap5": Method("PPAP-5", "ppap_5", "ppap5", None, "data-free"),
+        "ppap10": Method("PPAP-10", "ppap_10", "ppap10", None, "data-free"),
+    }
+)
+"""All methods of the study, in the order of its tables; "none" is sampling without guidance."""
+
+
+def title(method: str) -> str:
+    """The method's name in print."""
+    found = _known(method)
+    return "no guidance" if found is None else found.title
+
+
+def weights_of(method: str, guide: str, tier: str = "fashion") -> str | None:
+    """The name in the zoo of what the method reads images with; None without guidance."""
+    found = _known(method)
+    if found is None:
+        return None
+    return f"{tier}/{guide}" if found.set_name is None else f"{tier}/{found.set_name}-{guide}"
+
+
+def installed(guide: str, tier: str = "fashion") -> list[str]:
+    """The methods whose weights ship with this version, in order."""
+    needed = {method: weights_of(method, guide, tier) for method in METHODS}
+    return [m for m, name in needed.items() if name is None or zoo.card(name).sha256]
+
+
+def reader(
+    method: str, guide: str, tier: str = "fashion", device: torch.device | str = "cpu"
+) -> nn.Module:
+    """The model that the method asks about images: a clean network or a set of experts."""
+    name = weights_of(method, guide, tier)
+    if name is None:
+        raise MethodError("without guidance no model reads the images")
+    library = zoo if _known(method).set_name is None else experts
+    return library.load(name, device)
+
+
+def field(method: str, model: nn.Module, target: torch.Tensor) -> Guide:
+    """The method's gradient field towards the classes `target` [B], by its `reader`."""
+    found, task = _known(method), Classification()
+    if found is None:
+        raise MethodError("sampling without guidance has no gradient field")
+    if found.through is None:
+        return at_xt(model, task, target)
+    return at_x0(model, task, target, found.through)
+
+
+def steering(
+    method: str,
+    guide: str = "resnet18",
+    scale: float = 7.5,
+    form: str = "score",
+    tier: str = "fashion",
+    device: torch.device | str = "cpu",
+    during: tuple[float, float] | None = None,
+    model: nn.Module | None = None,
+) -> Callable[[Sequence[int]], Denoise]:
+    """From a batch's seeds to its denoiser, for `generate(..., steered=True)`.
+
+    Seed s is steered towards class s modulo the number of classes, where `during` is given only
+    at timesteps in [start, stop). `model` replaces the method's own reader.
+    """
+    denoise = clipped(zoo.denoiser(f"{tier}/denoiser", device=device))
+    if _known(method) is None:
+        return lambda part: denoise
+    model = reader(method, guide, tier, device) if model is None else model
+    classes = len(preset(tier).classes)
+
+    def towards(part: Sequence[int]) -> Denoise:
+        towards_labels = field(method, model, seeds.labels(part, classes).to(device))
+        if during is not None:
+            towards_labels = towards_labels.during(*during)
+        return guided(denoise, towards_labels, scale, form)
+
+    return towards
+
+
+def provenance(method: str, guide: str, tier: str = "fashion") -> dict[str, str]:
+    """sha256 of the weights that a result depends on: the denoiser's, and the reader's."""
+    names = {"denoiser_sha256": f"{tier}/denoiser"}
+    if reads := weights_of(method, guide, tier):
+        names["guide_sha256"] = reads
+    return {key: zoo.card(name).sha256 or "" for key, name in names.items()}
+
+
+def _known(method: str) -> Method | None:
+    if method not in METHODS:
+        raise MethodError(f"no guidance method {method!r}: there are {', '.join(METHODS)}")
+    return METHODS[method]
