@@ -56,7 +56,7 @@ def test_without_guidance_and_outside_its_timesteps_nothing_is_steered(x_t, deno
 def test_a_given_model_takes_the_place_of_the_method_s_own(x_t, resnet):
     class Opposite(torch.nn.Module):
         def forward(self, x):
-            return -resnet(x)
+            return -resnet(x.float())
 
     given = methods.steering("naive", model=Opposite())(PART)(x_t, LEVEL).eps
     assert not torch.equal(given, methods.steering("naive")(PART)(x_t, LEVEL).eps)

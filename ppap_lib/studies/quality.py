@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ppap_lib import metrics
 from ppap_lib.denoise import clipped, v_model
@@ -34,20 +34,27 @@ def score(
     seeds = range(params.first_seed, params.first_seed + params.n)
     grid = preset.schedule().grid(params.spacing)
     images = generate(denoise, preset.shape, seeds, grid, ddim(), device=device)
-    found = metrics.extract(images, params.extractor, device=device)
-    return distances(found, metrics.real_features(params.tier, params.extractor, device))
+    return distances(images, params.tier, params.extractor, device)
 
 
-def distances(found: metrics.Features, real: metrics.Features) -> dict[str, float]:
-    """KID and FD64 of generated features from as many real ones, and of real from real at that n.
+def distances(
+    images: Tensor, name: str, extractor: str = "lite2", device: torch.device | str = "cpu"
+) -> dict[str, float]:
+    """The columns of the protocol for images [N, C, H, W] of a tier, against N real ones.
 
-    `real` holds at least twice as many; the first are compared with.
+    KID and FD64, with real against real at the same N; precision, recall, and inception score.
     """
-    n, reference = len(found), metrics.Reference(real)
-    baseline = metrics.real_against_real(real, n, reference)[0]
+    found = metrics.extract(images, extractor, device=device)
+    real = metrics.real_features(name, extractor, device)
+    reference, same = metrics.Reference(real), real[: len(images)]
+    baseline = metrics.real_against_real(real, len(images), reference)[0]
+    precision, recall = metrics.precision_recall(found, same)
     return {
-        "kid": metrics.kid(found, real[:n]),
-        "fd64": metrics.fd64(found, real[:n], reference),
+        "kid": metrics.kid(found, same),
+        "fd64": metrics.fd64(found, same, reference),
         "kid_real": baseline["kid"],
         "fd64_real": baseline["fd64"],
+        "precision": precision,
+        "recall": recall,
+        "inception_score": metrics.inception_score(found),
     }
