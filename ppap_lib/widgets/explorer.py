@@ -40,6 +40,8 @@ class Explorer(ipw.VBox):
     others leave the picture as it is and say `refusal`. `labels` are the sliders' printed names.
     With a single axis there is a play button too.
 
+    `page` thins axes for the built page, {name: [values]}: the live sliders keep all their values.
+
     Raises `WidgetError` for an empty axis, a start value off its axis or not valid, and for
     more than `FRAME_LIMIT` frames.
     """
@@ -53,15 +55,18 @@ class Explorer(ipw.VBox):
         labels: Mapping[str, str] | None = None,
         valid: Callable[..., bool] = lambda **values: True,
         refusal: str = "not possible",
+        page: Mapping[str, Sequence[Any]] | None = None,
         **axes: Sequence[Any],
     ):
         self._draw, self._describe, self._valid, self._refusal = draw, describe, valid, refusal
         self._axes = {name: list(values) for name, values in axes.items()}
+        self._page = self._axes | {name: list(values) for name, values in (page or {}).items()}
         self._labels = {name: (labels or {}).get(name, name) for name in axes}
-        start = {name: values[0] for name, values in self._axes.items() if values} | dict(
+        start = {name: values[0] for name, values in self._page.items() if values} | dict(
             start or {}
         )
         self._check(start)
+        self._start = start
         self.sliders = {
             name: ipw.SelectionSlider(
                 options=values,
@@ -88,7 +93,11 @@ class Explorer(ipw.VBox):
             raise WidgetError("an explorer needs at least one axis, name=[values]")
         if unknown := start.keys() - self._axes.keys():
             raise WidgetError(f"start names {', '.join(sorted(unknown))}, which is no axis")
-        for name, values in self._axes.items():
+        if unknown := self._page.keys() - self._axes.keys():
+            raise WidgetError(f"page names {', '.join(sorted(unknown))}, which is no axis")
+        for name, values in self._page.items():
+            if extra := [value for value in values if value not in self._axes[name]]:
+                raise WidgetError(f"page gives axis {name!r} the values {extra}, which it lacks")
             if not values or start[name] not in values:
                 raise WidgetError(f"axis {name!r} has the values {values}, not {start.get(name)!r}")
         if not self._valid(**start):
@@ -120,16 +129,16 @@ class Explorer(ipw.VBox):
             self.status.value = self._refusal
 
     def _combinations(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """The valid ones: (slider positions as "i,j", values by name)."""
-        for places in itertools.product(*(range(len(v)) for v in self._axes.values())):
-            values = {n: v[i] for (n, v), i in zip(self._axes.items(), places, strict=True)}
+        """The page's valid ones: (slider positions as "i,j", values by name)."""
+        for places in itertools.product(*(range(len(v)) for v in self._page.values())):
+            values = {n: v[i] for (n, v), i in zip(self._page.items(), places, strict=True)}
             if self._valid(**values):
                 yield ",".join(map(str, places)), values
 
     def static_html(self) -> str:
         """The page's view: all frames, no kernel, no network; the same bytes for the same frames.
 
-        Without script the start frame is shown.
+        Without script the frame is shown where the sliders stand, or else the start frame.
         """
         frames = {
             key: {
@@ -139,24 +148,27 @@ class Explorer(ipw.VBox):
             }
             for key, values in self._combinations()
         }
-        now = frames[",".join(str(slider.index) for slider in self.sliders.values())]
+        shown = all(value in self._page[name] for name, value in self.values.items())
+        now = self.values if shown and self._valid(**self.values) else self._start
+        places = {name: values.index(now[name]) for name, values in self._page.items()}
+        frame = frames[",".join(map(str, places.values()))]
         data = json.dumps({"frames": frames, "refusal": self._refusal}).replace("<", "\\u003c")
         sliders = "".join(
             _SLIDER.format(
                 label=html.escape(self._labels[name]),
                 last=len(values) - 1,
-                index=self.sliders[name].index,
+                index=places[name],
                 names=html.escape(json.dumps([str(value) for value in values])),
             )
-            for name, values in self._axes.items()
+            for name, values in self._page.items()
         )
         return _PAGE.format(
             id="explorer-" + hashlib.sha256(data.encode()).hexdigest()[:10],
             label=html.escape("Explorer: " + ", ".join(self._labels.values())),
             sliders=sliders,
             play=_PLAY if len(self._axes) == 1 else "",
-            text=html.escape(now["text"]),
-            src=now["src"],
+            text=html.escape(frame["text"]),
+            src=frame["src"],
             data=data,
             style=_STYLE,
             script=_SCRIPT,
