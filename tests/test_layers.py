@@ -11,12 +11,12 @@ PACKAGE = Path(__file__).parents[1] / "ppap_lib"
 
 # A package is named once, for all its modules; they may import each other.
 LAYERS = {
-    0: "images seeds schedule params weights classes devices published spectrum",
+    0: "images seeds schedule params weights classes devices bootstrap published spectrum",
     1: "denoise networks fetch ledger",
     2: "analytic tiers",
     2.1: "data",
     2.2: "zoo",
-    3: "samplers tasks metrics",
+    3: "samplers tasks uncertainty localisation metrics",
     4: "experts guidance",
     5: "train generate",
     5.5: "distill",

@@ -1,0 +1,58 @@
+"""How far a mean over images can be trusted: the percentile bootstrap (Efron 1979).
+
+Differences between methods are taken per image first, on the same seeds, so that what all
+methods share cancels: `mean(correct_a - correct_b)`.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+RESAMPLES = 2000
+
+
+class BootstrapError(ValueError):
+    """Values whose mean has no interval."""
+
+
+class Estimate(NamedTuple):
+    """A mean, and the ends of the interval that covers it at the level asked for."""
+
+    mean: float
+    low: float
+    high: float
+
+    @property
+    def sign(self) -> int:
+        """1 or -1 where the interval excludes zero, else 0: cannot be told."""
+        return (self.low > 0) - (self.high < 0)
+
+
+def mean(
+    values: Tensor | Sequence[float], level: float = 0.95, resamples: int = RESAMPLES, seed: int = 0
+) -> Estimate:
+    """The mean of `values` [N], one per image, with its bootstrap interval over images."""
+    values = torch.as_tensor(values, dtype=torch.float64)
+    if values.ndim != 1 or len(values) < 2 or not bool(values.isfinite().all()):
+        raise BootstrapError(
+            f"expected at least two finite values [N], one per image, not {list(values.shape)}"
+        )
+    if not 0 < level < 1:
+        raise BootstrapError(f"a level lies between 0 and 1, not {level}")
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.randint(len(values), (resamples, len(values)), generator=generator)
+    tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
+    low, high = values[chosen].mean(1).quantile(tails).tolist()
+    return Estimate(float(values.mean()), low, high)
+
+
+def difference(a: Tensor | Sequence[float], b: Tensor | Sequence[float], **options) -> Estimate:
+    """The mean of a - b [N], image by image; `options` are those of `mean`."""
+    a, b = (torch.as_tensor(v, dtype=torch.float64) for v in (a, b))
+    if a.shape != b.shape:
+        raise BootstrapError(
+            f"a paired difference needs the same images: {list(a.shape)} and {list(b.shape)}"
+        )
+    return mean(a - b, **options)

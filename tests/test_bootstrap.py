@@ -1,0 +1,54 @@
+"""Bootstrap intervals: coverage, pairing, and what they refuse."""
+
+import math
+
+import pytest
+import torch
+
+from ppap_lib import bootstrap
+from ppap_lib.bootstrap import BootstrapError
+
+
+def test_intervals_cover_the_true_mean_as_often_as_they_say():
+    generator = torch.Generator().manual_seed(0)
+    covered = 0
+    for seed in range(300):
+        values = torch.rand(60, generator=generator, dtype=torch.float64)
+        found = bootstrap.mean(values, level=0.9, resamples=400, seed=seed)
+        covered += found.low <= 0.5 <= found.high
+    # 270 expected; binomial standard deviation 5.2, and the percentile method is a little short.
+    assert 250 <= covered <= 288
+
+
+def test_the_width_is_that_of_the_central_limit():
+    values = torch.randn(2000, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    found = bootstrap.mean(values)
+    expected = 2 * 1.96 * float(values.std()) / math.sqrt(len(values))
+    assert found.high - found.low == pytest.approx(expected, rel=0.06)
+    assert found.mean == pytest.approx(float(values.mean()), abs=1e-15)
+
+
+def test_pairing_removes_what_both_share():
+    shared = 100 * torch.randn(50, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    found = bootstrap.difference(shared + 1, shared)
+    assert found.low == pytest.approx(1) == found.high and found.sign == 1
+    assert bootstrap.difference(shared, shared + 1).sign == -1
+    assert bootstrap.mean(shared - shared.mean()).sign == 0
+
+
+def test_the_seed_decides():
+    values = [0.0, 1.0, 1.0, 0.0, 1.0]
+    assert bootstrap.mean(values, seed=1) == bootstrap.mean(values, seed=1)
+
+
+@pytest.mark.parametrize("values", [[], [1.0], [1.0, math.nan], [[1.0, 2.0]]])
+def test_values_without_an_interval_are_refused(values):
+    with pytest.raises(BootstrapError, match="at least two finite"):
+        bootstrap.mean(values)
+
+
+def test_bad_levels_and_unpaired_images_are_refused():
+    with pytest.raises(BootstrapError, match="between 0 and 1, not 95"):
+        bootstrap.mean([0.0, 1.0], level=95)
+    with pytest.raises(BootstrapError, match="the same images"):
+        bootstrap.difference([0.0, 1.0], [0.0, 1.0, 2.0])
