@@ -39,6 +39,7 @@ from ppap_lib.train.loop import parameter_groups
 from ppap_lib.train.recipes import SUMMARY
 from ppap_lib.train.record import Log, load_checkpoint
 from ppap_lib.train.settings import Settings, TrainingError
+from ppap_lib.uncertainty import calibration_error
 
 LINEAR = Schedule.linear()
 TWO, FIVE = Intervals(1000, 2), Intervals(1000, 5)
@@ -458,6 +459,8 @@ class TestQuality:
             assert reading.accuracy == pytest.approx((p.argmax(1) == LABELS).double().mean().item())
             assert reading.confidence == pytest.approx(p.amax(1).mean().item(), abs=1e-5)
             assert reading.entropy == pytest.approx(-(p * p.log()).sum(1).mean().item(), abs=1e-5)
+            ece = calibration_error(p.double().log(), LABELS)
+            assert reading.ece == pytest.approx(ece, abs=1e-5)
 
     def test_experts_read_by_their_interval(self):
         experts = copies(FIVE).eval()
@@ -473,7 +476,7 @@ class TestQuality:
     def test_what_does_not_fit_is_refused(self):
         with pytest.raises(DistillError, match="train mode"):
             accuracy_by_t(network().train(), self.IMAGES, LABELS, LINEAR, (0,))
-        with pytest.raises(DistillError, match="one seed per image"):
+        with pytest.raises(DistillError, match="one seed per image, not 39 for 40"):
             accuracy_by_t(network(), self.IMAGES, LABELS, LINEAR, (0,), range(39))
         with pytest.raises(DistillError, match="one label"):
             accuracy_by_t(network(), self.IMAGES, LABELS[:3], LINEAR, (0,))

@@ -1,6 +1,6 @@
 """How well a model reads noisy images, timestep by timestep."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ppap_lib import weights
+from ppap_lib import uncertainty, weights
 from ppap_lib.distill.losses import DistillError
 from ppap_lib.experts import Experts
 from ppap_lib.guidance import Model, NoiseAware
-from ppap_lib.schedule import Schedule
+from ppap_lib.schedule import Level, Schedule
 from ppap_lib.seeds import Noise
 
 
@@ -21,7 +21,8 @@ class Reading:
     """How `n` images noised to `t` are read, on average.
 
     `accuracy`, and `confidence` (the largest probability), in [0, 1]; `entropy` of the
-    probabilities in nats. A model can be confident and wrong.
+    probabilities in nats; `ece`, the expected calibration error, in [0, 1]. A model can be
+    confident and wrong.
     """
 
     t: float
@@ -29,9 +30,57 @@ class Reading:
     accuracy: float
     confidence: float
     entropy: float
+    ece: float
 
 
 @torch.no_grad()
+def log_probabilities(
+    model: Model,
+    images: Tensor,
+    schedule: Schedule,
+    times: Sequence[float],
+    seeds: Sequence[int] | None = None,
+    batch: int = 250,
+) -> Tensor:
+    """log p(class | x_t) of `images` [N, C, H, W] in [-1, 1] at the `times`: float64 [T, N, K].
+
+    `model` returns logits: a plain classifier, or a set of experts. Image i keeps the noise of
+    `seeds[i]` (default: i) at every timestep, so that timesteps and models are paired. The model
+    is on the images' device, in eval mode; the result is on the CPU.
+    """
+    if isinstance(model, nn.Module) and any(module.training for module in model.modules()):
+        raise DistillError("the model is in train mode: call model.eval() before it is measured")
+    seeds = range(len(images)) if seeds is None else seeds
+    if len(images) != len(seeds) or not len(images):
+        raise DistillError(f"expected one seed per image, not {len(seeds)} for {len(images)}")
+    levels = [schedule.at(t) for t in times]
+    parts = []
+    for start in range(0, len(images), batch):
+        part = slice(start, start + batch)
+        x0 = images[part]
+        eps = Noise(seeds[part], x0.shape[1:], x0.dtype, x0.device)()
+        read = [_at(model, level)(level.noised(x0, eps)) for level in levels]
+        parts.append(torch.stack(read).double().log_softmax(2).cpu())
+    return torch.cat(parts, 1)
+
+
+def _at(model: Model, level: Level) -> Callable[[Tensor], Tensor]:
+    return model.at(level) if isinstance(model, NoiseAware) else model
+
+
+def reading(log_p: Tensor, labels: Tensor, t: float) -> Reading:
+    """What log-probabilities [N, K] of images noised to `t` come to, on average."""
+    p = log_p.exp()
+    return Reading(
+        t=float(t),
+        n=len(log_p),
+        accuracy=float((p.argmax(1) == labels).double().mean()),
+        confidence=float(p.amax(1).mean()),
+        entropy=float(uncertainty.entropy(log_p).mean()),
+        ece=uncertainty.calibration_error(log_p, labels),
+    )
+
+
 def accuracy_by_t(
     model: Model,
     images: Tensor,
@@ -41,35 +90,11 @@ def accuracy_by_t(
     seeds: Sequence[int] | None = None,
     batch: int = 250,
 ) -> list[Reading]:
-    """Readings of `images` [N, C, H, W] in [-1, 1] with `labels` [N] at the `times`, in order.
-
-    `model` returns logits: a plain classifier, or a set of experts. Image i keeps the noise of
-    `seeds[i]` (default: i) at every timestep, so that timesteps and models are paired. The model
-    is on the images' device, in eval mode.
-    """
-    if isinstance(model, nn.Module) and any(module.training for module in model.modules()):
-        raise DistillError("the model is in train mode: call model.eval() before it is measured")
-    seeds = range(len(images)) if seeds is None else seeds
-    if not len(images) == len(labels) == len(seeds) or not len(images):
-        raise DistillError(
-            f"expected one label and one seed per image, not {len(labels)} and {len(seeds)} for "
-            f"{len(images)} images"
-        )
-    levels = [schedule.at(t) for t in times]
-    sums = torch.zeros(len(levels), 3, dtype=torch.float64)
-    for start in range(0, len(images), batch):
-        part = slice(start, start + batch)
-        x0, target = images[part], labels[part].to(images.device)
-        eps = Noise(seeds[part], x0.shape[1:], x0.dtype, x0.device)()
-        for row, level in zip(sums, levels, strict=True):
-            read = model.at(level) if isinstance(model, NoiseAware) else model
-            log_p = read(level.noised(x0, eps)).double().log_softmax(1)
-            p = log_p.exp()
-            correct = (log_p.argmax(1) == target).double()
-            terms = (correct, p.amax(1), -(p * log_p).sum(1))
-            row += torch.stack([term.sum() for term in terms]).cpu()
-    means = (sums / len(images)).tolist()
-    return [Reading(float(t), len(images), *row) for t, row in zip(times, means, strict=True)]
+    """Readings of `images` with `labels` [N] at the `times`, in order; see `log_probabilities`."""
+    if len(images) != len(labels):
+        raise DistillError(f"expected one label per image, not {len(labels)} for {len(images)}")
+    found = log_probabilities(model, images, schedule, times, seeds, batch)
+    return [reading(log_p, labels.cpu(), t) for log_p, t in zip(found, times, strict=True)]
 
 
 def snapshots(experts: Experts, folder: str | Path) -> Iterator[tuple[int, Experts]]:
