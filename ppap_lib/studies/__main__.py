@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from ppap_lib import devices, metrics, weights
-from ppap_lib.studies import curve, training
+from ppap_lib.studies import curve, gradients, guidance, methods, training
 
 
 def _curve(given: argparse.Namespace) -> None:
@@ -23,6 +23,34 @@ def _reference(given: argparse.Namespace) -> None:
     path = metrics.reference_file(given.tier, given.extractor)
     weights.save({"vectors": found.vectors}, path, torch.float16)
     print(f"{len(found)} real images: {path.name}")
+
+
+def _guidance(given: argparse.Namespace) -> None:
+    device = devices.pick(given.device)
+    there = methods.installed(given.guide, given.tier)
+    names = given.methods.split(",") if given.methods else there
+    for method in sorted(set(methods.METHODS) - set(there), key=list(methods.METHODS).index):
+        print(f"{methods.title(method)} is left out: its weights are not trained yet")
+    runs = guidance.plan(
+        names, given.guide, given.sampler, given.scales, given.n, given.blocks, tier=given.tier
+    )
+    if given.sweep:
+        runs = guidance.plan(
+            [name for name in names if name != "none"],
+            given.guide,
+            given.sampler,
+            guidance.SWEEP,
+            given.n,
+            first_seed=guidance.SWEEP_SEED,
+            blocks=1,
+            tier=given.tier,
+        )
+    guidance.record(runs, device)
+
+
+def _gradients(given: argparse.Namespace) -> None:
+    made = gradients.Gradients.with_weights(guide=given.guide, n=given.n, tier=given.tier)
+    gradients.record(made, devices.pick(given.device))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -44,6 +72,17 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--folder", required=True, help="the run's folder")
     sub = command("reference", _reference, "extract the real features that ship with a tier")
     sub.add_argument("--extractor", default="lite2", help="lite2 or inception")
+    sub = command("guidance", _guidance, "every method's guidance, image by image")
+    sub.add_argument("--guide", default="resnet18", help="resnet18 or vit (default: resnet18)")
+    sub.add_argument("--sampler", default="ddim25", help="ddim25 or ddpm250 (default: ddim25)")
+    sub.add_argument("--methods", help="comma-separated (default: all whose weights ship)")
+    sub.add_argument("--scales", type=float, nargs="+", default=[guidance.PUBLISHED_SCALE])
+    sub.add_argument("--sweep", action="store_true", help="the scale sweep on its own seeds")
+    sub.add_argument("--n", type=int, default=100, help="images per block (default: 100)")
+    sub.add_argument("--blocks", type=int, default=3, help="blocks of seeds (default: 3)")
+    sub = command("gradients", _gradients, "every method's gradient on the same noisy images")
+    sub.add_argument("--guide", default="resnet18", help="resnet18 or vit (default: resnet18)")
+    sub.add_argument("--n", type=int, default=40, help="images (default: 40)")
     return top
 
 

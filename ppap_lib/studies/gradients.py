@@ -1,0 +1,115 @@
+"""Why naive guidance fails: every method's gradient on the same noisy images, timestep by timestep.
+
+The images are those that sampling without guidance passes through, so that all methods are asked
+about the same x_t. How strongly does each pull, and how far in the direction of the five
+supervised experts?
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ppap_lib import ledger, seeds, zoo
+from ppap_lib.denoise import clipped
+from ppap_lib.params import Parameters, param
+from ppap_lib.samplers import ddim, trajectory
+from ppap_lib.studies import methods
+from ppap_lib.tiers import tier as preset
+
+STUDY = "gradients"
+YARDSTICK = "multi5"
+"""The method whose direction the others are compared with: the best supervised one."""
+
+
+@dataclass(frozen=True)
+class Gradients(Parameters):
+    """Which methods' gradients, on how many images. `weights` are digests, by method in order."""
+
+    methods: tuple[str, ...]
+    guide: Literal["resnet18", "vit"] = "resnet18"
+    n: int = param(40, low=2)
+    first_seed: int = param(0, low=0)
+    spacing: str = "ddim25"
+    tier: Literal["fashion", "tin10"] = "fashion"
+    denoiser_sha256: str = ""
+    weights: tuple[str, ...] = ()
+
+    @classmethod
+    def with_weights(cls, **values: Any) -> "Gradients":
+        """The parameters for the methods that are installed, with their weights' digests."""
+        made = cls.of({"methods": (), **values})
+        names = made.methods or tuple(
+            m for m in methods.installed(made.guide, made.tier) if m != "none"
+        )
+        found = [methods.provenance(m, made.guide, made.tier) for m in names]
+        digests = tuple(each["guide_sha256"] for each in found)
+        return replace(
+            made, methods=names, denoiser_sha256=found[0]["denoiser_sha256"], weights=digests
+        )
+
+
+def run(params: Gradients, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """By timestep: each method's |sigma grad| / |eps| at scale 1, and its cosine to the yardstick.
+
+    sigma grad is what score-form guidance subtracts from eps. Means over images; the cosine is
+    left out where the yardstick is not among the methods.
+    """
+    chosen = preset(params.tier)
+    part = range(params.first_seed, params.first_seed + params.n)
+    denoise = clipped(zoo.denoiser(f"{params.tier}/denoiser", device=device))
+    target = seeds.labels(part, len(chosen.classes)).to(device)
+    fields = {
+        method: methods.field(
+            method, methods.reader(method, params.guide, params.tier, device), target
+        )
+        for method in params.methods
+    }
+    noise = seeds.Noise(part, chosen.shape, device=device)
+    x_t, grid = noise(), chosen.schedule().grid(params.spacing)
+    times: list[float] = []
+    share: dict[str, list[float]] = {method: [] for method in fields}
+    cosine: dict[str, list[float]] = {method: [] for method in fields}
+    walk = trajectory(denoise, x_t, grid, ddim(), noise)
+    for level, state in zip(grid[:-1], walk, strict=True):
+        x = x_t.detach().requires_grad_()
+        with torch.enable_grad():
+            prediction = denoise(x, level)
+        grads = {method: field(x, level, prediction) for method, field in fields.items()}
+        eps = prediction.eps.detach()
+        times.append(float(level.t))
+        for method, grad in grads.items():
+            pull = float(level.sigma) * _norm(grad) / _norm(eps)
+            share[method].append(float(pull.mean()))
+            if YARDSTICK in grads:
+                cosine[method].append(float(_cosine(grad, grads[YARDSTICK]).mean()))
+        x_t = state.x
+    results: dict[str, Any] = {"t": times, "share_of_eps": share}
+    return results | ({"cosine": cosine} if YARDSTICK in fields else {})
+
+
+def record(
+    params: Gradients,
+    device: torch.device | str = "cpu",
+    tell: Callable[[str], None] = print,
+) -> None:
+    """Run and file it, unless the ledger holds it."""
+    if ledger.find(STUDY, params.recorded()) is not None:
+        return
+    began = time.monotonic()
+    results = run(params, device)
+    seconds = time.monotonic() - began
+    ledger.record(STUDY, params.recorded(), results, seconds=seconds, device=device)
+    tell(f"{params.guide}: {', '.join(params.methods)} at {len(results['t'])} timesteps")
+
+
+def _norm(images: Tensor) -> Tensor:
+    return images.flatten(1).norm(dim=1)
+
+
+def _cosine(a: Tensor, b: Tensor) -> Tensor:
+    """[B], 0 where a gradient vanishes."""
+    return torch.nn.functional.cosine_similarity(a.flatten(1), b.flatten(1), dim=1)

@@ -1,0 +1,229 @@
+"""The guidance study: does naive guidance fail, do experts win, and how close does PPAP come?
+
+One row per method, guide, sampler, scale and block of seeds. All methods see the same noise and
+the same labels, so that they are compared image by image; `judge_correct` and `guide_correct`
+keep every image's verdict for that.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from ppap_lib import ledger, seeds, zoo
+from ppap_lib.generate import generate
+from ppap_lib.guidance import NoiseAware
+from ppap_lib.metrics import COMPONENTS
+from ppap_lib.params import ParameterError, Parameters, param
+from ppap_lib.samplers import Step, ddim, ddpm, trajectory
+from ppap_lib.schedule import Level
+from ppap_lib.studies import methods
+from ppap_lib.studies.quality import distances
+from ppap_lib.tiers import tier as preset
+
+STUDY = "guidance"
+PUBLISHED_SCALE = 7.5
+SWEEP = (1.0, 2.5, 7.5, 20.0)
+SWEEP_SEED = 900_000
+"""First seed of the block on which each method's scale is chosen; the study never sees it."""
+
+
+class Sampler(NamedTuple):
+    """A sampler of the published table: its respacing, its step, and its form of guidance."""
+
+    spacing: str
+    step: Callable[[], Step]
+    form: Literal["score", "mean"]
+
+
+SAMPLERS: Mapping[str, Sampler] = MappingProxyType(
+    {
+        "ddim25": Sampler("ddim25", ddim, "score"),
+        "ddpm250": Sampler("250", ddpm, "mean"),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Guidance(Parameters):
+    """One run: which method guides what, how strongly, from which seeds.
+
+    `released_routing` sends a timestep on an interval's edge to the expert below it. The digests
+    are those of the weights in use; `of` fills them in.
+    """
+
+    method: Literal[
+        "none", "naive", "x0_fixed", "x0_through", "single", "multi5", "ppap5", "ppap10"
+    ]
+    guide: Literal["resnet18", "vit"] = "resnet18"
+    scale: float = param(PUBLISHED_SCALE, low=0.0)
+    sampler: Literal["ddim25", "ddpm250"] = "ddim25"
+    n: int = param(100, low=2)
+    first_seed: int = param(0, low=0)
+    tier: Literal["fashion", "tin10"] = "fashion"
+    extractor: Literal["lite2", "inception"] = "lite2"
+    released_routing: bool = False
+    denoiser_sha256: str = ""
+    guide_sha256: str = ""
+
+    @classmethod
+    def with_weights(cls, **values: Any) -> "Guidance":
+        """The parameters with the digests of the weights that ship now."""
+        made = cls.of(values)
+        return replace(made, **methods.provenance(made.method, made.guide, made.tier))
+
+    def recorded(self) -> dict[str, Any]:
+        """Without guidance neither guide nor scale changes the result."""
+        record = super().recorded() | {"form": SAMPLERS[self.sampler].form}
+        if self.method == "none":
+            record |= {"guide": "none", "scale": 0.0, "form": "none"}
+        return record
+
+
+@dataclass(frozen=True)
+class BelowTheEdge:
+    """Experts as the released code routes them: t on an interval's lower edge goes one below.
+
+    There the table of experts is looked up by `t <= edge` (see the book's page on the released
+    code); integer timesteps only.
+    """
+
+    experts: NoiseAware
+
+    def at(self, level: Level) -> Callable[[Tensor], Any]:
+        return self.experts.at(replace(level, t=(level.t - 1).clamp(min=0)))
+
+
+def plan(
+    names: Iterable[str],
+    guide: str = "resnet18",
+    sampler: str = "ddim25",
+    scales: Iterable[float] = (PUBLISHED_SCALE,),
+    n: int = 100,
+    blocks: int = 3,
+    first_seed: int = 0,
+    tier: str = "fashion",
+) -> list[Guidance]:
+    """The runs of a study, block by block, so that an interrupted one compares equals."""
+    runs, found = [], set()
+    for block in range(blocks):
+        for method in names:
+            for scale in scales:
+                made = Guidance.with_weights(
+                    method=method,
+                    guide=guide,
+                    scale=scale,
+                    sampler=sampler,
+                    n=n,
+                    first_seed=first_seed + block * n,
+                    tier=tier,
+                )
+                key = ledger.digest(made.recorded())
+                if key not in found:  # "none" is one run for all scales
+                    found.add(key)
+                    runs.append(made)
+    return runs
+
+
+def draw(params: Guidance, device: torch.device | str = "cpu") -> Tensor:
+    """The run's images: float32 [n, C, H, W] in [-1, 1], on the CPU."""
+    chosen, sampler = preset(params.tier), SAMPLERS[params.sampler]
+    return generate(
+        _steering(params, device),
+        chosen.shape,
+        range(params.first_seed, params.first_seed + params.n),
+        chosen.schedule().grid(sampler.spacing),
+        sampler.step(),
+        steered=True,
+        device=device,
+    )
+
+
+def run(params: Guidance, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Draw and measure; the row's results.
+
+    Distances need more images than principal components: below that there are none.
+    """
+    images = draw(params, device)
+    target = seeds.labels(
+        range(params.first_seed, params.first_seed + params.n), len(preset(params.tier).classes)
+    )
+    judge = zoo.load(f"{params.tier}/judge", device)
+    results: dict[str, Any] = {"judge_correct": verdicts(judge, images, target, device)}
+    if params.method != "none":
+        reader = methods.reader(params.method, params.guide, params.tier, device)
+        clean = preset(params.tier).schedule().at(0)
+        read = reader.at(clean) if isinstance(reader, NoiseAware) else reader
+        results["guide_correct"] = verdicts(read, images, target, device)
+        card = zoo.card(methods.weights_of(params.method, params.guide, params.tier))
+        results["trained_parameters"] = card.parameters if card.kind == "experts" else 0
+        results["guide_images_seen"] = card.images_seen
+    if params.n > COMPONENTS:
+        results |= distances(images, params.tier, params.extractor, device)
+    return results | cost(params, device)
+
+
+@torch.no_grad()
+def verdicts(
+    model: Callable[[Tensor], Tensor], images: Tensor, target: Tensor, device="cpu"
+) -> list[int]:
+    """1 for every image [N, C, H, W] that the model puts into its class `target` [N], else 0."""
+    answers = torch.cat([model(part.to(device)).argmax(1).cpu() for part in images.split(100)])
+    return (answers == target).int().tolist()
+
+
+def cost(params: Guidance, device: torch.device | str = "cpu") -> dict[str, float]:
+    """GMAC per image, counted while one is drawn, and evaluations of denoiser and gradient."""
+    chosen, sampler = preset(params.tier), SAMPLERS[params.sampler]
+    seed, grid = [params.first_seed], chosen.schedule().grid(sampler.spacing)
+    denoise, noise = _steering(params, device)(seed), seeds.Noise(seed, chosen.shape, device=device)
+    with FlopCounterMode(display=False) as flops:
+        *_, last = trajectory(denoise, noise(), grid, sampler.step(), noise)
+    return {
+        "gmac_per_image": flops.get_total_flops() / 2e9,
+        "evaluations": last.evaluations,
+        "gradients": last.gradients,
+    }
+
+
+def record(
+    runs: Iterable[Guidance],
+    device: torch.device | str = "cpu",
+    tell: Callable[[str], None] = print,
+) -> None:
+    """Run what the ledger does not hold yet, one row after the other."""
+    for params in runs:
+        if ledger.find(STUDY, params.recorded()) is not None:
+            continue
+        began = time.monotonic()
+        results = run(params, device)
+        seconds = time.monotonic() - began
+        ledger.record(STUDY, params.recorded(), results, seconds=seconds, device=device)
+        right = sum(results["judge_correct"]) / params.n
+        tell(
+            f"{methods.title(params.method)}, {params.guide}, {params.sampler}, scale "
+            f"{params.scale:g}, seeds from {params.first_seed}: judge {right:.2f}, "
+            f"KID {results.get('kid', float('nan')):.4f}, {seconds:.0f} s"
+        )
+
+
+def _steering(params: Guidance, device: torch.device | str):
+    model: nn.Module | BelowTheEdge | None = None
+    if params.released_routing:
+        if methods.METHODS[params.method] is None or not methods.METHODS[params.method].set_name:
+            raise ParameterError(f"{params.method} has no experts whose routing could differ")
+        model = BelowTheEdge(methods.reader(params.method, params.guide, params.tier, device))
+    return methods.steering(
+        params.method,
+        params.guide,
+        params.scale,
+        SAMPLERS[params.sampler].form,
+        params.tier,
+        device,
+        model=model,
+    )
