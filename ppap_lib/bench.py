@@ -11,14 +11,13 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from ppap_lib import devices, tiers
 from ppap_lib.denoise import Network, diffusers_network
+from ppap_lib.train.speed import size
 
 DTYPES = (torch.float32, torch.bfloat16)
 ROUNDS = 3  # at least, however slow the machine
@@ -52,22 +51,6 @@ def theirs() -> nn.Module:
         attn_norm_num_groups=32,  # else the middle attention would go without a norm
         resnet_time_scale_shift="scale_shift",
     )
-
-
-@dataclass(frozen=True)
-class Size:
-    """`parameters` (a count) and `gmac`, 10^9 multiply-accumulates of one image's forward."""
-
-    parameters: int
-    gmac: float
-
-
-def size(network: nn.Module, forward: Network, shape: Sequence[int]) -> Size:
-    """Size of a network on images of `shape` (C, H, W); on the CPU, in float32."""
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        forward(torch.zeros(1, *shape), torch.zeros(1))
-    parameters = sum(p.numel() for p in network.parameters())
-    return Size(parameters, counter.get_total_flops() / 2e9)
 
 
 def take_turns(

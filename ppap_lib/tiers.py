@@ -5,6 +5,8 @@ One code path serves all of them; a tier only fills in its arguments.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
 
 from torch import nn
 
@@ -16,17 +18,16 @@ class TierError(ValueError):
     """An unknown tier or an unknown network of a tier."""
 
 
-def _small_denoiser(channels: int) -> UNet:
-    return UNet(
-        in_channels=channels,
-        model_channels=32,
-        out_channels=2 * channels,
-        num_res_blocks=1,
-        attention_resolutions=(4,),
-        channel_mult=(1, 2, 4),
-        num_head_channels=32,
-        use_scale_shift_norm=True,
-    )
+_SMALL_DENOISER: Mapping[str, Any] = MappingProxyType(
+    {
+        "model_channels": 32,
+        "num_res_blocks": 1,
+        "attention_resolutions": (4,),
+        "channel_mult": (1, 2, 4),
+        "num_head_channels": 32,
+        "use_scale_shift_norm": True,
+    }
+)
 
 
 def _small_resnet18(channels: int, num_classes: int) -> nn.Module:
@@ -113,9 +114,13 @@ class Tier:
         """(C, H, W) of one image."""
         return self.channels, self.size, self.size
 
-    def denoiser(self) -> UNet:
-        """The tier's untrained denoiser: predicts v and ADM's variance channels."""
-        return _small_denoiser(self.channels)
+    def denoiser(self, **changes: Any) -> UNet:
+        """The tier's untrained denoiser: predicts v and ADM's variance channels.
+
+        `changes` are arguments of `UNet` that shall differ from the preset's.
+        """
+        arguments = {**_SMALL_DENOISER, **changes}
+        return UNet(in_channels=self.channels, out_channels=2 * self.channels, **arguments)
 
     def classifier(self, name: str) -> nn.Module:
         """An untrained classifier of the tier: 'resnet18' and 'vit' guide, 'judge' judges."""

@@ -5,6 +5,7 @@ Floating-point operations are counted as two per multiply-add, on both sides of 
 
 import copy
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -52,6 +53,28 @@ class Speed:
             f"{self.flops_per_image / 1e9:.3f} GFLOP per training image; {self.device} multiplies "
             f"{self.precision} matrices at {self.peak / 1e12:.4g} TFLOP/s{known}"
         )
+
+
+@dataclass(frozen=True)
+class Size:
+    """`parameters` (a count) and `gmac`, 10^9 multiply-accumulates of one image's forward."""
+
+    parameters: int
+    gmac: float
+
+
+def size(
+    network: nn.Module, forward: Callable[[Tensor, Tensor], Tensor], shape: Sequence[int]
+) -> Size:
+    """Size of a network called as `forward(x, t)` on images of `shape` (C, H, W).
+
+    On the network's own device, which may be "meta": counting then costs neither time nor memory.
+    """
+    device = next(network.parameters()).device
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        forward(torch.zeros(1, *shape, device=device), torch.zeros(1, device=device))
+    parameters = sum(p.numel() for p in network.parameters())
+    return Size(parameters, counter.get_total_flops() / 2e9)
 
 
 def measured(

@@ -1,0 +1,182 @@
+"""ADM's architecture ablation at a tier's size: what each switch costs, and what it buys.
+
+Every variant differs from the tier's denoiser in one respect and is trained for the same
+processor time, so that a larger network sees fewer images: the budget that a reader has.
+"""
+
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from ppap_lib import data, ledger
+from ppap_lib.data import ImageSet
+from ppap_lib.networks.adm import UNet
+from ppap_lib.params import ParameterError, Parameters, param
+from ppap_lib.tiers import tier
+from ppap_lib.train import recipes, speed
+from ppap_lib.train.loop import Trainer
+from ppap_lib.train.settings import Settings
+
+STUDY = "architecture"
+WARMUP = 20  # steps: these runs are short
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One network of the ablation: the switch it turns, and what of the preset it changes."""
+
+    switch: str
+    label: str
+    changes: Mapping[str, Any]
+
+
+def _heads(count: int) -> dict[str, int]:
+    return {"num_heads": count, "num_head_channels": -1}
+
+
+VARIANTS: Mapping[str, Variant] = MappingProxyType(
+    {
+        "base": Variant("preset", "the tier's denoiser", {}),
+        "deeper": Variant("depth or width", "2 residual blocks a level", {"num_res_blocks": 2}),
+        "wider": Variant(
+            "depth or width",
+            "widths 64, 64, 128",
+            {"model_channels": 64, "channel_mult": (1, 1, 2)},
+        ),
+        "heads_1": Variant("attention heads", "1 head of 128 channels", _heads(1)),
+        "heads_2": Variant("attention heads", "2 heads of 64 channels", _heads(2)),
+        "heads_8": Variant("attention heads", "8 heads of 16 channels", _heads(8)),
+        "attention_middle": Variant(
+            "attention at", "the middle block only", {"attention_resolutions": ()}
+        ),
+        "attention_16": Variant("attention at", "8 and 16", {"attention_resolutions": (2, 4)}),
+        "attention_32": Variant(
+            "attention at", "8, 16 and 32", {"attention_resolutions": (1, 2, 4)}
+        ),
+        "updown": Variant("resampling", "in residual blocks (BigGAN)", {"resblock_updown": True}),
+        "rescaled": Variant("residuals", "rescaled by sqrt(1/2)", {"rescale_residuals": True}),
+        "added": Variant("timestep", "added, instead of AdaGN", {"use_scale_shift_norm": False}),
+    }
+)
+"""The base has attention at 8x8 in 4 heads of 32 channels, so those rows of ADM's are its own.
+
+Widths are multiples of 32 (group normalisation has 32 groups). Attention sits at one width, 128,
+where a number of heads and a number of channels per head are the same switch.
+"""
+
+
+@dataclass(frozen=True)
+class Architecture(Parameters):
+    """Which variant is trained, for how many seconds of processor time, and how it is tested."""
+
+    tier: Literal["fashion", "tin10"] = "fashion"
+    variant: str = "base"
+    seconds: float = param(40.0, low=0.0)
+    batch: int = param(8, low=1)
+    lr: float = param(1e-3, low=0.0)
+    seed: int = param(0, low=0)
+    held_out: int = param(120, low=10)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.variant not in VARIANTS:
+            raise ParameterError(f"no variant {self.variant!r}: there are {', '.join(VARIANTS)}")
+        if not self.seconds:
+            raise ParameterError("seconds must be positive")
+
+
+def network(params: Architecture) -> UNet:
+    """The variant, untrained; initialised by the seed alone."""
+    with torch.random.fork_rng([]):
+        torch.manual_seed(params.seed)
+        return tier(params.tier).denoiser(**VARIANTS[params.variant].changes)
+
+
+def forward_rate(
+    trial: nn.Module, shape: Sequence[int], seconds: float = 0.5, batch: int = 8
+) -> float:
+    """Images a second of processor time that pass through the network, without gradients."""
+    x, t = torch.zeros(batch, *shape), torch.zeros(batch)
+    with torch.inference_mode():
+        trial(x, t)  # the first one warms up
+        began, passes = time.process_time(), 0
+        while passes < 2 or time.process_time() - began < seconds:
+            trial(x, t)
+            passes += 1
+    return passes * batch / (time.process_time() - began)
+
+
+def held_out_loss(trial: nn.Module, params: Architecture, images: ImageSet) -> float:
+    """Mean squared error of v on the first `held_out` images, at even timesteps, fixed noise."""
+    loss = recipes.objective(tier(params.tier), "denoiser")
+    x0 = images.images(range(params.held_out))
+    generator = torch.Generator().manual_seed(0)
+    eps = torch.randn(x0.shape, generator=generator)
+    t = torch.linspace(0, loss.schedule.T - 1, len(x0)).long()
+    parts = zip(x0.split(params.batch), t.split(params.batch), eps.split(params.batch), strict=True)
+    with torch.no_grad():
+        return torch.cat([loss.terms(trial, x, at, e)[0] for x, at, e in parts]).mean().item()
+
+
+def measure(params: Architecture) -> dict[str, float]:
+    """Size, speed and held-out loss of one variant after its training; on the CPU.
+
+    Loss and images seen depend on how fast this machine is: they are not functions of the seed.
+    """
+    chosen = tier(params.tier)
+    trial = network(params)
+    size = speed.size(trial, trial, chosen.shape)
+    rate = forward_rate(trial.eval(), chosen.shape)
+    train, test = data.load(params.tier, "train"), data.load(params.tier, "test")
+    settings = Settings(
+        batch=params.batch,
+        lr=params.lr,
+        warmup=WARMUP,
+        minutes=params.seconds / 60,
+        seed=params.seed,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Trainer(
+            trial,
+            recipes.objective(chosen, "denoiser"),
+            train.pixels,
+            train.labels,
+            settings,
+            Path(folder),
+            clock=time.process_time,  # what else the machine does shall not count
+        )
+        ema = trainer.run()
+    return {
+        "parameters": size.parameters,
+        "gmac": size.gmac,
+        "forward_images_per_second": rate,
+        "training_images_per_second": trainer.images_seen / trainer.progress.seconds,
+        "images_seen": trainer.images_seen,
+        "loss": held_out_loss(ema, params, test),
+    }
+
+
+def run(
+    name: str, seconds: float, seeds: Sequence[int] = (0, 1, 2), tell: Callable[[str], None] = print
+) -> None:
+    """Measure what the ledger lacks: every variant at the first seed, the base at all of them.
+
+    The base's spread over seeds says how large a difference must be to mean anything.
+    """
+    data.require(name, "train")
+    wanted = [(variant, seeds[0]) for variant in VARIANTS] + [("base", s) for s in seeds[1:]]
+    for variant, seed in wanted:
+        params = Architecture(tier=name, variant=variant, seconds=seconds, seed=seed)
+        if ledger.find(STUDY, params.recorded()) is not None:
+            continue
+        began = time.monotonic()
+        numbers = measure(params)
+        ledger.record(STUDY, params.recorded(), numbers, seconds=time.monotonic() - began)
+        tell(f"{variant}, seed {seed}: {numbers['images_seen']} images, loss {numbers['loss']:.4f}")
