@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from ppap_lib.analytic import Mixture
+from ppap_lib.denoise import thresholded
 from ppap_lib.samplers import (
     ddim,
     ddpm,
@@ -152,6 +153,24 @@ class TestVariancePreserving:
         )
         ratios = self.ratios(scheduler, 12)
         close(states(dpmpp_multistep(3), grid_of(ratios)), self.run(scheduler, ratios))
+
+    def test_dynamic_thresholding(self):
+        """A wrapper here, an option of the scheduler there; a prior that overshoots [-1, 1]."""
+        scheduler = diffusers.DPMSolverMultistepScheduler(
+            **CONFIG,
+            solver_order=2,
+            final_sigmas_type="sigma_min",
+            lower_order_final=False,
+            thresholding=True,
+            sample_max_value=1e9,
+        )
+        ratios = self.ratios(scheduler, 10)
+        path = trajectory(
+            thresholded(MIXTURE.denoise), start(), grid_of(ratios), dpmpp_multistep(2)
+        )
+        ours = torch.stack([state.x for state in path])
+        assert float(MIXTURE.means.abs().max()) > 1.5
+        close(ours, self.run(scheduler, ratios))
 
     @pytest.mark.parametrize("form", ["dpmsolver", "dpmsolver++"])
     @pytest.mark.parametrize("order", [1, 2, 3])

@@ -10,6 +10,7 @@ from ppap_lib.denoise import Prediction
 from ppap_lib.guidance import at_xt, gradient_field, guided
 from ppap_lib.samplers import (
     SamplingError,
+    adaptive,
     analytic_ddim,
     ddim,
     deis,
@@ -83,12 +84,36 @@ def test_guidance_at_scale_1_draws_from_the_conditional_law(name):
     """
     step, noise = SOLVERS[name], normal(2000)
     denoise = steered(torch.ones(2000, dtype=torch.long))
-    end = sample(denoise, noise(), LINEAR.grid("100"), step, noise).flatten().sort().values
-    law = of_class(1)
-    z = (end[:, None] - law.means.flatten()) / law.stds
+    end = sample(denoise, noise(), LINEAR.grid("100"), step, noise)
+    assert distance_from_class_1(end) < 0.06
+
+
+def distance_from_class_1(draws):
+    """Kolmogorov-Smirnov, of draws [N, 1] from the clean law of class 1."""
+    law, ordered = of_class(1), draws.flatten().sort().values
+    z = (ordered[:, None] - law.means.flatten()) / law.stds
     below = (law.weights / law.weights.sum() * torch.special.ndtr(z)).sum(1)
-    seen = torch.arange(1, 2001) / 2000
-    assert float((below - seen).abs().max()) < 0.06
+    seen = torch.arange(1, len(ordered) + 1) / len(ordered)
+    return float((below - seen).abs().max())
+
+
+def test_guidance_at_scale_1_draws_from_the_conditional_law_with_the_optimal_variance():
+    """A-DDIM, whose variance is the unconditional denoiser's; the distance as above."""
+    noise, grid = normal(2000), LINEAR.grid("100")
+    x0, _ = LABELLED.sample(2000, torch.Generator().manual_seed(4))
+    step = analytic_ddim(LABELLED.denoise, x0, normal(2000, 5)(), grid)
+    end = sample(steered(torch.ones(2000, dtype=torch.long)), noise(), grid, step, noise)
+    assert distance_from_class_1(end) < 0.06
+
+
+def test_guidance_at_scale_1_leads_the_adaptive_solver_to_the_conditional_law():
+    """Quantile for quantile, to 30 times its tolerance, as without guidance."""
+    x_T = torch.linspace(-2, 2, 9, dtype=torch.float64)[:, None]
+    now, nxt = CONTINUOUS.at(1000), CONTINUOUS.at(50)
+    denoise = steered(torch.ones(9, dtype=torch.long))
+    end = sample(denoise, x_T, [now, nxt], adaptive(CONTINUOUS, 1e-4, 1e-4))
+    exact = of_class(1).quantile_map(x_T, now, nxt)
+    torch.testing.assert_close(end, exact, rtol=0, atol=3e-3)
 
 
 # Evaluations at N steps, the last to the clean end.

@@ -1,7 +1,14 @@
 """Sampling: one loop, steps that are pure functions, and the grids they walk down."""
 
-from ppap_lib.samplers.adaptive import probability_flow
-from ppap_lib.samplers.catalogue import evaluations, noise_solvers, ode_solvers
+from ppap_lib.samplers.adaptive import adaptive, probability_flow
+from ppap_lib.samplers.catalogue import (
+    FEWEST_STEPS,
+    OTHER_NAMES,
+    affordable,
+    evaluations,
+    noise_solvers,
+    ode_solvers,
+)
 from ppap_lib.samplers.exponential import (
     deis,
     dpm2,
@@ -41,14 +48,18 @@ from ppap_lib.samplers.stochastic import (
 )
 
 __all__ = [
+    "FEWEST_STEPS",
     "HISTORY",
     "History",
     "LogVariance",
     "Moment",
+    "OTHER_NAMES",
     "Posterior",
     "SamplingError",
     "State",
     "Step",
+    "adaptive",
+    "affordable",
     "analytic_ddim",
     "ddim",
     "ddim_sigma_hat",

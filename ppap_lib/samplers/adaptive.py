@@ -1,12 +1,13 @@
 """PF: the probability flow by adaptive Runge-Kutta, every image with step sizes of its own."""
 
+from collections import deque
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 from ppap_lib.denoise import Denoise, Prediction
-from ppap_lib.samplers.loop import SamplingError, State, Tally, check_x, score_form
+from ppap_lib.samplers.loop import SamplingError, State, Step, Tally, check_x, ode_step, score_form
 from ppap_lib.samplers.quadrature import weighted_sum
 from ppap_lib.schedule import ContinuousSchedule, Level, Schedule
 
@@ -97,3 +98,20 @@ def probability_flow(
         f"{int((place != end).sum())} of {count} images have not arrived after {limit} rounds: "
         f"raise the tolerances or the limit"
     )
+
+
+def adaptive(
+    schedule: Schedule | ContinuousSchedule, rtol: float = 1e-3, atol: float = 1e-3
+) -> Step:
+    """`probability_flow` as a step, however long: a grid needs its ends only, and the clean one.
+
+    Evaluations as the tolerances ask: as many as the batch's hardest image needs, and one more,
+    for it looks at its start again.
+    """
+
+    @ode_step("adaptive")
+    def step(denoise, x, now, nxt, history, noise):
+        states = probability_flow(denoise, x, now, nxt, schedule, rtol, atol)
+        return deque(states, maxlen=1)[0].x
+
+    return step

@@ -1,6 +1,7 @@
-"""Every solver by name, and what it costs."""
+"""Every solver by name, what it costs, and the finest grid it can afford."""
 
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
@@ -14,7 +15,7 @@ from ppap_lib.samplers.exponential import (
     k_lms,
     unipc,
 )
-from ppap_lib.samplers.loop import Step, trajectory
+from ppap_lib.samplers.loop import SamplingError, Step, trajectory
 from ppap_lib.samplers.pndm import f_pndm, fon, heun, plms, prk, rk4, s_pndm
 from ppap_lib.samplers.stochastic import (
     ddim,
@@ -78,6 +79,21 @@ def noise_solvers(schedule: Schedule | ContinuousSchedule) -> dict[str, Step]:
     }
 
 
+OTHER_NAMES: Mapping[str, str] = {
+    "euler": "ddim",
+    "dpm_solver_1": "ddim",
+    "dpmpp_1m": "ddim",
+    "dpm2": "dpm_solver_2",
+    "ddpm_small": "ddim_1",
+    "euler_ancestral": "ddim_1",
+    "ddpm_large": "ddim_sigma_hat",
+}
+"""Which names mean the same solver: those on the left need no run of their own."""
+
+FEWEST_STEPS: Mapping[str, int] = {"f_pndm": 4, "fon": 4}
+"""Steps below which a solver is only its own warm-up: three Runge-Kutta steps and the last one."""
+
+
 def evaluations(solver: Step, grid: Sequence[Level]) -> int:
     """How often `solver` evaluates the denoiser on `grid`, counted on a dry run of one number."""
 
@@ -88,3 +104,22 @@ def evaluations(solver: Step, grid: Sequence[Level]) -> int:
     x_T = torch.zeros(1, 1, dtype=torch.float64)
     *_, last = trajectory(white, x_T, grid, solver, lambda: torch.zeros_like(x_T))
     return last.evaluations
+
+
+def affordable(
+    budget: int, solver: Step, build: Callable[[int], Sequence[Level]], fewest: int = 2
+) -> Sequence[Level]:
+    """The finest grid `build(N)`, N >= `fewest`, on which `solver` keeps to `budget` evaluations.
+
+    For fair comparisons: solvers differ in what a step costs. Raises `SamplingError` with the
+    reason where not even `fewest` steps fit (see `FEWEST_STEPS`).
+    """
+    # No step is free, so N <= budget; the cost rises with N, so bisection finds the last that fits.
+    counts = range(fewest, budget + 1)
+    fitting = bisect_right(counts, budget, key=lambda steps: evaluations(solver, build(steps)))
+    if not fitting:
+        raise SamplingError(
+            f"needs at least {evaluations(solver, build(fewest))} evaluations, for {fewest} steps: "
+            f"the budget is {budget}"
+        )
+    return build(counts[fitting - 1])
