@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from ppap_lib import devices, metrics, weights
-from ppap_lib.studies import curve, gradients, guidance, methods, training
+from ppap_lib.studies import architecture, curve, gradients, guidance, methods, training
 
 
 def _curve(given: argparse.Namespace) -> None:
@@ -53,6 +53,10 @@ def _gradients(given: argparse.Namespace) -> None:
     gradients.record(made, devices.pick(given.device))
 
 
+def _architecture(given: argparse.Namespace) -> None:
+    architecture.run(given.tier, given.seconds)
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = argparse.ArgumentParser(prog="python -m ppap_lib.studies", description=__doc__)
@@ -83,6 +87,8 @@ def parser() -> argparse.ArgumentParser:
     sub = command("gradients", _gradients, "every method's gradient on the same noisy images")
     sub.add_argument("--guide", default="resnet18", help="resnet18 or vit (default: resnet18)")
     sub.add_argument("--n", type=int, default=40, help="images (default: 40)")
+    sub = command("architecture", _architecture, "every variant of ADM's ablation, on the CPU")
+    sub.add_argument("--seconds", type=float, default=40.0, help="each one's (default: 40)")
     return top
 
 
