@@ -1,0 +1,95 @@
+"""Reading the guidance study: pooling, pairing, the choice of scales, and rank agreement."""
+
+import pytest
+
+from ppap_lib import published, zoo
+from ppap_lib.studies import methods, outcome
+from ppap_lib.studies.guidance import SWEEP_SEED, Guidance
+
+
+def row(method, right, scale=7.5, first_seed=0, **columns):
+    """A ledger row whose image i the judge finds right where right[i]."""
+    made = Guidance.with_weights(method=method, scale=scale, n=len(right), first_seed=first_seed)
+    results = {"judge_correct": list(right), "guide_correct": [1] * len(right), **columns}
+    return {"params": made.recorded(), "results": results, "seconds": 2.0 * len(right)}
+
+
+@pytest.fixture(autouse=True)
+def weights(monkeypatch):
+    """Every method counts as installed, with digests of its own."""
+    real = zoo.card
+
+    def card(name, *more):
+        found = real(name, *more)
+        object.__setattr__(found, "sha256", f"digest of {name}")
+        return found
+
+    monkeypatch.setattr(zoo, "card", card)
+
+
+def test_blocks_are_pooled_and_columns_averaged():
+    rows = [
+        row("naive", [1, 0, 0, 0], kid=0.2),
+        row("naive", [1, 1, 1, 1], first_seed=4, kid=0.4),
+        row("none", [0, 0, 0, 1], kid=0.1),
+    ]
+    none, naive = outcome.outcomes(rows)
+    assert (none.key.method, naive.key.method) == ("none", "naive")
+    assert naive.blocks == 2 and naive.judge_accuracy.mean == pytest.approx(5 / 8)
+    assert naive.column("kid") == pytest.approx(0.3) and naive.column("fd64") is None
+    assert naive.guide_accuracy == 1.0 and naive.images_per_second == pytest.approx(0.5)
+
+
+def test_rows_of_other_weights_other_n_and_the_sweep_are_kept_apart():
+    old = row("naive", [1, 1])
+    old["params"]["denoiser_sha256"] = "another"
+    few = row("naive", [1, 1], first_seed=8)
+    swept = row("naive", [1] * 4, first_seed=SWEEP_SEED)
+    (found,) = outcome.outcomes([old, few, swept, row("naive", [0] * 4)])
+    assert found.judge_accuracy.mean == 0 and found.n == 4 and found.blocks == 1
+    (found,) = outcome.outcomes([old, few, swept], sweep=True)
+    assert found.judge_accuracy.mean == 1
+
+
+def test_methods_are_compared_on_the_seeds_they_share():
+    a = row("multi5", [1, 1, 1, 1])
+    b = row("naive", [0, 0, 1, 1])
+    extra = row("naive", [0, 0, 0, 0], first_seed=4)
+    found = outcome.outcomes([a, b, extra])
+    naive, multi = (outcome.pick(found, m) for m in ("naive", "multi5"))
+    assert outcome.compare(multi, naive).mean == pytest.approx(0.5)
+    assert outcome.pick(found, "ppap5") is None
+
+
+def test_the_best_scale_is_the_judge_s_choice_and_the_smallest_of_equals():
+    seed = SWEEP_SEED
+    rows = [
+        row("single", right, scale=scale, first_seed=seed)
+        for scale, right in ((1.0, [0, 1]), (2.5, [1, 1]), (7.5, [1, 1]), (20.0, [0, 0]))
+    ]
+    found = outcome.outcomes(rows, sweep=True)
+    assert outcome.best_scales(found, "resnet18") == {"single": 2.5}
+    assert outcome.best_scales(found, "vit") == {}
+
+
+def test_rank_correlation_is_one_for_the_published_numbers_themselves():
+    theirs = {
+        r["guidance"]: r
+        for r in published.rows("ppap_table")
+        if (r["architecture"], r["steps"]) == ("resnet50", 25)
+    }
+
+    def columns(name, sign):
+        return {
+            ours: sign * theirs[name][column] for column, ours in outcome.PUBLISHED_COLUMNS.items()
+        }
+
+    names = {m: "none" if f is None else f.published for m, f in methods.METHODS.items()}
+    for sign in (1, -1):
+        rows = [row(m, [0, 1], **columns(name, sign)) for m, name in names.items()]
+        found = outcome.ranks(outcome.outcomes(rows), "resnet18")
+        assert {c: r.correlation for c, r in found.items()} == pytest.approx(
+            dict.fromkeys(outcome.PUBLISHED_COLUMNS, sign)
+        )
+        assert len(found["fid"].methods) == 7  # x0-hat is one published row
+    assert outcome.ranks(outcome.outcomes(rows[:2]), "resnet18") == {}
