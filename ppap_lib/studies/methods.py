@@ -9,7 +9,7 @@ from torch import nn
 
 from ppap_lib import experts, seeds, zoo
 from ppap_lib.denoise import Denoise, clipped
-from ppap_lib.guidance import Guide, at_x0, at_xt, guided
+from ppap_lib.guidance import Guide, NoiseAware, at_x0, at_xt, guided
 from ppap_lib.tasks import Classification
 from ppap_lib.tiers import tier as preset
 
@@ -77,6 +77,14 @@ def reader(
         raise MethodError("without guidance no model reads the images")
     library = zoo if _known(method).set_name is None else experts
     return library.load(name, device)
+
+
+def clean_reader(
+    method: str, guide: str, tier: str = "fashion", device: torch.device | str = "cpu"
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The method's reader as it reads clean images; experts by the one for the cleanest."""
+    model = reader(method, guide, tier, device)
+    return model.at(preset(tier).schedule().at(0)) if isinstance(model, NoiseAware) else model
 
 
 def field(method: str, model: nn.Module, target: torch.Tensor) -> Guide:

@@ -44,10 +44,14 @@ def distances(
 
     KID and FD64, with real against real at the same N; precision, recall, and inception score.
     """
-    found = metrics.extract(images, extractor, device=device)
     real = metrics.real_features(name, extractor, device)
-    reference, same = metrics.Reference(real), real[: len(images)]
-    baseline = metrics.real_against_real(real, len(images), reference)[0]
+    return columns(metrics.extract(images, extractor, device=device), real)
+
+
+def columns(found: metrics.Features, real: metrics.Features) -> dict[str, float]:
+    """The same from features; `real` holds at least twice as many, of which the first count."""
+    reference, same = metrics.Reference(real), real[: len(found)]
+    baseline = metrics.real_against_real(real, len(found), reference)[0]
     precision, recall = metrics.precision_recall(found, same)
     return {
         "kid": metrics.kid(found, same),

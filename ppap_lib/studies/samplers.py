@@ -1,0 +1,278 @@
+"""The sampler study: how good is every solver at the same number of evaluations, with guidance too?
+
+One row per solver, budget of function evaluations, method of guidance and block of seeds. At each
+budget a solver takes the largest number of steps that fits. All rows of a block share their noise
+and labels, so that solvers are compared image by image; `witness`, `judge_correct` and
+`guide_correct` keep what every image contributes.
+"""
+
+import difflib
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from types import MappingProxyType
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ppap_lib import data, ledger, metrics, seeds, zoo
+from ppap_lib.denoise import Denoise, Prediction, clipped
+from ppap_lib.generate import generate
+from ppap_lib.params import ParameterError, Parameters, param
+from ppap_lib.samplers import (
+    FEWEST_STEPS,
+    OTHER_NAMES,
+    SamplingError,
+    Step,
+    adaptive,
+    affordable,
+    analytic_ddim,
+    karras_grid,
+    log_snr_grid,
+    noise_solvers,
+    ode_solvers,
+    quadratic_grid,
+    uniform_grid,
+)
+from ppap_lib.schedule import CLEAN, ContinuousSchedule, Level, Schedule
+from ppap_lib.studies import methods
+from ppap_lib.studies.guidance import PUBLISHED_SCALE, verdicts
+from ppap_lib.studies.quality import columns
+from ppap_lib.tiers import tier as preset
+
+STUDY = "samplers"
+GRIDS = MappingProxyType(
+    {
+        "uniform": uniform_grid,
+        "quadratic": quadratic_grid,
+        "log_snr": log_snr_grid,
+        "karras": karras_grid,
+    }
+)
+ESTIMATION_IMAGES = 50  # on which A-DDIM estimates its variance
+ESTIMATION_SEED = 2**31  # of their noise, far from every block
+
+
+def _by_name(schedule: Schedule | ContinuousSchedule) -> dict[str, Step]:
+    return ode_solvers(schedule) | noise_solvers(schedule)
+
+
+FIXED = (
+    *(name for name in _by_name(ContinuousSchedule()) if name not in OTHER_NAMES),
+    "analytic_ddim",
+)
+"""Every solver that keeps to a grid, once: of several names for one, the first."""
+
+SOLVERS = (*FIXED, "pf")
+
+
+@dataclass(frozen=True)
+class Sampling(Parameters):
+    """One run: which solver, what it may spend, what guides it, from which seeds.
+
+    `budget` bounds the evaluations of the denoiser; the adaptive "pf" has none, but a
+    `tolerance`, relative and absolute. The digests are those of the weights in use; `with_weights`
+    fills them in.
+    """
+
+    solver: str
+    budget: int | None = param(10, low=2)
+    tolerance: float | None = param(None, low=0.0)
+    grid: Literal["uniform", "quadratic", "log_snr", "karras"] = "uniform"
+    method: str = "none"
+    guide: Literal["resnet18", "vit"] = "resnet18"
+    scale: float = param(PUBLISHED_SCALE, low=0.0)
+    n: int = param(100, low=metrics.COMPONENTS + 2)
+    first_seed: int = param(0, low=0)
+    tier: Literal["fashion", "tin10"] = "fashion"
+    extractor: Literal["lite2", "inception"] = "lite2"
+    denoiser_sha256: str = ""
+    guide_sha256: str = ""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.solver in OTHER_NAMES:
+            known = OTHER_NAMES[self.solver]
+            raise ParameterError(f"{self.solver} is {known} by another name: run {known!r}")
+        if self.solver not in SOLVERS:
+            close = difflib.get_close_matches(self.solver, SOLVERS, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(SOLVERS)}"
+            raise ParameterError(f"no solver {self.solver!r}: {hint}")
+        if (self.solver == "pf") != (self.tolerance is not None) or (
+            (self.solver == "pf") != (self.budget is None)
+        ):
+            raise ParameterError(
+                "pf, which chooses its steps, takes a tolerance and no budget; every other solver "
+                f"a budget and no tolerance: {self.solver} got {self.budget}, {self.tolerance}"
+            )
+        if self.method not in methods.METHODS:
+            raise ParameterError(
+                f"no guidance method {self.method!r}: there are {', '.join(methods.METHODS)}"
+            )
+
+    @classmethod
+    def with_weights(cls, **values: Any) -> "Sampling":
+        """The parameters with the digests of the weights that ship now."""
+        made = cls.of(values)
+        return replace(made, **methods.provenance(made.method, made.guide, made.tier))
+
+    def recorded(self) -> dict[str, Any]:
+        """Without guidance neither guide nor scale changes the result."""
+        unguided = {"guide": "none", "scale": 0.0} if self.method == "none" else {}
+        return super().recorded() | unguided
+
+    @property
+    def seeds(self) -> range:
+        """One per image."""
+        return range(self.first_seed, self.first_seed + self.n)
+
+
+def plan(
+    solvers: Iterable[str] = FIXED,
+    budgets: Iterable[int] = (10,),
+    method: str = "none",
+    guide: str = "resnet18",
+    scale: float = PUBLISHED_SCALE,
+    n: int = 100,
+    blocks: int = 1,
+    tier: str = "fashion",
+) -> list[Sampling]:
+    """The runs of a study, block by block, so that an interrupted one compares equals."""
+    given = dict(method=method, guide=guide, scale=scale, n=n, tier=tier)
+    return [
+        Sampling.with_weights(solver=name, budget=budget, first_seed=block * n, **given)
+        for block in range(blocks)
+        for budget in budgets
+        for name in solvers
+    ]
+
+
+def levels(params: Sampling) -> Sequence[Level]:
+    """The run's grid: the finest within its budget, or `SamplingError` with the reason."""
+    schedule = preset(params.tier).schedule()
+    if params.solver == "pf":
+        return schedule.at(schedule.T - 1), schedule.at(0), CLEAN
+    build = partial(GRIDS[params.grid], schedule)
+    if params.solver == "analytic_ddim":
+        return build(params.budget)  # one evaluation a step
+    step = _by_name(schedule)[params.solver]
+    return affordable(params.budget, step, build, FEWEST_STEPS.get(params.solver, 2))
+
+
+def reason_against(params: Sampling) -> str | None:
+    """Why the run cannot be, or None: not even the fewest steps fit its budget."""
+    try:
+        levels(params)
+    except SamplingError as error:
+        return str(error)
+    return None
+
+
+def _step(params: Sampling, grid: Sequence[Level], device: torch.device | str) -> Step:
+    schedule = preset(params.tier).schedule()
+    if params.solver == "pf":
+        return adaptive(schedule, params.tolerance, params.tolerance)
+    if params.solver == "analytic_ddim":
+        # The unguided denoiser's variance, with guidance too: the data have no guide.
+        denoise = clipped(zoo.denoiser(f"{params.tier}/denoiser", device=device))
+        found = data.load(params.tier, "test")
+        x0 = found.images(metrics.balanced(found.labels, ESTIMATION_IMAGES)).double()
+        eps = seeds.Noise(range(ESTIMATION_SEED, ESTIMATION_SEED + len(x0)), found.shape)()
+        return analytic_ddim(denoise, x0.to(device), eps.to(device), grid)
+    return _by_name(schedule)[params.solver]
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """Images [n, C, H, W] in [-1, 1] on the CPU, and what each cost: steps, calls, seconds.
+
+    Seconds are the process's own on a CPU, so that a busy machine does not count.
+    """
+
+    images: Tensor
+    steps: int
+    evaluations: float
+    gradients: float
+    seconds: float
+
+
+def draw(params: Sampling, device: torch.device | str = "cpu") -> Drawn:
+    """The run's images."""
+    chosen = preset(params.tier)
+    grid = levels(params)
+    step = _step(params, grid, device)
+    towards = methods.steering(
+        params.method, params.guide, params.scale, tier=params.tier, device=device
+    )
+    spent: Counter[str] = Counter()
+
+    def counted(part: Sequence[int]) -> Denoise:
+        denoise = towards(part)
+
+        def count(x_t: Tensor, level: Level) -> Prediction:
+            prediction = denoise(x_t, level)
+            spent["evaluations"] += len(x_t)
+            spent["gradients"] += len(x_t) * prediction.gradients
+            return prediction
+
+        return count
+
+    clock = time.process_time if torch.device(device).type == "cpu" else time.perf_counter
+    began = clock()
+    images = generate(counted, chosen.shape, params.seeds, grid, step, steered=True, device=device)
+    seconds = clock() - began
+    each = {name: spent[name] / params.n for name in ("evaluations", "gradients")}
+    return Drawn(images, len(grid) - 1, **each, seconds=seconds / params.n)
+
+
+def measure(params: Sampling, images: Tensor, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """The protocol's columns, and what every image contributes to them."""
+    chosen = preset(params.tier)
+    target = seeds.labels(params.seeds, len(chosen.classes))
+    found = metrics.extract(images, params.extractor, device=device)
+    real = metrics.real_features(params.tier, params.extractor, device)
+    results: dict[str, Any] = columns(found, real)
+    witness = metrics.kid_witness(found, real[: len(found)])
+    results["witness"] = [float(f"{value:.5g}") for value in witness]
+    judge = zoo.load(f"{params.tier}/judge", device)
+    results["judge_correct"] = verdicts(judge, images, target, device)
+    if params.method != "none":
+        read = methods.clean_reader(params.method, params.guide, params.tier, device)
+        results["guide_correct"] = verdicts(read, images, target, device)
+    return results
+
+
+def record(
+    runs: Iterable[Sampling],
+    device: torch.device | str = "cpu",
+    tell: Callable[[str], None] = print,
+) -> None:
+    """Run what the ledger does not hold yet and the budget allows, one row after the other.
+
+    A row's `seconds` are those of sampling alone; its other costs are the same for all.
+    """
+    for params in runs:
+        if ledger.find(STUDY, params.recorded()) is not None:
+            continue
+        named = f"{params.solver} within {params.budget}, {methods.title(params.method)}"
+        if reason := reason_against(params):
+            tell(f"{named}: {reason}")
+            continue
+        began = time.monotonic()
+        drawn = draw(params, device)
+        results = measure(params, drawn.images, device) | {
+            "steps": drawn.steps,
+            "evaluations": drawn.evaluations,
+            "gradients": drawn.gradients,
+        }
+        seconds = drawn.seconds * params.n
+        ledger.record(STUDY, params.recorded(), results, seconds=seconds, device=device)
+        tell(
+            f"{named}, seeds from {params.first_seed}: {drawn.steps} steps, "
+            f"{drawn.evaluations:g} evaluations, KID {results['kid']:.4f}, FD64 "
+            f"{results['fd64']:.1f}, judge {sum(results['judge_correct']) / params.n:.2f}, "
+            f"{seconds:.0f} s sampling, {time.monotonic() - began:.0f} s in all"
+        )
