@@ -1,0 +1,163 @@
+"""How models read noisy images: how sure, how right, and what they still tell apart, against t."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from ppap_lib import data, distill, experts, metrics, uncertainty, zoo
+from ppap_lib.data.folders import imagenet_photographs
+from ppap_lib.data.imageset import ImageSet
+from ppap_lib.params import ParameterError, Parameters, param
+from ppap_lib.schedule import Schedule
+from ppap_lib.studies import filed, methods
+from ppap_lib.tiers import tier as preset
+
+STUDY = "reading"
+TIMES = (*map(float, range(0, 1000, 100)), 999.0)
+OFF_THE_SHELF = "efficientnet_lite0"
+PHOTOGRAPHS = 20
+READERS = ("naive", "single", "multi5", "ppap5", "ppap10")
+"""Methods of guidance whose models read noisy images; naive guidance does so with the clean one."""
+
+SEPARATED = 0.75
+"""Two kinds of images count as told apart while the area under the ROC curve is at least this:
+half-way from chance to certainty."""
+
+_FOOTWEAR = ("sandal", "sneaker", "ankle boot")
+_TOPS = ("T-shirt", "pullover", "coat", "shirt")
+QUESTIONS: Mapping[str, Mapping[str, tuple[Sequence[str], Sequence[str]]]] = MappingProxyType(
+    {
+        "fashion": {
+            "footwear from tops": (_FOOTWEAR, _TOPS),
+            "shirts from coats": (("shirt",), ("coat",)),
+        }
+    }
+)
+"""By set of images: groups of classes to be told apart, coarse ones first."""
+
+
+@dataclass(frozen=True)
+class Reads(Parameters):
+    """Which model reads which images under which noise. `sha256` is that of the model's weights."""
+
+    model: str
+    images: Literal["fashion", "tin10", "photographs"] = "fashion"
+    n: int = param(1000, low=10)
+    first_seed: int = param(0, low=0)
+    times: tuple[float, ...] = param(TIMES, low=0.0, high=999.0)
+    sha256: str = ""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.images == "photographs" and self.n > PHOTOGRAPHS:
+            raise ParameterError(f"there are {PHOTOGRAPHS} photographs, so n cannot be {self.n}")
+        if any(a >= b for a, b in zip(self.times, self.times[1:], strict=False)):
+            raise ParameterError(f"times must rise, not {self.times}")
+
+
+def installed(guide: str, tier: str = "fashion") -> dict[str, str]:
+    """The models of a guide that ship now, clean one first: method to name in the zoo."""
+    names = {method: methods.weights_of(method, guide, tier) for method in READERS}
+    return {method: name for method, name in names.items() if zoo.card(name).sha256}
+
+
+def missing(guide: str, tier: str = "fashion") -> list[str]:
+    """The names in the zoo of the guide's models that are not trained yet."""
+    here = installed(guide, tier)
+    return [methods.weights_of(m, guide, tier) for m in READERS if m not in here]
+
+
+def load(name: str, device: torch.device | str = "cpu") -> nn.Module:
+    """A classifier or a set of experts by its name in the zoo."""
+    return (experts if zoo.card(name).kind == "experts" else zoo).load(name, device)
+
+
+def plan(tier: str = "fashion", n: int = 1000, first_seed: int = 0) -> list[Reads]:
+    """A run for every model of the tier that ships now."""
+    names = [name for guide in preset(tier).guides for name in installed(guide, tier).values()]
+    return [Reads(name, tier, n, first_seed, sha256=zoo.card(name).sha256) for name in names]
+
+
+def photographs(first_seed: int = 0) -> Reads:
+    """The run of the off-the-shelf classifier on real photographs."""
+    digest = zoo.card(OFF_THE_SHELF).sha256
+    return Reads(OFF_THE_SHELF, "photographs", PHOTOGRAPHS, first_seed, sha256=digest)
+
+
+def pictures(images: str, n: int) -> ImageSet:
+    """The first `n` images that all models read, balanced over the classes."""
+    if images == "photographs":
+        return imagenet_photographs().subset(range(n))
+    found = data.load(images, "test")
+    return found.subset(metrics.balanced(found.labels, n))
+
+
+def measure(params: Reads, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """The results of one run: lists over `params.times`, and what is told apart.
+
+    `information` is `uncertainty.information`; `favourite` the commonest answer and
+    `favourite_share` how common it is. With a tier's images `by_class` [T][K] is the accuracy on
+    every class, `apart` the area under the ROC curve of its `QUESTIONS`, and `until` [K][K]
+    the timestep up to which two classes are told apart (-1: never).
+    """
+    chosen, schedule = pictures(params.images, params.n), Schedule.linear()
+    model = load(params.model, device)
+    seeds = range(params.first_seed, params.first_seed + params.n)
+    batch = PHOTOGRAPHS if params.images == "photographs" else 250
+    log_p = distill.log_probabilities(
+        model, chosen.images().to(device), schedule, params.times, seeds, batch
+    )
+    readings = [
+        distill.reading(part, chosen.labels, t) for part, t in zip(log_p, params.times, strict=True)
+    ]
+    results: dict[str, Any] = {
+        name: [getattr(reading, name) for reading in readings]
+        for name in ("accuracy", "confidence", "entropy", "ece")
+    }
+    results["information"] = [uncertainty.information(part) for part in log_p]
+    answers = log_p.argmax(2)
+    common = answers.mode(1).values
+    results["favourite"] = [chosen.classes[k] for k in common]
+    results["favourite_share"] = (answers == common[:, None]).double().mean(1)
+    if params.images != "photographs":
+        results |= _by_class(params, chosen, log_p, answers)
+    return results
+
+
+def _by_class(
+    params: Reads, chosen: ImageSet, log_p: torch.Tensor, answers: torch.Tensor
+) -> dict[str, Any]:
+    labels, classes = chosen.labels, chosen.classes
+    right = (answers == labels).double()
+    apart = {
+        question: [
+            uncertainty.told_apart(part, labels, *([classes.index(c) for c in g] for g in groups))
+            for part in log_p
+        ]
+        for question, groups in QUESTIONS.get(params.images, {}).items()
+    }
+    pairs = torch.stack([uncertainty.pairs_told_apart(part, labels) for part in log_p])
+    return {
+        "by_class": torch.stack([right[:, labels == k].mean(1) for k in range(len(classes))], 1),
+        "apart": apart,
+        "until": [
+            [until(params.times, column) for column in row] for row in pairs.permute(1, 2, 0)
+        ],
+    }
+
+
+def until(times: Sequence[float], areas: Sequence[float] | torch.Tensor) -> float:
+    """The timestep up to which two kinds of images are told apart: -1 if they never are."""
+    times, areas = (torch.as_tensor(v, dtype=torch.float64) for v in (times, areas))
+    return max(uncertainty.last_above(times, areas, SEPARATED), -1.0)
+
+
+def record(
+    runs: Sequence[Reads], device: torch.device | str = "cpu", tell: Callable[[str], None] = print
+) -> None:
+    """Measure and file every run that the ledger does not hold yet."""
+    filed.record(STUDY, runs, measure, device, tell)

@@ -1,0 +1,162 @@
+"""The studies of reading and of attention: identities of their rows, and how rows are filed."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from ppap_lib import data, experts, ledger, zoo
+from ppap_lib.networks import lora
+from ppap_lib.params import ParameterError
+from ppap_lib.schedule import Intervals
+from ppap_lib.studies import attention, filed, reading
+from ppap_lib.tiers import tier
+
+FASHION = tier("fashion")
+
+
+class Constant(nn.Module):
+    """The same logits for every image; `slope` lets a gradient through."""
+
+    def forward(self, images):
+        base = torch.tensor([0.0, 0.0, 5.0, *[0.0] * 7])
+        return base.expand(len(images), -1) + 0 * images.mean((1, 2, 3))[:, None]
+
+
+@pytest.fixture
+def model(monkeypatch, tmp_path):
+    """Put a model in place of every one in the zoo."""
+    monkeypatch.setenv("PPAP_RESULTS", str(tmp_path / "results"))
+
+    def put(network):
+        monkeypatch.setattr(reading, "load", lambda name, device="cpu": network.eval())
+
+    return put
+
+
+class TestReading:
+    def test_a_constant_answer_is_sure_wrong_and_tells_nothing(self, model):
+        model(Constant())
+        found = reading.measure(reading.Reads("any", n=20, times=(0.0, 500.0)))
+        sure = math.exp(5) / (math.exp(5) + 9)
+        for t in (0, 1):
+            assert found["accuracy"][t] == pytest.approx(0.1)
+            assert found["confidence"][t] == pytest.approx(sure, abs=1e-6)
+            assert found["ece"][t] == pytest.approx(sure - 0.1, abs=1e-6)
+            assert found["information"][t] == pytest.approx(0, abs=1e-9)
+            assert found["apart"]["footwear from tops"][t] == 0.5
+            assert found["by_class"][t].tolist() == [0, 0, 1, *[0] * 7]
+        assert found["favourite"] == ["pullover"] * 2
+        assert found["favourite_share"].tolist() == [1, 1]
+        assert found["until"][0][1] == -1 and found["until"][3][3] == 500
+
+    def test_groups_are_classes_of_their_tier(self):
+        for name, questions in reading.QUESTIONS.items():
+            for groups in questions.values():
+                assert set(groups[0]) | set(groups[1]) <= set(tier(name).classes)
+                assert not set(groups[0]) & set(groups[1])
+
+    def test_time_until_is_read_where_the_area_crosses(self):
+        assert reading.until((0, 100, 200), (1.0, 0.8, 0.7)) == pytest.approx(150)
+        assert reading.until((0, 100), (0.6, 0.9)) == -1
+
+    def test_models_that_ship_are_planned_and_the_others_named(self):
+        for guide in FASHION.guides:
+            here = list(reading.installed(guide).values())
+            assert all(zoo.card(name).sha256 for name in here)
+            assert len(here) + len(reading.missing(guide)) == len(reading.READERS)
+        assert [p.model for p in reading.plan()][0] == "fashion/resnet18"
+
+    def test_wrong_runs_are_refused(self):
+        with pytest.raises(ParameterError, match="20 photographs"):
+            reading.Reads("any", "photographs", 21)
+        with pytest.raises(ParameterError, match="must rise"):
+            reading.Reads("any", times=(100.0, 0.0))
+
+    def test_the_off_the_shelf_classifier_agrees_with_the_first_measurement(self):
+        """Entropy in nats and top-1 on the 20 photographs, measured once with other noise."""
+        try:
+            data.folders.imagenet_photographs(32)
+            zoo.load(reading.OFF_THE_SHELF)
+        except (data.MissingData, zoo.ZooError) as error:
+            pytest.skip(str(error))
+        run = reading.photographs()
+        params = type(run).of({**run.recorded(), "times": (0.0, 300.0, 900.0)})
+        found = reading.measure(params)
+        assert found["entropy"] == pytest.approx([1.38, 5.36, 4.15], abs=0.25)
+        assert found["accuracy"] == pytest.approx([0.88, 0.0, 0.0], abs=0.1)
+        assert found["information"][2] < 0.1 < 1 < found["information"][0]
+
+
+class TestAttention:
+    PARAMS = attention.Looks("any", "layer3", n=10, times=(100.0, 700.0))
+
+    @staticmethod
+    def trunk():
+        return zoo.load("fashion/resnet18").network
+
+    def test_fresh_experts_look_where_their_trunk_looks(self, model):
+        model(self.trunk())
+        clean = attention.measure(self.PARAMS)
+        plan = lora.resnet_plan(self.trunk(), rank=2)
+        three = experts.low_rank(self.trunk(), plan, Intervals(1000, 3))
+        model(three)
+        same = attention.measure(self.PARAMS)
+        for name in (*attention.MEASURES, "empty", "accuracy"):
+            assert clean[name].shape == (1, 2) and same[name].shape == (3, 2)
+            torch.testing.assert_close(same[name], clean[name].expand(3, 2))
+        for trends in same["trend"].values():
+            assert all(entry == {"mean": 0, "low": 0, "high": 0} for entry in trends)
+        assert clean["trend"] == {} and clean["centre"] == same["centre"]
+        assert clean["random"].item() == pytest.approx(1, abs=0.1)
+        assert bool((clean["inside"] * clean["area"] <= 1).all())
+
+        for parameter in three.bank.members[2].parameters():
+            nn.init.normal_(parameter, std=0.05)
+        changed = attention.measure(self.PARAMS)
+        for name in attention.MEASURES:
+            torch.testing.assert_close(changed[name][:2], same[name][:2])
+            assert not torch.allclose(changed[name][2], same[name][2])
+
+    def test_the_trend_is_the_least_squares_slope(self):
+        values = torch.rand(4, 2, 30, dtype=torch.float64)
+        values += 3 * torch.arange(4).view(4, 1, 1)
+        place = torch.arange(4.0, dtype=torch.float64)
+        for t, found in enumerate(attention._trends(values)):
+            design = torch.stack([torch.ones(4, dtype=torch.float64), place], 1)
+            slope = torch.linalg.lstsq(design, values[:, t].mean(1, keepdim=True)).solution[1]
+            assert found["mean"] == pytest.approx(slope.item())
+            assert found["low"] < found["mean"] < found["high"]
+
+    def test_every_guide_has_a_layer(self):
+        assert attention.LAYERS.keys() == set(FASHION.guides)
+        for guide, layer in attention.LAYERS.items():
+            FASHION.classifier(guide).get_submodule(layer.removeprefix("network."))
+
+
+class TestFiling:
+    def test_a_run_is_filed_once_and_gathered(self, model, tmp_path):
+        runs = [reading.Reads(name, n=30, times=(0.0, 900.0)) for name in ("a", "b")]
+        asked = []
+
+        def measure(params, device="cpu"):
+            asked.append((params.model, params.n))
+            return {"accuracy": [float(params.n)] * 2}
+
+        model(Constant())
+        rows, missing = filed.gather("reading", runs, measure, n=10)
+        assert missing == runs and asked == [("a", 10), ("b", 10)]
+        assert [row["accuracy"] for row in rows] == [[10, 10]] * 2
+        assert ledger.rows("reading") == []  # a sketch is not filed
+
+        told = []
+        filed.record("reading", runs[:1], measure, tell=told.append)
+        rows, missing = filed.gather("reading", runs, measure, n=10)
+        assert missing == runs[1:] and {row["n"] for row in rows} == {10}
+
+        filed.record("reading", runs, measure, tell=told.append)
+        assert len(told) == 2 and len(ledger.rows("reading")) == 2
+        del asked[:]
+        rows, missing = filed.gather("reading", runs, measure, n=10)
+        assert not missing and not asked and {row["n"] for row in rows} == {30}
