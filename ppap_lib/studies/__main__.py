@@ -6,7 +6,16 @@ from pathlib import Path
 import torch
 
 from ppap_lib import devices, metrics, weights
-from ppap_lib.studies import architecture, curve, gradients, guidance, methods, training
+from ppap_lib.studies import (
+    architecture,
+    curve,
+    gradients,
+    guidance,
+    methods,
+    noise,
+    samplers,
+    training,
+)
 
 
 def _curve(given: argparse.Namespace) -> None:
@@ -57,6 +66,32 @@ def _architecture(given: argparse.Namespace) -> None:
     architecture.run(given.tier, given.seconds)
 
 
+def _noise(given: argparse.Namespace) -> None:
+    runs = noise.plan(
+        given.steps,
+        given.tweaks or tuple(noise.TWEAKS),
+        (True,) if given.clipped else (True, False),
+        given.n,
+        given.repeats,
+        given.tier,
+    )
+    noise.record(runs, devices.pick(given.device))
+
+
+def _samplers(given: argparse.Namespace) -> None:
+    runs = samplers.plan(
+        given.solvers or samplers.FIXED,
+        given.budgets,
+        given.method,
+        given.guide,
+        given.scale,
+        given.n,
+        given.blocks,
+        given.tier,
+    )
+    samplers.record(runs, devices.pick(given.device))
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = argparse.ArgumentParser(prog="python -m ppap_lib.studies", description=__doc__)
@@ -89,6 +124,20 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--n", type=int, default=40, help="images (default: 40)")
     sub = command("architecture", _architecture, "every variant of ADM's ablation, on the CPU")
     sub.add_argument("--seconds", type=float, default=40.0, help="each one's (default: 40)")
+    sub = command("noise", _noise, "a second draw of noise a step, and other betas")
+    sub.add_argument("--steps", type=int, nargs="+", default=[25], help="(default: 25)")
+    sub.add_argument("--tweaks", nargs="+", choices=tuple(noise.TWEAKS), help="(default: all)")
+    sub.add_argument("--clipped", action="store_true", help="leave the unclipped runs out")
+    sub.add_argument("--n", type=int, default=66, help="images per repeat (default: 66)")
+    sub.add_argument("--repeats", type=int, default=3, help="blocks of seeds (default: 3)")
+    sub = command("samplers", _samplers, "every solver within a budget of evaluations")
+    sub.add_argument("--solvers", nargs="+", metavar="NAME", help="(default: all)")
+    sub.add_argument("--budgets", type=int, nargs="+", default=[10], help="(default: 10)")
+    sub.add_argument("--method", default="none", choices=tuple(methods.METHODS))
+    sub.add_argument("--guide", default="resnet18", help="resnet18 or vit (default: resnet18)")
+    sub.add_argument("--scale", type=float, default=guidance.PUBLISHED_SCALE, help="of guidance")
+    sub.add_argument("--n", type=int, default=100, help="images per block (default: 100)")
+    sub.add_argument("--blocks", type=int, default=1, help="blocks of seeds (default: 1)")
     return top
 
 

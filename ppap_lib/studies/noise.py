@@ -1,0 +1,166 @@
+"""Two tweaks of ADM's sampler: a second draw of noise a step, and betas it was not trained with.
+
+The network keeps its training index: at grid point t it is asked what it knows of training
+timestep t, whatever noise the sampler's betas have put there. `told="level"` is the control,
+in which it is asked about the level that x_t really has.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ppap_lib import ledger, zoo
+from ppap_lib.denoise import Denoise, Prediction, clipped
+from ppap_lib.generate import generate
+from ppap_lib.params import Parameters, param
+from ppap_lib.samplers import ddpm
+from ppap_lib.schedule import Level, Schedule
+from ppap_lib.studies.quality import distances
+from ppap_lib.tiers import tier as preset
+
+STUDY = "noise"
+STEPS = (25, 250, 1000)
+
+
+class Tweak(NamedTuple):
+    """What of the sampler is changed: draws of noise a step, its betas, what the network hears."""
+
+    title: str
+    draws: int = 1
+    beta_start: float = 1e-4
+    beta_end: float = 0.02
+    told: Literal["index", "level"] = "index"
+
+
+TWEAKS: Mapping[str, Tweak] = MappingProxyType(
+    {
+        "one_z": Tweak("one z"),
+        "two_z": Tweak("two z", draws=2),
+        "start": Tweak("betas [2e-4, 0.02]", beta_start=2e-4),
+        "end": Tweak("betas [1e-4, 0.04]", beta_end=0.04),
+        "start_told": Tweak("[2e-4, 0.02], told the level", beta_start=2e-4, told="level"),
+        "end_told": Tweak("[1e-4, 0.04], told the level", beta_end=0.04, told="level"),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Noise(Parameters):
+    """One run: which tweak, in how many steps, with x0 clipped or not, from which seeds."""
+
+    tweak: Literal["one_z", "two_z", "start", "end", "start_told", "end_told"] = "one_z"
+    steps: int = param(25, low=2, high=1000)
+    clip: bool = True
+    n: int = param(66, low=2)
+    first_seed: int = param(0, low=0)
+    tier: Literal["fashion", "tin10"] = "fashion"
+    extractor: Literal["lite2", "inception"] = "lite2"
+    denoiser_sha256: str = ""
+
+    @classmethod
+    def with_weights(cls, **values: Any) -> "Noise":
+        """The parameters with the digest of the denoiser that ships now."""
+        made = cls.of(values)
+        return replace(made, denoiser_sha256=zoo.card(f"{made.tier}/denoiser").sha256)
+
+
+def told_index(denoise: Denoise, trained: Schedule) -> Denoise:
+    """`denoise` as it answers where the sampler's betas are not its own.
+
+    Its eps is that of training timestep t; x0 then follows at the sampler's level, as it does
+    for a network that predicts eps. At its own levels nothing changes.
+    """
+
+    def read(x_t: Tensor, level: Level) -> Prediction:
+        prediction = denoise(x_t, trained.at(level.t))
+        return prediction.with_eps(prediction.eps, x_t, level)
+
+    return read
+
+
+def told_level(denoise: Denoise, trained: Schedule) -> Denoise:
+    """`denoise` asked at the training timestep whose noise is the level's, or the nearest one."""
+    highest, lowest = trained.log_snr[0], trained.log_snr[-1]
+
+    def read(x_t: Tensor, level: Level) -> Prediction:
+        own = trained.at_log_snr(level.log_snr.clamp(lowest, highest))
+        prediction = denoise(x_t, own)
+        return prediction.with_x0(prediction.x0, x_t, level)
+
+    return read
+
+
+def sampler_schedule(tweak: Tweak, T: int = 1000) -> Schedule:
+    """The betas that the sampler uses; the ranges are for T = 1000 and scale as 1/T."""
+    return Schedule.linear(T, tweak.beta_start * 1000 / T, tweak.beta_end * 1000 / T)
+
+
+def draw(
+    params: Noise, device: torch.device | str = "cpu", denoise: Denoise | None = None
+) -> Tensor:
+    """The run's images: float32 [n, C, H, W] in [-1, 1], on the CPU.
+
+    Without `denoise` the tier's denoiser is loaded.
+    """
+    chosen, tweak = preset(params.tier), TWEAKS[params.tweak]
+    denoise = denoise or zoo.denoiser(f"{params.tier}/denoiser", device=device)
+    trained = chosen.schedule()
+    told = {"index": told_index, "level": told_level}[tweak.told](denoise, trained)
+    return generate(
+        clipped(told) if params.clip else told,
+        chosen.shape,
+        range(params.first_seed, params.first_seed + params.n),
+        sampler_schedule(tweak, trained.T).grid(params.steps),
+        ddpm(draws=tweak.draws),
+        device=device,
+    )
+
+
+def plan(
+    steps: Iterable[int] = (25,),
+    tweaks: Iterable[str] = tuple(TWEAKS),
+    clips: Iterable[bool] = (True, False),
+    n: int = 66,
+    repeats: int = 3,
+    tier: str = "fashion",
+) -> list[Noise]:
+    """The runs of the study, repeat by repeat, so that an interrupted one compares equals.
+
+    The controls are clipped only: they ask whether hearing the level mends the samples.
+    """
+    return [
+        Noise.with_weights(
+            tweak=tweak, steps=count, clip=clip, n=n, first_seed=repeat * n, tier=tier
+        )
+        for count in steps
+        for repeat in range(repeats)
+        for clip in clips
+        for tweak in tweaks
+        if clip or TWEAKS[tweak].told == "index"
+    ]
+
+
+def record(
+    runs: Iterable[Noise],
+    device: torch.device | str = "cpu",
+    tell: Callable[[str], None] = print,
+) -> None:
+    """Run what the ledger does not hold yet, one row after the other."""
+    for params in runs:
+        if ledger.find(STUDY, params.recorded()) is not None:
+            continue
+        began = time.monotonic()
+        images = draw(params, device)
+        numbers = distances(images, params.tier, params.extractor, device)
+        seconds = time.monotonic() - began
+        ledger.record(STUDY, params.recorded(), numbers, seconds=seconds, device=device)
+        tell(
+            f"{TWEAKS[params.tweak].title}, {params.steps} steps, "
+            f"{'clipped' if params.clip else 'not clipped'}, seeds from {params.first_seed}: "
+            f"KID {numbers['kid']:.4f}, {seconds:.0f} s"
+        )
