@@ -10,6 +10,7 @@ import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from ppap_lib import images as pixels
@@ -118,3 +119,40 @@ def sheet(columns: int, rows: int = 1, side: float = 1.6) -> tuple[Figure, np.nd
     """A figure of `rows` x `columns` square axes for pictures, outside pyplot's registry."""
     figure = Figure(figsize=(columns * side, rows * (side + 0.25)), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def overlay(ax: Axes, image: Tensor, attention: Tensor, title: str = "") -> Axes:
+    """One image [C, H, W] in [-1, 1] in grey, and over it a map [H, W] >= 0 by its own maximum.
+
+    Where the map is zero the image shows through; a map that is zero everywhere leaves it bare.
+    """
+    if attention.shape != image.shape[-2:]:
+        raise PlotError(f"a map {list(attention.shape)} over an image {list(image.shape)}")
+    picture(ax, pixels.with_channels(image[None], 1)[0], title)
+    share = (attention / attention.max().clamp(min=1e-30)).detach().cpu().numpy()
+    ax.imshow(share, cmap="inferno", vmin=0, vmax=1, alpha=0.75 * share**0.5)
+    return ax
+
+
+def matrix(
+    ax: Axes,
+    values: np.ndarray,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    digits: int = 2,
+    framed: Sequence[tuple[int, int]] = (),
+    cmap: str = "crest",
+) -> Axes:
+    """A table of numbers as colours, with the numbers in it; the cells `framed` have an outline."""
+    values = np.asarray(values)
+    if values.shape != (len(rows), len(columns)):
+        raise PlotError(f"{values.shape} numbers for {len(rows)} rows, {len(columns)} columns")
+    shown = {"annot": True, "fmt": f".{digits}f", "annot_kws": {"fontsize": "small"}}
+    sns.heatmap(values, ax=ax, cmap=cmap, cbar=False, linewidths=0.5, **shown)
+    for row, column in framed:
+        outline = {"fill": False, "edgecolor": "black", "lw": 2, "clip_on": False, "zorder": 3}
+        ax.add_patch(Rectangle((column, row), 1, 1, **outline))
+    ax.set_xticks(np.arange(len(columns)) + 0.5, columns)
+    ax.set_yticks(np.arange(len(rows)) + 0.5, rows, rotation=0)
+    ax.tick_params(length=0)
+    return ax

@@ -1,0 +1,39 @@
+"""Drawing: what the axes hold is what was handed in, and what cannot be drawn is refused."""
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+from ppap_lib import plots
+
+
+@pytest.fixture
+def ax():
+    return Figure().subplots()
+
+
+def test_a_map_lies_over_its_image_by_its_own_maximum(ax):
+    attention = torch.zeros(4, 4)
+    attention[1, 2] = 5.0
+    image, over = plots.overlay(ax, torch.ones(3, 4, 4), attention).images
+    assert image.get_array().shape == (4, 4)
+    assert over.get_array()[1, 2] == 1 and over.get_array().sum() == 1
+    assert (np.asarray(over.get_alpha()) > 0).sum() == 1  # elsewhere the image shows through
+
+
+def test_an_empty_map_leaves_the_image_bare(ax):
+    over = plots.overlay(ax, torch.ones(1, 4, 4), torch.zeros(4, 4)).images[1]
+    assert not np.asarray(over.get_alpha()).any()
+    with pytest.raises(plots.PlotError, match="over an image"):
+        plots.overlay(ax, torch.ones(1, 4, 4), torch.zeros(4, 5))
+
+
+def test_a_matrix_prints_its_numbers_and_frames_cells(ax):
+    values = np.array([[1.0, 2.5], [3.25, 4.0], [5.0, 6.0]])
+    plots.matrix(ax, values, ["a", "b", "c"], ["x", "y"], digits=1, framed=[(2, 0)])
+    assert [text.get_text() for text in ax.texts] == ["1.0", "2.5", "3.2", "4.0", "5.0", "6.0"]
+    assert [patch.get_xy() for patch in ax.patches] == [(0, 2)]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["a", "b", "c"]
+    with pytest.raises(plots.PlotError, match="3 rows"):
+        plots.matrix(ax, values.T, ["a", "b", "c"], ["x", "y"])
