@@ -568,6 +568,7 @@ def test_the_command_line_transfers_resumes_and_summarises(
     summary = json.loads((tmp_path / SUMMARY).read_text())
     assert summary["images_seen"] == 12 and summary["images_per_expert"] == [6, 6]
     assert summary["experts"] == 2 and summary["trunk"] == "fashion/resnet18"
+    assert summary["rank"] == 2 and summary["temperature"] == 0.25
     assert summary["parameters"] == 2 * 35_250 and summary["trunk_parameters"] == 701_178
     assert summary["final_loss"] == Log(tmp_path / "log.jsonl").rows()[-1]["loss"]
     readings = summary["quality"]["readings"]
@@ -584,7 +585,7 @@ def test_the_command_line_trains_with_labels_in_the_released_way(tmp_path, tiny_
     released = ["--rank", "1", "--no-scale", "--warm-start", "--shared-time"]
     assert main(["supervised", *TRAIN, *released, "--folder", str(tmp_path)]) == 0
     summary = json.loads((tmp_path / SUMMARY).read_text())
-    assert summary["sequential"] and "shared_time=True" in summary["objective"]
+    assert summary["released"]["warm start"] and "shared_time=True" in summary["objective"]
     assert (tmp_path / "expert-2" / "log.jsonl").exists()
     assert sets.read(tmp_path / EXPERTS, tiny_fashion).bank.members[1].plan.scale == 1
 

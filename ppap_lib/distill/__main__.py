@@ -18,7 +18,7 @@ from torch import Tensor
 from ppap_lib import data, devices, distill, experts, weights, zoo
 from ppap_lib.data.generated import generated
 from ppap_lib.distill.fitting import PRESETS, UPDATES
-from ppap_lib.networks.lora import LoraError
+from ppap_lib.networks.lora import Adapted, LoraError
 from ppap_lib.schedule import Intervals, Schedule, ScheduleError
 from ppap_lib.tasks import Classification, TaskError
 from ppap_lib.tiers import TierError, tier
@@ -117,7 +117,13 @@ def train(given: argparse.Namespace) -> dict[str, Any]:
         "guide": given.guide,
         "kind": given.kind,
         "experts": given.experts,
-        "sequential": given.warm_start,
+        "rank": trained.bank.members[0].plan.rank if isinstance(trained.bank, Adapted) else None,
+        "temperature": given.temperature if transfers else None,
+        "released": {
+            "warm start": given.warm_start,
+            "shared time": given.shared_time,
+            "no scale": given.no_scale,
+        },
         "trunk": name,
         "trunk_sha256": zoo.card(name).sha256,
         "trunk_parameters": size,

@@ -9,6 +9,7 @@ from ppap_lib import devices, metrics, weights
 from ppap_lib.studies import (
     architecture,
     curve,
+    distillation,
     gradients,
     guidance,
     methods,
@@ -32,6 +33,10 @@ def _reference(given: argparse.Namespace) -> None:
     path = metrics.reference_file(given.tier, given.extractor)
     weights.save({"vectors": found.vectors}, path, torch.float16)
     print(f"{len(found)} real images: {path.name}")
+
+
+def _distillation(given: argparse.Namespace) -> None:
+    print(distillation.run(Path(given.folder)))
 
 
 def _guidance(given: argparse.Namespace) -> None:
@@ -111,6 +116,8 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--folder", required=True, help="the run's folder")
     sub = command("reference", _reference, "extract the real features that ship with a tier")
     sub.add_argument("--extractor", default="lite2", help="lite2 or inception")
+    sub = command("distillation", _distillation, "file a finished training of experts")
+    sub.add_argument("--folder", required=True, help="the run's folder")
     sub = command("guidance", _guidance, "every method's guidance, image by image")
     sub.add_argument("--guide", default="resnet18", help="resnet18 or vit (default: resnet18)")
     sub.add_argument("--sampler", default="ddim25", help="ddim25 or ddpm250 (default: ddim25)")

@@ -1,0 +1,92 @@
+"""Trainings of experts as ledger rows: cost, size, and how well noisy images are read.
+
+A run of `python -m ppap_lib.distill` leaves a folder; `run` files it, with the reading of every
+snapshot, so that quality can be seen against the images a method was trained on.
+"""
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import nn
+
+from ppap_lib import data, distill, experts, ledger, zoo
+from ppap_lib.params import Parameters, param
+from ppap_lib.tiers import tier as preset
+from ppap_lib.train.recipes import SUMMARY
+
+STUDY = "distillation"
+TIMES = tuple(range(0, 1000, 100))
+HELD_OUT = 100
+"""Shipped test images of every class on which snapshots are read."""
+
+
+@dataclass(frozen=True)
+class Distillation(Parameters):
+    """Which training: its kind, its guide, and what was varied. `sha256` is the result's."""
+
+    tier: str
+    guide: str
+    kind: Literal["transfer", "supervised"]
+    experts: int = param(low=1)
+    rank: int | None = None
+    temperature: float | None = None
+    released: tuple[str, ...] = ()
+    source: str = ""
+    images_seen: int = param(0, low=0)
+    sha256: str = ""
+
+
+def run(folder: Path) -> Path:
+    """File the finished run in `folder`; returns the row's path."""
+    began = time.monotonic()
+    summary = json.loads((folder / SUMMARY).read_text("utf8"))
+    params = Distillation(
+        summary["tier"],
+        summary["guide"],
+        summary["kind"],
+        summary["experts"],
+        summary["rank"],
+        summary["temperature"],
+        tuple(name for name, on in summary["released"].items() if on),
+        summary["source"],
+        summary["images_seen"],
+        summary["sha256"],
+    )
+    trained = experts.read(folder / summary["file"], zoo.load(summary["trunk"]))
+    results: dict[str, Any] = {
+        key: summary[key]
+        for key in ("parameters", "share_of_trunk", "trunk_parameters", "images_per_second")
+    }
+    results["memory_bytes"] = held(trained)
+    results["training_seconds"] = summary["seconds"]
+    results["settings"] = {k: v for k, v in summary["settings"].items() if k != "snapshots"}
+    results["trained_on"] = summary["speed"]["device"]
+    results["readings"] = readings(trained, params.tier)
+    results["course"] = [
+        {"images": seen, "readings": readings(then, params.tier)}
+        for seen, then in course(trained, folder)
+    ]
+    return ledger.record(STUDY, params.recorded(), results, seconds=time.monotonic() - began)
+
+
+def readings(model: experts.Experts, tier: str) -> list[dict[str, float]]:
+    """How the experts read the test images at `TIMES`, as dicts of `distill.Reading`."""
+    chosen = preset(tier)
+    test = data.load(tier, "test").per_class(HELD_OUT)
+    found = distill.accuracy_by_t(model, test.images(), test.labels, chosen.schedule(), TIMES)
+    return [asdict(reading) for reading in found]
+
+
+def course(trained: experts.Experts, folder: Path):
+    """(images seen, experts) of every snapshot; nothing where a run kept none."""
+    if any((folder / "snapshots").glob("*.safetensors")):
+        yield from distill.snapshots(trained, folder)
+
+
+def held(module: nn.Module) -> int:
+    """Bytes of all parameters and buffers that a set of experts keeps, its trunk's included."""
+    tensors = {t.data_ptr(): t for t in (*module.parameters(), *module.buffers())}
+    return sum(t.numel() * t.element_size() for t in tensors.values())

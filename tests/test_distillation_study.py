@@ -1,0 +1,86 @@
+"""Filing a training of experts: what it cost, what it holds, and how it read noisy images."""
+
+import json
+
+import pytest
+import torch
+
+from ppap_lib import data, distill, ledger, weights, zoo
+from ppap_lib import experts as sets
+from ppap_lib.data.fashion import shipped
+from ppap_lib.schedule import Intervals
+from ppap_lib.studies import distillation
+
+
+def nbytes(module):
+    return sum(t.numel() * t.element_size() for t in (*module.parameters(), *module.buffers()))
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A finished run of two untrained updates, with one snapshot."""
+    monkeypatch.setenv("PPAP_RESULTS", str(tmp_path / "results"))
+    monkeypatch.setattr(data, "load", lambda tier, split: shipped().per_class(2))
+    monkeypatch.setattr(distillation, "HELD_OUT", 2)
+    monkeypatch.setattr(distillation, "TIMES", (0, 500))
+    made = distill.updates(zoo.load("fashion/resnet18"), "resnet18", Intervals(1000, 2), rank=1)
+    run = tmp_path / "run"
+    sets.save(made, run / "experts.safetensors", "fashion/resnet18")
+    weights.save(made.state_dict(), run / "snapshots" / "000000064.safetensors", torch.float16)
+    summary = {
+        "tier": "fashion",
+        "guide": "resnet18",
+        "kind": "transfer",
+        "experts": 2,
+        "rank": 1,
+        "temperature": 0.25,
+        "released": {"warm start": False, "shared time": True, "no scale": False},
+        "source": "20 generated images",
+        "trunk": "fashion/resnet18",
+        "trunk_parameters": 701178,
+        "parameters": 9,
+        "share_of_trunk": 0.1,
+        "images_seen": 128,
+        "images_per_second": 3.0,
+        "seconds": 42.0,
+        "settings": {"batch": 64, "snapshots": [64]},
+        "speed": {"device": "a CPU"},
+        "file": "experts.safetensors",
+        "sha256": "0" * 64,
+    }
+    (run / "summary.json").write_text(json.dumps(summary))
+    return run
+
+
+def test_a_run_is_filed_with_its_cost_and_its_course(folder):
+    distillation.run(folder)
+    (row,) = ledger.rows(distillation.STUDY)
+    assert row["params"]["released"] == ["shared time"] and row["params"]["rank"] == 1
+    results = row["results"]
+    assert results["training_seconds"] == 42.0 and results["settings"] == {"batch": 64}
+    made = sets.read(folder / "experts.safetensors", zoo.load("fashion/resnet18"))
+    trunk = nbytes(zoo.load("fashion/resnet18"))
+    assert results["memory_bytes"] == trunk + nbytes(made.bank.members) < 2 * trunk
+    # Updates are zero at the start, so both readings are the clean network's own.
+    clean = distill.accuracy_by_t(
+        zoo.load("fashion/resnet18"),
+        shipped().per_class(2).images(),
+        shipped().per_class(2).labels,
+        zoo.schedule("fashion/denoiser"),
+        (0, 500),
+    )
+    for readings in (results["readings"], results["course"][0]["readings"]):
+        assert [r["accuracy"] for r in readings] == [r.accuracy for r in clean]
+    assert results["course"][0]["images"] == 64
+
+
+def test_a_run_without_snapshots_has_no_course(folder):
+    (folder / "snapshots" / "000000064.safetensors").unlink()
+    distillation.run(folder)
+    assert ledger.rows(distillation.STUDY)[0]["results"]["course"] == []
+
+
+def test_copies_hold_every_network(folder):
+    one = zoo.load("fashion/resnet18")
+    copies = sets.full_copies(one, Intervals(1000, 3))
+    assert distillation.held(copies) == 3 * nbytes(one)
