@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -25,11 +25,11 @@ from ppap_lib.params import ParameterError, Parameters, param
 from ppap_lib.samplers import (
     FEWEST_STEPS,
     OTHER_NAMES,
-    SamplingError,
     Step,
     adaptive,
     affordable,
     analytic_ddim,
+    evaluations,
     karras_grid,
     log_snr_grid,
     noise_solvers,
@@ -65,6 +65,18 @@ FIXED = (
     "analytic_ddim",
 )
 """Every solver that keeps to a grid, once: of several names for one, the first."""
+
+FOLLOWED = ("ddim", "dpmpp_2m", "f_pndm", "unipc_2")
+"""Solvers followed from few to many evaluations."""
+
+ETAS = {
+    "0": "ddim",
+    "0.2": "ddim_0.2",
+    "0.5": "ddim_0.5",
+    "1": "ddim_1",
+    "sigma_hat": "ddim_sigma_hat",
+}
+"""DDIM's eta, as the published table writes it, and the solver."""
 
 SOLVERS = (*FIXED, "pf")
 
@@ -151,7 +163,7 @@ def plan(
 
 
 def levels(params: Sampling) -> Sequence[Level]:
-    """The run's grid: the finest within its budget, or `SamplingError` with the reason."""
+    """The run's grid: the finest within its budget, or `SamplingError`: see `reason_against`."""
     schedule = preset(params.tier).schedule()
     if params.solver == "pf":
         return schedule.at(schedule.T - 1), schedule.at(0), CLEAN
@@ -162,13 +174,20 @@ def levels(params: Sampling) -> Sequence[Level]:
     return affordable(params.budget, step, build, FEWEST_STEPS.get(params.solver, 2))
 
 
+@cache
+def _least(solver: str) -> int:
+    """Evaluations of the fewest steps that count, on any schedule."""
+    smooth, fewest = ContinuousSchedule(), FEWEST_STEPS.get(solver, 2)
+    if solver == "analytic_ddim":
+        return fewest
+    return evaluations(_by_name(smooth)[solver], uniform_grid(smooth, fewest, smooth.T, 1))
+
+
 def reason_against(params: Sampling) -> str | None:
     """Why the run cannot be, or None: not even the fewest steps fit its budget."""
-    try:
-        levels(params)
-    except SamplingError as error:
-        return str(error)
-    return None
+    if params.budget is None or params.budget >= _least(params.solver):
+        return None
+    return f"{params.solver} needs at least {_least(params.solver)} evaluations"
 
 
 def _step(params: Sampling, grid: Sequence[Level], device: torch.device | str) -> Step:
@@ -259,7 +278,7 @@ def record(
             continue
         named = f"{params.solver} within {params.budget}, {methods.title(params.method)}"
         if reason := reason_against(params):
-            tell(f"{named}: {reason}")
+            tell(f"{named}: left blank, {reason}")
             continue
         began = time.monotonic()
         drawn = draw(params, device)
