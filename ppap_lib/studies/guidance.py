@@ -69,6 +69,7 @@ class Guidance(Parameters):
     extractor: Literal["lite2", "inception"] = "lite2"
     released_routing: bool = False
     denoiser_sha256: str = ""
+    judge_sha256: str = ""
     guide_sha256: str = ""
 
     @classmethod
@@ -76,6 +77,14 @@ class Guidance(Parameters):
         """The parameters with the digests of the weights that ship now."""
         made = cls.of(values)
         return replace(made, **methods.provenance(made.method, made.guide, made.tier))
+
+    @property
+    def label(self) -> str:
+        """The run in one line."""
+        return (
+            f"{methods.title(self.method)}, {self.guide}, {self.sampler}, scale {self.scale:g}, "
+            f"seeds from {self.first_seed}"
+        )
 
     def recorded(self) -> dict[str, Any]:
         """Without guidance neither guide nor scale changes the result."""
@@ -130,11 +139,18 @@ def plan(
     return runs
 
 
-def draw(params: Guidance, device: torch.device | str = "cpu") -> Tensor:
-    """The run's images: float32 [n, C, H, W] in [-1, 1], on the CPU."""
+def draw(
+    params: Guidance,
+    device: torch.device | str = "cpu",
+    during: tuple[float, float] | None = None,
+) -> Tensor:
+    """The run's images: float32 [n, C, H, W] in [-1, 1], on the CPU.
+
+    With `during`, guidance acts at timesteps in [start, stop) only.
+    """
     chosen, sampler = preset(params.tier), SAMPLERS[params.sampler]
     return generate(
-        _steering(params, device),
+        _steering(params, device, during),
         chosen.shape,
         range(params.first_seed, params.first_seed + params.n),
         chosen.schedule().grid(sampler.spacing),
@@ -150,22 +166,29 @@ def run(params: Guidance, device: torch.device | str = "cpu") -> dict[str, Any]:
     Distances need more images than principal components: below that there are none.
     """
     images = draw(params, device)
-    target = seeds.labels(
-        range(params.first_seed, params.first_seed + params.n), len(preset(params.tier).classes)
-    )
-    judge = zoo.load(f"{params.tier}/judge", device)
-    results: dict[str, Any] = {"judge_correct": verdicts(judge, images, target, device)}
+    results: dict[str, Any] = judged(params, images, device)
     if params.method != "none":
-        reader = methods.reader(params.method, params.guide, params.tier, device)
-        clean = preset(params.tier).schedule().at(0)
-        read = reader.at(clean) if isinstance(reader, NoiseAware) else reader
-        results["guide_correct"] = verdicts(read, images, target, device)
         card = zoo.card(methods.weights_of(params.method, params.guide, params.tier))
         results["trained_parameters"] = card.parameters if card.kind == "experts" else 0
         results["guide_images_seen"] = card.images_seen
     if params.n > COMPONENTS:
         results |= distances(images, params.tier, params.extractor, device)
     return results | cost(params, device)
+
+
+def judged(
+    params: Guidance, images: Tensor, device: torch.device | str = "cpu"
+) -> dict[str, list[int]]:
+    """`verdicts` of the tier's judge and, where there is one, of the guide on the run's images."""
+    target = seeds.labels(
+        range(params.first_seed, params.first_seed + params.n), len(preset(params.tier).classes)
+    )
+    judge = zoo.load(f"{params.tier}/judge", device)
+    found = {"judge_correct": verdicts(judge, images, target, device)}
+    if params.method != "none":
+        read = methods.clean_reader(params.method, params.guide, params.tier, device)
+        found["guide_correct"] = verdicts(read, images, target, device)
+    return found
 
 
 @torch.no_grad()
@@ -195,24 +218,28 @@ def record(
     runs: Iterable[Guidance],
     device: torch.device | str = "cpu",
     tell: Callable[[str], None] = print,
+    study: str = STUDY,
+    measure: Callable[[Guidance, torch.device | str], Mapping[str, Any]] = run,
 ) -> None:
-    """Run what the ledger does not hold yet, one row after the other."""
+    """Run what the ledger does not hold yet, one row after the other.
+
+    Other studies of guided images give their own name and what they `measure`.
+    """
     for params in runs:
-        if ledger.find(STUDY, params.recorded()) is not None:
+        if ledger.find(study, params.recorded()) is not None:
             continue
         began = time.monotonic()
-        results = run(params, device)
+        results = measure(params, device)
         seconds = time.monotonic() - began
-        ledger.record(STUDY, params.recorded(), results, seconds=seconds, device=device)
+        ledger.record(study, params.recorded(), results, seconds=seconds, device=device)
         right = sum(results["judge_correct"]) / params.n
-        tell(
-            f"{methods.title(params.method)}, {params.guide}, {params.sampler}, scale "
-            f"{params.scale:g}, seeds from {params.first_seed}: judge {right:.2f}, "
-            f"KID {results.get('kid', float('nan')):.4f}, {seconds:.0f} s"
-        )
+        kid = f", KID {results['kid']:.4f}" if "kid" in results else ""
+        tell(f"{params.label}: judge {right:.2f}{kid}, {seconds:.0f} s")
 
 
-def _steering(params: Guidance, device: torch.device | str):
+def _steering(
+    params: Guidance, device: torch.device | str, during: tuple[float, float] | None = None
+):
     model: nn.Module | BelowTheEdge | None = None
     if params.released_routing:
         if methods.METHODS[params.method] is None or not methods.METHODS[params.method].set_name:
@@ -225,5 +252,6 @@ def _steering(params: Guidance, device: torch.device | str):
         SAMPLERS[params.sampler].form,
         params.tier,
         device,
-        model=model,
+        during,
+        model,
     )

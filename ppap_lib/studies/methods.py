@@ -128,8 +128,8 @@ def steering(
 
 
 def provenance(method: str, guide: str, tier: str = "fashion") -> dict[str, str]:
-    """sha256 of the weights that a result depends on: the denoiser's, and the reader's."""
-    names = {"denoiser_sha256": f"{tier}/denoiser"}
+    """sha256 of the weights a result depends on: the denoiser's, the judge's, the reader's."""
+    names = {"denoiser_sha256": f"{tier}/denoiser", "judge_sha256": f"{tier}/judge"}
     if reads := weights_of(method, guide, tier):
         names["guide_sha256"] = reads
     return {key: zoo.card(name).sha256 or "" for key, name in names.items()}

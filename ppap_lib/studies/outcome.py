@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ppap_lib import bootstrap, published, zoo
+from ppap_lib import bootstrap, published
 from ppap_lib.ledger import Row
 from ppap_lib.studies import methods
 from ppap_lib.studies.guidance import SWEEP_SEED
@@ -90,10 +90,8 @@ def outcomes(rows: Iterable[Row], sweep: bool = False, tier: str = "fashion") ->
 
 def _current(params: dict) -> bool:
     """Whether a row was made by the weights that ship now."""
-    name = methods.weights_of(params["method"], params["guide"], params["tier"])
-    same_guide = name is None or params["guide_sha256"] == zoo.card(name).sha256
-    denoiser = zoo.card(f"{params['tier']}/denoiser").sha256
-    return same_guide and params["denoiser_sha256"] == denoiser
+    now = methods.provenance(params["method"], params["guide"], params["tier"])
+    return all(params[name] == digest for name, digest in now.items())
 
 
 def pick(

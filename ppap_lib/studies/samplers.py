@@ -102,6 +102,7 @@ class Sampling(Parameters):
     tier: Literal["fashion", "tin10"] = "fashion"
     extractor: Literal["lite2", "inception"] = "lite2"
     denoiser_sha256: str = ""
+    judge_sha256: str = ""
     guide_sha256: str = ""
 
     def __post_init__(self):
