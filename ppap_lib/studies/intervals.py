@@ -1,0 +1,182 @@
+"""One expert at a time: guidance within some intervals only, and what of the image it decides.
+
+One row per run of intervals and block of seeds. The image without guidance from the same noise
+is the yardstick: the power of the difference at low frequencies is what guidance did to the
+layout, the power above what it did to the detail.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ppap_lib import bootstrap, ledger
+from ppap_lib.params import ParameterError, param
+from ppap_lib.schedule import Intervals
+from ppap_lib.spectrum import band_powers
+from ppap_lib.studies import guidance
+from ppap_lib.studies.guidance import PUBLISHED_SCALE, Guidance
+from ppap_lib.tiers import tier as preset
+
+STUDY = "intervals"
+CUTOFF = 4.0
+"""Cycles per image below which a change is one of layout, and from which on one of detail."""
+
+Span = tuple[int, int]
+"""First and last interval in which guidance acts, numbered from 1, the cleanest."""
+
+
+@dataclass(frozen=True)
+class Restricted(Guidance):
+    """A run of the guidance study whose guide acts in the intervals `first` to `last` only."""
+
+    n_intervals: int = param(5, low=1, high=50)
+    first: int = param(1, low=1)
+    last: int = param(5, low=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.first <= self.last <= self.n_intervals:
+            raise ParameterError(
+                f"expected 1 <= first <= last <= n_intervals, not first {self.first}, last "
+                f"{self.last} of {self.n_intervals} intervals"
+            )
+
+    @property
+    def label(self) -> str:
+        """The run in one line."""
+        return f"{super().label}, intervals {self.first} to {self.last}"
+
+    @property
+    def span(self) -> Span:
+        return self.first, self.last
+
+    @property
+    def during(self) -> tuple[int, int]:
+        """The timesteps [start, stop) in which guidance acts."""
+        cut = Intervals(preset(self.tier).schedule().T, self.n_intervals)
+        return cut.edges[self.first - 1], cut.edges[self.last]
+
+    def recorded(self) -> dict[str, Any]:
+        """Without guidance the intervals do not change the result either."""
+        none = {"n_intervals": 0, "first": 0, "last": 0} if self.method == "none" else {}
+        return super().recorded() | none
+
+
+def spans(n: int) -> list[Span]:
+    """The study's runs of n intervals: each alone, from the noisy side, and from the clean side."""
+    alone = [(k, k) for k in range(1, n + 1)]
+    from_noise = [(k, n) for k in range(n, 0, -1)]
+    from_clean = [(1, k) for k in range(1, n + 1)]
+    return list(dict.fromkeys([*alone, *from_noise, *from_clean]))
+
+
+def plan(
+    method: str = "ppap5",
+    guide: str = "resnet18",
+    scale: float = PUBLISHED_SCALE,
+    n: int = 50,
+    blocks: int = 3,
+    first_seed: int = 0,
+    n_intervals: int = 5,
+    tier: str = "fashion",
+) -> list[Restricted]:
+    """The runs of the study, block by block, each block without guidance first."""
+    runs = []
+    for block in range(blocks):
+        shared = {
+            "guide": guide,
+            "scale": scale,
+            "n": n,
+            "first_seed": first_seed + block * n,
+            "tier": tier,
+            "n_intervals": n_intervals,
+        }
+        runs.append(Restricted.with_weights(method="none", last=n_intervals, **shared))
+        runs += [
+            Restricted.with_weights(method=method, first=first, last=last, **shared)
+            for first, last in spans(n_intervals)
+        ]
+    return runs
+
+
+def draw(params: Restricted, device: torch.device | str = "cpu") -> Tensor:
+    """The run's images: float32 [n, C, H, W] in [-1, 1], on the CPU."""
+    return guidance.draw(params, device, params.during)
+
+
+def changes(images: Tensor, plain: Tensor) -> dict[str, list[float]]:
+    """Power of `images - plain` below `CUTOFF`, "layout", and from it on, "detail"; per image.
+
+    In squared units of the pixel range [-1, 1]; both from the same noise, [N, C, H, W].
+    """
+    layout, detail = band_powers(images - plain, [CUTOFF]).unbind(1)
+    return {"layout": layout.tolist(), "detail": detail.tolist()}
+
+
+def run(params: Restricted, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """The results of one row: verdicts and powers, image by image."""
+    whole = {"first": 1, "last": params.n_intervals, "scale": 0.0, "guide_sha256": ""}
+    plain = _without_guidance(replace(params, method="none", **whole), device)
+    images = plain if params.method == "none" else draw(params, device)
+    # Rounded: a row is read by people too.
+    powers = {k: [float(f"{v:.4g}") for v in vs] for k, vs in changes(images, plain).items()}
+    return guidance.judged(params, images, device) | powers
+
+
+@lru_cache(maxsize=1)
+def _without_guidance(params: Restricted, device: torch.device | str) -> Tensor:
+    """The images of a block without guidance, kept until the next block asks for its own."""
+    return draw(params, device)
+
+
+def record(
+    runs: Iterable[Restricted],
+    device: torch.device | str = "cpu",
+    tell: Callable[[str], None] = print,
+) -> None:
+    """Run what the ledger does not hold yet, one row after the other."""
+    guidance.record(runs, device, tell, STUDY, run)
+
+
+class Effect(NamedTuple):
+    """What guidance in one run of intervals did to the images [N] of all blocks, in seed order."""
+
+    judge: list[int]
+    guide: list[int]
+    layout: list[float]
+    detail: list[float]
+
+
+def effects(runs: Sequence[Restricted]) -> tuple[dict[Span | None, Effect], int]:
+    """The ledger's rows of these runs, pooled over blocks, by span; and how many are missing.
+
+    The images without guidance are under None. Only blocks of which every row is there count:
+    so all effects are of the same images.
+    """
+    rows = {params: ledger.find(STUDY, params.recorded()) for params in runs}
+    torn = {params.first_seed for params, row in rows.items() if row is None}
+    pooled: dict[Span | None, Effect] = {}
+    for params, row in rows.items():
+        if params.first_seed in torn:
+            continue
+        span = None if params.method == "none" else params.span
+        mine = pooled.setdefault(span, Effect([], [], [], []))
+        for name, values in mine._asdict().items():
+            key = f"{name}_correct" if name in ("judge", "guide") else name
+            values.extend(row["results"].get(key, []))
+    return pooled, sum(row is None for row in rows.values())
+
+
+def share(part: Sequence[float], whole: Sequence[float], **options) -> bootstrap.Estimate:
+    """mean(part) / mean(whole), image by image, with its bootstrap interval over images.
+
+    By the linearised ratio: its interval is that of mean(part - ratio * whole) / mean(whole).
+    """
+    part, whole = (torch.as_tensor(v, dtype=torch.float64) for v in (part, whole))
+    ratio = float(part.mean() / whole.mean())
+    _, low, high = bootstrap.mean((part - ratio * whole) / whole.mean(), **options)
+    return bootstrap.Estimate(ratio, ratio + low, ratio + high)
