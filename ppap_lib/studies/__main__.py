@@ -12,9 +12,11 @@ from ppap_lib.studies import (
     distillation,
     gradients,
     guidance,
+    intervals,
     methods,
     noise,
     samplers,
+    scales,
     training,
 )
 
@@ -97,6 +99,20 @@ def _samplers(given: argparse.Namespace) -> None:
     samplers.record(runs, devices.pick(given.device))
 
 
+def _intervals(given: argparse.Namespace) -> None:
+    runs = intervals.plan(
+        given.method, given.guide, given.scale, given.n, given.blocks, tier=given.tier
+    )
+    intervals.record(runs, devices.pick(given.device))
+
+
+def _scales(given: argparse.Namespace) -> None:
+    runs = scales.plan(
+        given.methods, given.guide, given.scales, given.n, given.blocks, tier=given.tier
+    )
+    scales.record(runs, devices.pick(given.device))
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = argparse.ArgumentParser(prog="python -m ppap_lib.studies", description=__doc__)
@@ -145,6 +161,18 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--scale", type=float, default=guidance.PUBLISHED_SCALE, help="of guidance")
     sub.add_argument("--n", type=int, default=100, help="images per block (default: 100)")
     sub.add_argument("--blocks", type=int, default=1, help="blocks of seeds (default: 1)")
+    sub = command("intervals", _intervals, "guidance within some intervals only")
+    sub.add_argument("--method", default="ppap5", choices=tuple(methods.METHODS))
+    sub.add_argument("--guide", default="resnet18", help="resnet18 or vit (default: resnet18)")
+    sub.add_argument("--scale", type=float, default=guidance.PUBLISHED_SCALE, help="of guidance")
+    sub.add_argument("--n", type=int, default=40, help="images per block (default: 40)")
+    sub.add_argument("--blocks", type=int, default=3, help="blocks of seeds (default: 3)")
+    sub = command("scales", _scales, "what more guidance buys, and what it costs")
+    sub.add_argument("--methods", nargs="+", default=scales.METHODS, choices=tuple(methods.METHODS))
+    sub.add_argument("--guide", default="resnet18", help="resnet18 or vit (default: resnet18)")
+    sub.add_argument("--scales", type=float, nargs="+", default=scales.SCALES)
+    sub.add_argument("--n", type=int, default=70, help="images per block (default: 70)")
+    sub.add_argument("--blocks", type=int, default=3, help="blocks of seeds (default: 3)")
     return top
 
 

@@ -78,7 +78,7 @@ def plan(
     method: str = "ppap5",
     guide: str = "resnet18",
     scale: float = PUBLISHED_SCALE,
-    n: int = 50,
+    n: int = 40,
     blocks: int = 3,
     first_seed: int = 0,
     n_intervals: int = 5,

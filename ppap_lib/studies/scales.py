@@ -17,16 +17,17 @@ from ppap_lib.studies.quality import columns
 from ppap_lib.tiers import tier as preset
 
 STUDY = "scales"
+METHODS = ("naive", "single", "ppap5")
 SCALES = (1.0, 5.0, 10.0, 30.0)
 BYTE = 1 / 255
 """Half the distance between two bytes, in units of [-1, 1]: what lies nearer to an end is there."""
 
 
 def plan(
-    names: Iterable[str] = ("naive", "single", "ppap5"),
+    names: Iterable[str] = METHODS,
     guide: str = "resnet18",
     scales: Iterable[float] = SCALES,
-    n: int = 100,
+    n: int = 70,
     blocks: int = 3,
     first_seed: int = 0,
     tier: str = "fashion",
