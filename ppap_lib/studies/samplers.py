@@ -155,8 +155,9 @@ def plan(
 ) -> list[Sampling]:
     """The runs of a study, block by block, so that an interrupted one compares equals."""
     given = dict(method=method, guide=guide, scale=scale, n=n, tier=tier)
+    given |= methods.provenance(method, guide, tier)
     return [
-        Sampling.with_weights(solver=name, budget=budget, first_seed=block * n, **given)
+        Sampling(solver=name, budget=budget, first_seed=block * n, **given)
         for block in range(blocks)
         for budget in budgets
         for name in solvers

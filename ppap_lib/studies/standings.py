@@ -147,6 +147,15 @@ def lead(found: Iterable[Standing], column: str) -> Lead:
     return Lead(best, [other for other in others if other.minus(best, column).sign == 0])
 
 
+def pick(found: Iterable[Standing]) -> Lead:
+    """For users of guidance: first the class, then the picture.
+
+    Of the leader in judge accuracy and all that cannot be told from it, who leads by KID.
+    """
+    best, rivals = lead(found, "judge")
+    return lead([best, *rivals], "kid")
+
+
 def asked(
     method: str = "none", n: int = 100, blocks: int = 3, tier: str = "fashion", **options: Any
 ) -> list[Sampling]:

@@ -1,0 +1,205 @@
+"""The sampler study: what a budget runs, what a row holds, and what rows together say."""
+
+import pytest
+import torch
+from torch import nn
+
+from ppap_lib import bootstrap, ledger, metrics, published, zoo
+from ppap_lib.denoise import Prediction
+from ppap_lib.params import ParameterError
+from ppap_lib.samplers import OTHER_NAMES, SamplingError, noise_solvers, ode_solvers
+from ppap_lib.schedule import ContinuousSchedule
+from ppap_lib.studies import methods, samplers, standings
+from ppap_lib.studies.samplers import Sampling
+
+N = 66
+
+
+def white(x_t, level):
+    """The denoiser of images that are noise, steered by one gradient."""
+    alpha, sigma = level.scales(x_t)
+    return Prediction(alpha * x_t, sigma * x_t, gradients=1)
+
+
+class Pooled(nn.Module):
+    """Pixels as features: means over patches."""
+
+    def forward(self, images):
+        vectors = nn.functional.adaptive_avg_pool2d(images.float() / 255, 9).flatten(1)
+        return vectors, vectors[:, :10]
+
+
+@pytest.fixture
+def quick(monkeypatch, tmp_path):
+    """Denoiser, features and judge that cost nothing, and a ledger of its own."""
+    monkeypatch.setenv("PPAP_RESULTS", str(tmp_path))
+    monkeypatch.setattr(methods, "steering", lambda *_, **__: lambda part: white)
+    monkeypatch.setattr(zoo, "denoiser", lambda *_, **__: white)
+    monkeypatch.setitem(metrics.EXTRACTORS, "lite2", lambda device: Pooled())
+    real = metrics.Features(
+        torch.rand(2 * N, 81, generator=torch.Generator().manual_seed(0)), "lite2"
+    )
+    monkeypatch.setattr(metrics, "real_features", lambda *_: real)
+    return real
+
+
+def test_every_solver_of_the_catalogue_runs_under_one_name():
+    smooth = ContinuousSchedule()
+    catalogue = (ode_solvers(smooth) | noise_solvers(smooth)).keys()
+    assert set(samplers.FIXED) == catalogue - OTHER_NAMES.keys() | {"analytic_ddim"}
+    assert set(standings.TITLES) == set(samplers.SOLVERS)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"solver": "euler"}, "euler is ddim by another name"),
+        ({"solver": "dpmpp2m"}, "did you mean 'dpmpp_2m'"),
+        ({"solver": "pf"}, "takes a tolerance and no budget"),
+        ({"solver": "ddim", "tolerance": 0.1}, "every other solver a budget"),
+        ({"solver": "ddim", "method": "ppap7"}, "no guidance method 'ppap7'"),
+        ({"solver": "ddim", "n": 64}, "n must be at least 66"),
+    ],
+)
+def test_runs_that_cannot_be_are_refused(values, message):
+    with pytest.raises(ParameterError, match=message):
+        Sampling.of(values)
+
+
+def test_a_budget_that_is_too_small_has_a_reason():
+    assert samplers.reason_against(Sampling("ddim", 2)) is None
+    assert samplers.reason_against(Sampling("analytic_ddim", 2)) is None
+    assert samplers.reason_against(Sampling("pf", None, 0.1)) is None
+    for solver, least in (("f_pndm", 13), ("fon", 13), ("prk", 5)):
+        assert f"at least {least} ev" in samplers.reason_against(Sampling(solver, least - 1))
+        assert len(samplers.levels(Sampling(solver, least))) >= 3
+        with pytest.raises(SamplingError, match=f"at least {least}"):
+            samplers.levels(Sampling(solver, least - 1))
+
+
+def test_without_guidance_there_is_one_run_for_all_guides_and_scales():
+    plain = Sampling("ddim", guide="vit", scale=1.0).recorded()
+    assert plain == Sampling("ddim", scale=20.0).recorded()
+    guided = [Sampling("ddim", method="naive", scale=s).recorded() for s in (1.0, 20.0)]
+    assert guided[0] != guided[1]
+
+
+def test_a_row_keeps_to_its_budget_and_says_what_each_image_contributes(quick):
+    told = []
+    runs = samplers.plan(("ddim", "heun", "f_pndm", "analytic_ddim"), (5,), n=N)
+    samplers.record([*runs, Sampling("pf", None, 0.5, n=N)], tell=told.append)
+    rows = {row["params"]["solver"]: row["results"] for row in ledger.rows(samplers.STUDY)}
+    assert rows.keys() == {"ddim", "heun", "analytic_ddim", "pf"}
+    assert "f_pndm" in told[2] and "left blank" in told[2]
+    spent = {name: (row["steps"], row["evaluations"]) for name, row in rows.items()}
+    assert (spent["ddim"], spent["heun"]) == ((5, 5), (3, 5))
+    assert spent["pf"][0] == 2 and (spent["pf"][1] - 3) % 6 == 0
+    for row in rows.values():
+        assert row["gradients"] == row["evaluations"]
+        assert len(row["witness"]) == len(row["judge_correct"]) == N
+    # With the real images' own share the witness adds up to KID.
+    drawn = samplers.draw(runs[0])
+    found = metrics.extract(drawn.images)
+    theirs = metrics.kid_witness(quick[:N], found).mean()
+    own = torch.tensor(rows["ddim"]["witness"]).mean()
+    assert rows["ddim"]["kid"] == pytest.approx(float(own + theirs), rel=1e-3)
+
+    samplers.record(runs[:2], tell=told.append)
+    assert len(told) == 5  # what is there is not run again
+
+
+def row(solver, first_seed=0, kid=0.1, witness=0.0, judge=0.5, sha=None, budget=10, **extra):
+    """A ledger row whose images differ a little, alike for all solvers."""
+    params = Sampling.with_weights(
+        solver=solver, budget=budget, n=N, first_seed=first_seed, **extra
+    )
+    noise = torch.randn(N, generator=torch.Generator().manual_seed(first_seed)).double()
+    results = {
+        "kid": kid,
+        "witness": (witness + 0.01 * noise).tolist(),
+        "judge_correct": [int(i < judge * N) for i in range(N)],
+        "steps": budget,
+    }
+    recorded = params.recorded() | ({"denoiser_sha256": sha} if sha else {})
+    return {"study": samplers.STUDY, "params": recorded, "results": results, "seconds": 33.0}
+
+
+def test_blocks_are_pooled_and_rows_of_other_weights_left_out():
+    rows = [
+        row("ddim", kid=0.1),
+        row("ddim", N, kid=0.3),
+        row("heun"),
+        row("heun", N, sha="0" * 64),
+    ]
+    ddim, heun = (
+        standings.chosen(standings.standings(rows), budget=10)[s] for s in ("ddim", "heun")
+    )
+    assert (ddim.images, heun.images) == (2 * N, N)
+    assert ddim.mean("kid") == pytest.approx(0.2)
+    assert ddim.seconds == pytest.approx(0.5)
+    low, high = ddim.estimate("kid")[1:]
+    # Twice the witness's standard error, 0.01 / sqrt(132), on each side, nearly.
+    assert low < 0.2 < high and high - low == pytest.approx(4 * 2 * 0.01 / (2 * N) ** 0.5, rel=0.25)
+    # Paired on the block that both have: the images' own differences cancel.
+    gap = ddim.minus(heun, "kid")
+    assert gap.low == gap.high == pytest.approx(0.0)
+    with pytest.raises(bootstrap.BootstrapError, match="share no block"):
+        heun.minus(standings.standings([row("ddim", N)])[0], "kid")
+
+
+def test_the_pick_is_the_best_picture_among_the_most_accurate():
+    rows = [
+        row("ddim", kid=0.3, judge=0.8),
+        row("heun", kid=0.1, judge=0.78),
+        row("k_lms", kid=0.05, judge=0.3),
+    ]
+    found = standings.standings(rows)
+    assert standings.lead(found, "kid").best.solver == "k_lms"
+    accurate = standings.lead(found, "judge")
+    assert accurate.best.solver == "ddim"
+    assert [s.solver for s in accurate.rivals] == ["heun"]  # one image of 66
+    picked = standings.pick(found)
+    assert (picked.best.solver, picked.rivals) == ("heun", [])
+
+
+def test_what_the_full_study_asks_for_and_what_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setenv("PPAP_RESULTS", str(tmp_path))
+    runs = standings.asked(n=N, blocks=2)
+    by_budget = {b: [p.solver for p in runs if p.budget == b] for b in (5, 10, 20, 50, 100)}
+    assert "f_pndm" not in by_budget[5] + by_budget[10] and "f_pndm" in by_budget[20]
+    assert set(by_budget[50]) == set(samplers.FOLLOWED) and len(by_budget[50]) == 8
+    assert set(by_budget[20]) == set(samplers.FIXED)
+    assert len({ledger.digest(p.recorded()) for p in runs}) == len(runs)
+    ledger.record(samplers.STUDY, runs[0].recorded(), {"kid": 0.1}, seconds=1)
+    assert standings.missing(runs) == runs[1:]
+
+
+class TestPublished:
+    def test_orders_are_compared_over_what_both_tables_hold(self):
+        ours = {"ddim": 0.3, "heun": 0.1, "fon": 0.2, "prk": 0.0}
+        same = standings.agreement(ours, {"ddim": 9.0, "heun": 3.0, "fon": 5.0})
+        assert (same.correlation, same.ours) == (pytest.approx(1), ("heun", "fon", "ddim"))
+        other = standings.agreement(ours, {"ddim": 3.0, "heun": 9.0, "fon": 5.0})
+        assert other.correlation == pytest.approx(-1) and other.theirs[0] == "ddim"
+        assert standings.agreement(ours, {"ddim": 3.0, "heun": 9.0}) is None
+
+    def test_etas(self):
+        theirs = standings.published_etas("cifar10_32", 10)
+        assert set(theirs) == set(samplers.ETAS.values())
+        assert theirs["ddim"] < theirs["ddim_1"] < theirs["ddim_sigma_hat"]
+
+    def test_at_equal_steps_the_table_itself(self):
+        table = {
+            r["method"]: r["fid"]
+            for r in published.rows("pndm")
+            if (r["dataset"], r["schedule"], r["steps"]) == ("celeba", "linear", 10)
+        }
+        found = standings.published_pndm("celeba", "linear", steps=10)
+        assert found == pytest.approx(table)
+
+    def test_at_equal_evaluations_between_its_neighbours_and_nowhere_beyond(self):
+        found = standings.published_pndm("cifar10", "linear", budget=20)
+        # S-PNDM at 11 and 21 evaluations, F-PNDM at 19 and 29.
+        assert 7.56 < found["s_pndm"] < 11.6 and 5.00 < found["f_pndm"] < 7.03
+        assert found["ddim"] == pytest.approx(10.9)
+        assert standings.published_pndm("cifar10", "linear", budget=10).keys() == {"ddim"}
