@@ -18,6 +18,8 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SMALL = {
     "01_forward_process": {"T": 50, "n_intervals": 7, "picture": "chelsea", "size": 32},
     "02_samples": {"n": 10, "spacing": "4", "neighbours": 3},
+    "03_entropy": {"n": 20, "sketch": 10, "picture": "coffee"},
+    "04_experts_gradcam": {"n": 5, "sketch": 4, "shown": 3, "experts": "multi5"},
 }
 BAD = {
     "01_forward_process": [
@@ -28,6 +30,14 @@ BAD = {
     "02_samples": [
         ({"n": 2}, r"n must be in \[10, 400\], not 2"),
         ({"spacing": "fast"}, "unknown respacing 'fast'"),
+    ],
+    "03_entropy": [
+        ({"picture": "cat"}, "picture must be one of 'astronaut'"),
+        ({"n": 5}, r"n must be in \[10, 1000\], not 5"),
+    ],
+    "04_experts_gradcam": [
+        ({"experts": "ppap"}, "experts must be one of 'multi5'"),
+        ({"shown": 200}, "shown must be one of the n = 200 images"),
     ],
 }
 

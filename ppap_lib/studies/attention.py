@@ -44,7 +44,7 @@ class Looks(Parameters):
     model: str
     layer: str
     images: Literal["fashion"] = "fashion"
-    n: int = param(200, low=10)
+    n: int = param(200, low=4)
     first_seed: int = param(0, low=0)
     times: tuple[float, ...] = param(TIMES, low=0.0, high=999.0)
     sha256: str = ""
@@ -117,8 +117,8 @@ def measure(params: Looks, device: torch.device | str = "cpu") -> dict[str, Any]
     kept, size = found.shape[2], tuple(x0.shape[-2:])
     results: dict[str, Any] = {"kept": kept}
     for i, name in enumerate((*MEASURES, "empty", "accuracy")):
-        results[name] = found[..., i].mean(2)
-        results[f"{name}_error"] = found[..., i].std(2) / kept**0.5
+        results[name] = found[..., i].mean(2).tolist()
+        results[f"{name}_error"] = (found[..., i].std(2) / kept**0.5).tolist()
     results["trend"] = {
         name: _trends(found[..., i]) for i, name in enumerate(MEASURES) if len(found) > 1
     }
@@ -127,8 +127,8 @@ def measure(params: Looks, device: torch.device | str = "cpu") -> dict[str, Any]
         "random": localisation.random(seeds, 8, size),
     }
     for name, maps in blind.items():
-        results[name] = localisation.energy_ratio(maps, masks).mean()
-    results["area"] = masks.double().mean()
+        results[name] = float(localisation.energy_ratio(maps, masks).mean())
+    results["area"] = float(masks.double().mean())
     return results
 
 

@@ -122,7 +122,7 @@ def measure(params: Reads, device: torch.device | str = "cpu") -> dict[str, Any]
     answers = log_p.argmax(2)
     common = answers.mode(1).values
     results["favourite"] = [chosen.classes[k] for k in common]
-    results["favourite_share"] = (answers == common[:, None]).double().mean(1)
+    results["favourite_share"] = (answers == common[:, None]).double().mean(1).tolist()
     if params.images != "photographs":
         results |= _by_class(params, chosen, log_p, answers)
     return results
@@ -141,8 +141,9 @@ def _by_class(
         for question, groups in QUESTIONS.get(params.images, {}).items()
     }
     pairs = torch.stack([uncertainty.pairs_told_apart(part, labels) for part in log_p])
+    by_class = torch.stack([right[:, labels == k].mean(1) for k in range(len(classes))], 1)
     return {
-        "by_class": torch.stack([right[:, labels == k].mean(1) for k in range(len(classes))], 1),
+        "by_class": by_class.tolist(),
         "apart": apart,
         "until": [
             [until(params.times, column) for column in row] for row in pairs.permute(1, 2, 0)
