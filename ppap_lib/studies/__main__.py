@@ -8,6 +8,7 @@ import torch
 from ppap_lib import devices, metrics, weights
 from ppap_lib.studies import (
     architecture,
+    attention,
     curve,
     distillation,
     gradients,
@@ -15,10 +16,12 @@ from ppap_lib.studies import (
     intervals,
     methods,
     noise,
+    reading,
     samplers,
     scales,
     training,
 )
+from ppap_lib.tiers import tier as preset
 
 
 def _curve(given: argparse.Namespace) -> None:
@@ -113,6 +116,30 @@ def _scales(given: argparse.Namespace) -> None:
     scales.record(runs, devices.pick(given.device))
 
 
+def _untrained(tier: str) -> None:
+    for guide in preset(tier).guides:
+        for name in reading.missing(guide, tier):
+            print(f"{name} is left out: it is not trained yet")
+
+
+def _reading(given: argparse.Namespace) -> None:
+    runs = [
+        reading.photographs(given.first_seed),
+        *reading.plan(given.tier, given.n, given.first_seed),
+    ]
+    _untrained(given.tier)
+    reading.record(runs, devices.pick(given.device))
+
+
+def _attention(given: argparse.Namespace) -> None:
+    plans = (
+        attention.plan(guide, given.tier, given.n, given.first_seed)
+        for guide in preset(given.tier).guides
+    )
+    _untrained(given.tier)
+    attention.record([run for plan in plans for run in plan.values()], devices.pick(given.device))
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = argparse.ArgumentParser(prog="python -m ppap_lib.studies", description=__doc__)
@@ -173,6 +200,13 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--scales", type=float, nargs="+", default=scales.SCALES)
     sub.add_argument("--n", type=int, default=70, help="images per block (default: 70)")
     sub.add_argument("--blocks", type=int, default=3, help="blocks of seeds (default: 3)")
+    for name, run, n, text in (
+        ("reading", _reading, 1000, "how models read noisy images, by timestep"),
+        ("attention", _attention, 200, "where every expert looks, at every noise level"),
+    ):
+        sub = command(name, run, text)
+        sub.add_argument("--n", type=int, default=n, help=f"images per model (default: {n})")
+        sub.add_argument("--first-seed", type=int, default=0, help="of the noise (default: 0)")
     return top
 
 
