@@ -20,6 +20,9 @@ SMALL = {
     "02_samples": {"n": 10, "spacing": "4", "neighbours": 3},
     "03_entropy": {"n": 20, "sketch": 10, "picture": "coffee"},
     "04_experts_gradcam": {"n": 5, "sketch": 4, "shown": 3, "experts": "multi5"},
+    "06_guidance_ablation": {"n": 2, "sampler": "ddim25"},
+    "07_practical": {"n_experts": 2, "rank": 1},
+    "09_accelerated_sampling": {"budget": 5, "finest": 40, "images": 2},
 }
 BAD = {
     "01_forward_process": [
@@ -38,6 +41,18 @@ BAD = {
     "04_experts_gradcam": [
         ({"experts": "ppap"}, "experts must be one of 'multi5'"),
         ({"shown": 200}, "shown must be one of the n = 200 images"),
+    ],
+    "06_guidance_ablation": [
+        ({"guide": "resnet50"}, "guide must be one of 'resnet18', 'vit'"),
+        ({"scale": -1.0}, r"scale must be at least 0.0, not -1.0"),
+    ],
+    "07_practical": [
+        ({"rank": 0}, r"rank must be in \[1, 16\], not 0"),
+        ({"experts": 5}, "unknown parameter 'experts': did you mean 'n_experts'"),
+    ],
+    "09_accelerated_sampling": [
+        ({"budget": 4}, r"budget must be in \[5, 100\], not 4"),
+        ({"buget": 10}, "unknown parameter 'buget': did you mean 'budget'"),
     ],
 }
 
