@@ -27,14 +27,15 @@ class GuidanceError(ValueError):
 class Term:
     """One gradient field, its weight, and the half-open range of training timesteps it acts in.
 
+    The range is one for all images, or each image's own: `start` and `stop` float64 [B].
     `through` says that the field differentiates through the denoiser, which then needs a graph.
     """
 
     field: Field
     through: bool = False
     weight: float = 1.0
-    start: float = -math.inf
-    stop: float = math.inf
+    start: float | Tensor = -math.inf
+    stop: float | Tensor = math.inf
 
     def active(self, level: Level) -> Tensor:
         """Whether the term acts at the level: bool, [] or [B]."""

@@ -153,6 +153,44 @@ def test_the_page_fits_a_narrow_screen(chromium, built):
         assert page.evaluate("document.documentElement.scrollWidth") <= 400
 
 
+def test_a_range_with_two_ends_plays_and_refuses(chromium, tmp_path):
+    pytest.importorskip("ipywidgets")
+    figures = pytest.importorskip("matplotlib.figure")
+    from ppap_lib.widgets import Explorer
+
+    def draw(begin, end):
+        figure = figures.Figure(figsize=(2, 1))
+        figure.subplots().axvspan(begin, end)
+        return figure
+
+    explorer = Explorer(
+        draw,
+        "from {begin} to {end}".format,
+        valid=lambda begin, end: begin < end,
+        refusal="an empty range",
+        start={"begin": 200, "end": 400},
+        begin=[0, 200, 400],
+        end=[200, 400, 1000],
+    )
+    path = tmp_path / "page.html"
+    path.write_text(f"<!doctype html><body>{explorer.static_html()}</body>", "utf8")
+    with opened(chromium, path.as_uri()) as (page, troubles):
+        image, words = page.locator("img"), page.locator("output")
+        begin, end = page.locator("input").all()
+        first = image.get_attribute("src")
+        assert words.inner_text() == "from 200 to 400"
+        end.focus()
+        page.keyboard.press("ArrowRight")
+        second = image.get_attribute("src")
+        assert words.inner_text() == image.get_attribute("alt") == "from 200 to 1000"
+        end.fill("0")
+        assert words.inner_text() == "an empty range" and image.get_attribute("src") == second
+        begin.focus()
+        page.keyboard.press("ArrowLeft")
+        assert words.inner_text() == "from 0 to 200"
+        assert len({first, second, image.get_attribute("src")}) == 3 and troubles == []
+
+
 # No question which kernel, no cell left out because it is out of sight, no news from the network.
 SETTINGS = {
     "@jupyterlab/notebook-extension:tracker": {

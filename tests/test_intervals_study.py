@@ -56,6 +56,16 @@ def test_guidance_acts_where_it_was_told_to(quick):
     assert not any(torch.equal(a, b) for a in (noisy, clean) for b in (whole, plain))
 
 
+def test_many_ranges_in_one_batch_are_the_same_images(quick):
+    params = Restricted("naive", n=2, scale=20.0)
+    ranges = [(0, 1000), (0, 200), (800, 1000), (200, 800)]
+    found = intervals.draw_ranges(params, ranges)
+    for images, during in zip(found, ranges, strict=True):
+        expected = guidance.draw(params, during=during)
+        torch.testing.assert_close(images, expected, rtol=0, atol=1e-4)
+    assert not torch.equal(found[0], found[1])
+
+
 def test_a_change_is_layout_below_the_cutoff_and_detail_above():
     x = torch.arange(32) / 32
     waves = [torch.cos(2 * math.pi * k * x).expand(1, 1, 32, 32) for k in (3, 8)]

@@ -5,19 +5,22 @@ is the yardstick: the power of the difference at low frequencies is what guidanc
 layout, the power above what it did to the detail.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ppap_lib import bootstrap, ledger
+from ppap_lib import bootstrap, ledger, seeds, zoo
+from ppap_lib.denoise import clipped
+from ppap_lib.guidance import Guide, guided
 from ppap_lib.params import ParameterError, param
+from ppap_lib.samplers import ddim, sample
 from ppap_lib.schedule import Intervals
 from ppap_lib.spectrum import band_powers
-from ppap_lib.studies import guidance
+from ppap_lib.studies import guidance, methods
 from ppap_lib.studies.guidance import PUBLISHED_SCALE, Guidance
 from ppap_lib.tiers import tier as preset
 
@@ -108,6 +111,28 @@ def draw(params: Restricted, device: torch.device | str = "cpu") -> Tensor:
     return guidance.draw(params, device, params.during)
 
 
+def draw_ranges(
+    params: Guidance, ranges: Sequence[tuple[float, float]], device: torch.device | str = "cpu"
+) -> Tensor:
+    """The run's images for many ranges [start, stop) of timesteps: [len(ranges), n, C, H, W].
+
+    All in one batch, which is what a page full of them needs. By DDIM and the score form, on the
+    respacing of the run's sampler.
+    """
+    chosen = preset(params.tier)
+    block = range(params.first_seed, params.first_seed + params.n)
+    x_T = seeds.Noise(block, chosen.shape, device=device)().repeat(len(ranges), 1, 1, 1)
+    target = seeds.labels(block, len(chosen.classes)).to(device).repeat(len(ranges))
+    model = methods.reader(params.method, params.guide, params.tier, device)
+    start, stop = torch.tensor(ranges, dtype=torch.float64).repeat_interleave(len(block), 0).T
+    guide = methods.field(params.method, model, target)
+    each = Guide(tuple(replace(term, start=start, stop=stop) for term in guide.terms))
+    denoise = clipped(zoo.denoiser(f"{params.tier}/denoiser", device=device))
+    grid = chosen.schedule().grid(guidance.SAMPLERS[params.sampler].spacing)
+    images = sample(guided(denoise, each, params.scale), x_T, grid, ddim())
+    return images.clamp(-1, 1).float().cpu().unflatten(0, (len(ranges), len(block)))
+
+
 def changes(images: Tensor, plain: Tensor) -> dict[str, list[float]]:
     """Power of `images - plain` below `CUTOFF`, "layout", and from it on, "detail"; per image.
 
@@ -117,14 +142,21 @@ def changes(images: Tensor, plain: Tensor) -> dict[str, list[float]]:
     return {"layout": layout.tolist(), "detail": detail.tolist()}
 
 
-def run(params: Restricted, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """The results of one row: verdicts and powers, image by image."""
-    whole = {"first": 1, "last": params.n_intervals, "scale": 0.0, "guide_sha256": ""}
-    plain = _without_guidance(replace(params, method="none", **whole), device)
-    images = plain if params.method == "none" else draw(params, device)
+def measured(
+    params: Guidance, images: Tensor, plain: Tensor, device: torch.device | str = "cpu"
+) -> dict[str, Any]:
+    """Verdicts on a run's images, and the powers of their change from the unguided ones."""
     # Rounded: a row is read by people too.
     powers = {k: [float(f"{v:.4g}") for v in vs] for k, vs in changes(images, plain).items()}
     return guidance.judged(params, images, device) | powers
+
+
+def run(params: Restricted, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Draw and measure; the row's results, image by image."""
+    whole = {"first": 1, "last": params.n_intervals, "scale": 0.0, "guide_sha256": ""}
+    plain = _without_guidance(replace(params, method="none", **whole), device)
+    images = plain if params.method == "none" else draw(params, device)
+    return measured(params, images, plain, device)
 
 
 @lru_cache(maxsize=1)
@@ -142,13 +174,22 @@ def record(
     guidance.record(runs, device, tell, STUDY, run)
 
 
-class Effect(NamedTuple):
+@dataclass
+class Effect:
     """What guidance in one run of intervals did to the images [N] of all blocks, in seed order."""
 
-    judge: list[int]
-    guide: list[int]
-    layout: list[float]
-    detail: list[float]
+    judge: list[int] = field(default_factory=list)
+    guide: list[int] = field(default_factory=list)
+    layout: list[float] = field(default_factory=list)
+    detail: list[float] = field(default_factory=list)
+
+    def add(self, results: Mapping[str, Any]) -> "Effect":
+        """Another block's results; without guidance there is no guide to ask."""
+        self.judge += results["judge_correct"]
+        self.guide += results.get("guide_correct", [])
+        self.layout += results["layout"]
+        self.detail += results["detail"]
+        return self
 
 
 def effects(runs: Sequence[Restricted]) -> tuple[dict[Span | None, Effect], int]:
@@ -161,13 +202,9 @@ def effects(runs: Sequence[Restricted]) -> tuple[dict[Span | None, Effect], int]
     torn = {params.first_seed for params, row in rows.items() if row is None}
     pooled: dict[Span | None, Effect] = {}
     for params, row in rows.items():
-        if params.first_seed in torn:
-            continue
-        span = None if params.method == "none" else params.span
-        mine = pooled.setdefault(span, Effect([], [], [], []))
-        for name, values in mine._asdict().items():
-            key = f"{name}_correct" if name in ("judge", "guide") else name
-            values.extend(row["results"].get(key, []))
+        if params.first_seed not in torn:
+            span = None if params.method == "none" else params.span
+            pooled.setdefault(span, Effect()).add(row["results"])
     return pooled, sum(row is None for row in rows.values())
 
 

@@ -91,10 +91,9 @@ class Explorer(ipw.VBox):
     def _check(self, start: Mapping[str, Any]) -> None:
         if not self._axes:
             raise WidgetError("an explorer needs at least one axis, name=[values]")
-        if unknown := start.keys() - self._axes.keys():
-            raise WidgetError(f"start names {', '.join(sorted(unknown))}, which is no axis")
-        if unknown := self._page.keys() - self._axes.keys():
-            raise WidgetError(f"page names {', '.join(sorted(unknown))}, which is no axis")
+        for given, names in (("page", self._page), ("start", start)):
+            if unknown := names.keys() - self._axes.keys():
+                raise WidgetError(f"{given} names {', '.join(sorted(unknown))}, which is no axis")
         for name, values in self._page.items():
             if extra := [value for value in values if value not in self._axes[name]]:
                 raise WidgetError(f"page gives axis {name!r} the values {extra}, which it lacks")
