@@ -20,9 +20,16 @@ SMALL = {
     "02_samples": {"n": 10, "spacing": "4", "neighbours": 3},
     "03_entropy": {"n": 20, "sketch": 10, "picture": "coffee"},
     "04_experts_gradcam": {"n": 5, "sketch": 4, "shown": 3, "experts": "multi5"},
+    "05_one_expert_at_a_time": {"method": "naive", "n_intervals": 2, "shown": 2},
     "06_guidance_ablation": {"n": 2, "sampler": "ddim25"},
     "07_practical": {"n_experts": 2, "rank": 1},
     "09_accelerated_sampling": {"budget": 5, "finest": 40, "images": 2},
+    "10_scale_and_resolution": {
+        "methods_shown": ["naive"],
+        "scales_shown": [1.0, 50.0],
+        "classes_shown": ["bag"],
+        "shown": 1,
+    },
 }
 BAD = {
     "01_forward_process": [
@@ -42,6 +49,10 @@ BAD = {
         ({"experts": "ppap"}, "experts must be one of 'multi5'"),
         ({"shown": 200}, "shown must be one of the n = 200 images"),
     ],
+    "05_one_expert_at_a_time": [
+        ({"n_intervals": 1}, r"n_intervals must be in \[2, 10\], not 1"),
+        ({"method": "ppap"}, "method must be one of .* did you mean 'ppap5'"),
+    ],
     "06_guidance_ablation": [
         ({"guide": "resnet50"}, "guide must be one of 'resnet18', 'vit'"),
         ({"scale": -1.0}, r"scale must be at least 0.0, not -1.0"),
@@ -53,6 +64,11 @@ BAD = {
     "09_accelerated_sampling": [
         ({"budget": 4}, r"budget must be in \[5, 100\], not 4"),
         ({"buget": 10}, "unknown parameter 'buget': did you mean 'budget'"),
+    ],
+    "10_scale_and_resolution": [
+        ({"methods_shown": ["ppap"]}, r"methods_shown must be some of naive, .*, not \['ppap'\]"),
+        ({"scales_shown": [-1.0]}, r"scales_shown\[0\] must be at least 0.0, not -1.0"),
+        ({"classes_shown": ["hat"]}, "classes_shown must be some of T-shirt"),
     ],
 }
 
