@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -11,6 +13,7 @@ from ppap_lib.analytic import Mixture
 from ppap_lib.data.generated import Manifest, claim, generated, shard_path, write_shard
 from ppap_lib.data.imageset import DataError, MissingData
 from ppap_lib.generate import GenerationError, draw_set, pending
+from ppap_lib.generate.__main__ import main as generate
 from ppap_lib.schedule import Schedule
 
 MIXTURE = Mixture(torch.tensor([[[[0.5]]], [[[-0.6]]]]), [0.1, 0.2])
@@ -91,6 +94,32 @@ def test_a_process_of_two_may_die_and_the_other_goes_on(tmp_path, whole):
         generated(folder)
     draw(folder, rank=1, world=2)
     assert torch.equal(generated(folder).pixels, whole)
+
+
+def under_torchrun(folder, *options):
+    """The command line in two processes; the finished command and the set's folder."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    what = ["-m", "ppap_lib.generate", "--images", "6", "--shard", "1", "--spacing", "2"]
+    where = ["--folder", str(folder), "--device", "cpu", "--quiet", *options]
+    return subprocess.Popen(
+        [*command, *what, *where], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def test_torchrun_s_processes_share_the_set_and_one_may_be_killed(tmp_path):
+    whole, torn = tmp_path / "whole", tmp_path / "torn"
+    said, _ = under_torchrun(whole).communicate(timeout=200)
+    for rank in (0, 1):
+        assert f"process {rank} of 2: 3 shards drawn" in said
+    # Killed with its parent as soon as one shard of six is there; then one process finishes.
+    process = under_torchrun(torn)
+    while not list(torn.glob("*.safetensors")) and process.poll() is None:
+        time.sleep(0.01)
+    process.kill()
+    process.communicate(timeout=60)
+    alone = ["--images", "6", "--shard", "1", "--spacing", "2", "--device", "cpu", "--quiet"]
+    generate([*alone, "--folder", str(torn), "--batch", "1"])
+    assert torch.equal(generated(torn).pixels, generated(whole).pixels)
 
 
 def test_another_sets_folder_and_damaged_shards_are_refused(tmp_path, whole):

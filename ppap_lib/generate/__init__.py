@@ -1,6 +1,6 @@
 """Images from seeds: `generate` draws them, `shards` draws sets that outlive a kill.
 
-`python -m ppap_lib.generate --tier fashion --n 20000 --folder runs/generated/fashion`
+`python -m ppap_lib.generate --images 20000 --folder runs/generated/fashion`
 """
 
 from ppap_lib.generate.drawing import GenerationError, batches, generate

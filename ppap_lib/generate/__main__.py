@@ -1,6 +1,6 @@
 """`python -m ppap_lib.generate`: the data-free set, alone or under torchrun.
 
-torchrun --nproc-per-node 8 -m ppap_lib.generate --tier fashion --n 500000 --folder DIR
+torchrun --nproc-per-node 8 -m ppap_lib.generate --images 500000 --folder DIR
 """
 
 import argparse
@@ -22,7 +22,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument("--tier", default="fashion", help="preset (default: fashion)")
-    top.add_argument("--n", type=int, required=True, help="images in the set")
+    top.add_argument("--images", type=int, required=True, help="size of the set")
     top.add_argument("--folder", type=Path, required=True, help="where the set lies or will lie")
     top.add_argument("--first-seed", type=int, default=1_000_000, help="seed of the first image")
     top.add_argument("--spacing", default="ddim25", help="respacing (default: ddim25)")
@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> None:
         device = devices.pick(f"cuda:{local}")
     name = f"{given.tier}/denoiser"
     manifest = Manifest(
-        given.n,
+        given.images,
         given.first_seed,
         given.shard,
         tier(given.tier).shape,
