@@ -23,6 +23,7 @@ SMALL = {
     "05_one_expert_at_a_time": {"method": "naive", "n_intervals": 2, "shown": 2},
     "06_guidance_ablation": {"n": 2, "sampler": "ddim25"},
     "07_practical": {"n_experts": 2, "rank": 1},
+    "08_noise_and_beta": {"n": 2, "steps": 3},
     "09_accelerated_sampling": {"budget": 5, "finest": 40, "images": 2},
     "10_scale_and_resolution": {
         "methods_shown": ["naive"],
@@ -30,6 +31,7 @@ SMALL = {
         "classes_shown": ["bag"],
         "shown": 1,
     },
+    "11_architecture": {"seconds": 0.05, "batch": 2, "held_out": 10},
 }
 BAD = {
     "01_forward_process": [
@@ -61,6 +63,10 @@ BAD = {
         ({"rank": 0}, r"rank must be in \[1, 16\], not 0"),
         ({"experts": 5}, "unknown parameter 'experts': did you mean 'n_experts'"),
     ],
+    "08_noise_and_beta": [
+        ({"steps": 1}, r"steps must be in \[2, 1000\], not 1"),
+        ({"clip": False}, "unknown parameter 'clip'"),
+    ],
     "09_accelerated_sampling": [
         ({"budget": 4}, r"budget must be in \[5, 100\], not 4"),
         ({"buget": 10}, "unknown parameter 'buget': did you mean 'budget'"),
@@ -69,6 +75,10 @@ BAD = {
         ({"methods_shown": ["ppap"]}, r"methods_shown must be some of naive, .*, not \['ppap'\]"),
         ({"scales_shown": [-1.0]}, r"scales_shown\[0\] must be at least 0.0, not -1.0"),
         ({"classes_shown": ["hat"]}, "classes_shown must be some of T-shirt"),
+    ],
+    "11_architecture": [
+        ({"seconds": 0}, r"seconds must be in \[0.05, 3600\], not 0"),
+        ({"heads": 2}, "unknown parameter 'heads'"),
     ],
 }
 

@@ -44,25 +44,25 @@ def _heads(count: int) -> dict[str, int]:
 VARIANTS: Mapping[str, Variant] = MappingProxyType(
     {
         "base": Variant("preset", "the tier's denoiser", {}),
-        "deeper": Variant("depth or width", "2 residual blocks a level", {"num_res_blocks": 2}),
+        "deeper": Variant("depth", "2 residual blocks a level", {"num_res_blocks": 2}),
         "wider": Variant(
-            "depth or width",
-            "widths 64, 64, 128",
-            {"model_channels": 64, "channel_mult": (1, 1, 2)},
+            "width", "widths 64, 64, 128", {"model_channels": 64, "channel_mult": (1, 1, 2)}
         ),
-        "heads_1": Variant("attention heads", "1 head of 128 channels", _heads(1)),
-        "heads_2": Variant("attention heads", "2 heads of 64 channels", _heads(2)),
-        "heads_8": Variant("attention heads", "8 heads of 16 channels", _heads(8)),
+        "heads_1": Variant("heads", "1 head of 128 channels", _heads(1)),
+        "heads_2": Variant("heads", "2 heads of 64 channels", _heads(2)),
+        "heads_8": Variant("heads", "8 heads of 16 channels", _heads(8)),
         "attention_middle": Variant(
-            "attention at", "the middle block only", {"attention_resolutions": ()}
+            "attention", "attention in the middle block only", {"attention_resolutions": ()}
         ),
-        "attention_16": Variant("attention at", "8 and 16", {"attention_resolutions": (2, 4)}),
+        "attention_16": Variant(
+            "attention", "attention at 8 and 16", {"attention_resolutions": (2, 4)}
+        ),
         "attention_32": Variant(
-            "attention at", "8, 16 and 32", {"attention_resolutions": (1, 2, 4)}
+            "attention", "attention at 8, 16 and 32", {"attention_resolutions": (1, 2, 4)}
         ),
-        "updown": Variant("resampling", "in residual blocks (BigGAN)", {"resblock_updown": True}),
-        "rescaled": Variant("residuals", "rescaled by sqrt(1/2)", {"rescale_residuals": True}),
-        "added": Variant("timestep", "added, instead of AdaGN", {"use_scale_shift_norm": False}),
+        "updown": Variant("resampling", "BigGAN's residual up and down", {"resblock_updown": True}),
+        "rescaled": Variant("residuals", "rescaled residuals", {"rescale_residuals": True}),
+        "added": Variant("timestep", "timestep added, no AdaGN", {"use_scale_shift_norm": False}),
     }
 )
 """The base has attention at 8x8 in 4 heads of 32 channels, so those rows of ADM's are its own.
