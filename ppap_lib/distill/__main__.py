@@ -23,7 +23,7 @@ from ppap_lib.schedule import Intervals, Schedule, ScheduleError
 from ppap_lib.tasks import Classification, TaskError
 from ppap_lib.tiers import TierError, tier
 from ppap_lib.train import options
-from ppap_lib.train.recipes import SUMMARY, in_words
+from ppap_lib.train.recipes import SUMMARY
 from ppap_lib.train.settings import TrainingError
 
 EXPERTS, TEACHER = "experts.safetensors", "teacher.safetensors"
@@ -185,14 +185,7 @@ _EXPECTED = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; 0, or 1 after saying what was wrong."""
-    given = _parser().parse_args(arguments)
-    try:
-        summary = train(given)
-    except _EXPECTED as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(in_words(summary))
-    return 0
+    return options.run(_parser(), train, _EXPECTED, arguments)
 
 
 if __name__ == "__main__":

@@ -69,14 +69,7 @@ _EXPECTED = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; 0, or 1 after saying what was wrong."""
-    given = _parser().parse_args(arguments)
-    try:
-        summary = train(given)
-    except _EXPECTED as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(recipes.in_words(summary))
-    return 0
+    return options.run(_parser(), train, _EXPECTED, arguments)
 
 
 if __name__ == "__main__":
