@@ -2,11 +2,13 @@
 
 It closes three gaps of Jupyter Book 1.x: a failed notebook is only a warning and the build
 exits 0; the cache knows a notebook's own cells but not the library they call; and a clone
-whose package is not installed cannot import it.
+whose package is not installed cannot import it. For the reference pages it makes
+reStructuredText, which autodoc reads, of the library's plain docstrings.
 """
 
 import hashlib
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -40,6 +42,37 @@ def _use_own_cache(app, config) -> None:
     config.nb_execution_cache_path = str(current)
 
 
+def restructured(docstring: list[str]) -> list[str]:
+    """A plain docstring as reStructuredText: `code` as literals, indented blocks as they are.
+
+    Everything else is text, in which `*`, `|`, `_` and a backslash mean themselves.
+    """
+    lines: list[str] = []
+    block = False
+    for line in docstring:
+        if line.startswith("    "):
+            if not block and not (lines and lines[-1]):
+                lines += ["::", ""]
+                block = True
+            lines.append(line if block else _escaped(line))
+        else:
+            block = block and not line
+            lines.append(_escaped(line))
+    return lines
+
+
+def _escaped(line: str) -> str:
+    spans = re.split(r"(`[^`]+`)", line)
+    spans[::2] = (re.sub(r"([\\*|_`])", r"\\\1", text) for text in spans[::2])
+    # A literal cannot begin or end with a space.
+    spans[1::2] = (f"``{code[1:-1].strip()}``" for code in spans[1::2])
+    return "".join(spans)
+
+
+def _rewrite(app, what, name, obj, options, lines: list[str]) -> None:
+    lines[:] = restructured(lines)
+
+
 def setup(app) -> dict[str, bool]:
     """Called by Sphinx."""
     # Kernels are child processes and inherit this: a bare clone builds.
@@ -51,4 +84,6 @@ def setup(app) -> dict[str, bool]:
     # Sphinx exits 1 after a build with warnings only if it was told to keep going over them.
     app.keep_going = True
     app.connect("config-inited", _use_own_cache, priority=100)
+    app.setup_extension("sphinx.ext.autodoc")
+    app.connect("autodoc-process-docstring", _rewrite)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -5,7 +5,7 @@ import functools
 import pytest
 import torch
 
-from ppap_lib import data, ledger
+from ppap_lib import data
 from ppap_lib.params import ParameterError
 from ppap_lib.studies import architecture
 from ppap_lib.studies.architecture import VARIANTS, Architecture
@@ -16,7 +16,7 @@ SHAPE = (1, 32, 32)
 
 @functools.cache
 def size(variant):
-    trial = architecture.network(Architecture(variant=variant)).to("meta")
+    trial = architecture.network(Architecture(variant=variant))
     return speed.size(trial, trial, SHAPE)
 
 
@@ -70,23 +70,15 @@ def test_the_held_out_loss_depends_on_no_batch_size():
     assert 0.3 < losses[0] < 1.1
 
 
-def test_only_what_the_ledger_lacks_is_run(monkeypatch, tmp_path):
-    monkeypatch.setenv("PPAP_RESULTS", str(tmp_path))
-    monkeypatch.setattr(data, "require", lambda name, split: None)
-    asked = []
+def test_the_plan_repeats_the_base_alone():
+    runs = architecture.plan("fashion", 1.0, seeds=(0, 5))
+    assert [run.variant for run in runs if run.seed == 0] == list(VARIANTS)
+    assert [run.variant for run in runs if run.seed == 5] == ["base"]
 
-    def measure(params):
-        asked.append((params.variant, params.seed))
-        return {"images_seen": 1, "loss": 1.0}
 
-    monkeypatch.setattr(architecture, "measure", measure)
-    first = Architecture(variant="deeper", seconds=1.0)
-    ledger.record("architecture", first.recorded(), {"images_seen": 2, "loss": 2.0}, seconds=0)
-    architecture.run("fashion", 1.0, seeds=(0, 5), tell=lambda line: None)
-    assert ("deeper", 0) not in asked and ("base", 5) in asked
-    assert len(asked) == len(VARIANTS)
-    architecture.run("fashion", 1.0, seeds=(0, 5), tell=lambda line: None)
-    assert len(asked) == len(VARIANTS)
+def test_a_gpu_is_refused():
+    with pytest.raises(ParameterError, match="processor time: run it on the CPU, not meta"):
+        architecture.measure(Architecture(), "meta")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The layer table: a module imports only from layers below its own."""
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -136,3 +137,10 @@ def test_the_checker_lets_through_what_is_allowed(module, source):
 def test_no_name_is_in_two_layers():
     names = [name for line in LAYERS.values() for name in line.split()]
     assert len(names) == len(set(names))
+
+
+def test_the_book_prints_this_table():
+    page = (PACKAGE.parent / "book" / "api.md").read_text("utf8")
+    for layer, names in LAYERS.items():
+        (row,) = re.findall(rf"^\| {int(layer)} \| (.+) \|$", page, flags=re.MULTILINE)
+        assert {f"`{name}`" for name in names.split()} <= set(re.findall(r"`\w+`", row))

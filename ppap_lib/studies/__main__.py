@@ -5,12 +5,13 @@ from pathlib import Path
 
 import torch
 
-from ppap_lib import devices, metrics, weights
+from ppap_lib import data, devices, metrics, weights
 from ppap_lib.studies import (
     architecture,
     attention,
     curve,
     distillation,
+    filed,
     gradients,
     guidance,
     intervals,
@@ -73,7 +74,9 @@ def _gradients(given: argparse.Namespace) -> None:
 
 
 def _architecture(given: argparse.Namespace) -> None:
-    architecture.run(given.tier, given.seconds)
+    data.require(given.tier, "train")  # not on the stand-in
+    runs = architecture.plan(given.tier, given.seconds)
+    filed.record(architecture.STUDY, runs, architecture.measure)
 
 
 def _noise(given: argparse.Namespace) -> None:
@@ -85,7 +88,7 @@ def _noise(given: argparse.Namespace) -> None:
         given.repeats,
         given.tier,
     )
-    noise.record(runs, devices.pick(given.device))
+    filed.record(noise.STUDY, runs, noise.measure, devices.pick(given.device))
 
 
 def _samplers(given: argparse.Namespace) -> None:
@@ -98,6 +101,7 @@ def _samplers(given: argparse.Namespace) -> None:
         given.n,
         given.blocks,
         given.tier,
+        given.grid,
     )
     samplers.record(runs, devices.pick(given.device))
 
@@ -182,6 +186,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--repeats", type=int, default=3, help="blocks of seeds (default: 3)")
     sub = command("samplers", _samplers, "every solver within a budget of evaluations")
     sub.add_argument("--solvers", nargs="+", metavar="NAME", help="(default: all)")
+    sub.add_argument("--grid", default="uniform", choices=tuple(samplers.GRIDS))
     sub.add_argument("--budgets", type=int, nargs="+", default=[10], help="(default: 10)")
     sub.add_argument("--method", default="none", choices=tuple(methods.METHODS))
     sub.add_argument("--guide", default="resnet18", help="resnet18 or vit (default: resnet18)")

@@ -6,7 +6,7 @@ processor time, so that a larger network sees fewer images: the budget that a re
 
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from ppap_lib import data, ledger
+from ppap_lib import data
 from ppap_lib.data import ImageSet
 from ppap_lib.networks.adm import UNet
 from ppap_lib.params import ParameterError, Parameters, param
@@ -125,11 +125,14 @@ def held_out_loss(trial: nn.Module, params: Architecture, images: ImageSet) -> f
         return torch.cat([loss.terms(trial, x, at, e)[0] for x, at, e in parts]).mean().item()
 
 
-def measure(params: Architecture) -> dict[str, float]:
-    """Size, speed and held-out loss of one variant after its training; on the CPU.
+def measure(params: Architecture, device: torch.device | str = "cpu") -> dict[str, float]:
+    """Size, speed and held-out loss of one variant after its training.
 
-    Loss and images seen depend on how fast this machine is: they are not functions of the seed.
+    On the CPU alone, where processor time can be told from that of others. Loss and images seen
+    depend on how fast this machine is: they are not functions of the seed.
     """
+    if torch.device(device).type != "cpu":
+        raise ParameterError(f"this study counts processor time: run it on the CPU, not {device}")
     chosen = tier(params.tier)
     trial = network(params)
     size = speed.size(trial, trial, chosen.shape)
@@ -163,20 +166,10 @@ def measure(params: Architecture) -> dict[str, float]:
     }
 
 
-def run(
-    name: str, seconds: float, seeds: Sequence[int] = (0, 1, 2), tell: Callable[[str], None] = print
-) -> None:
-    """Measure what the ledger lacks: every variant at the first seed, the base at all of them.
+def plan(name: str, seconds: float, seeds: Sequence[int] = (0, 1, 2)) -> list[Architecture]:
+    """Every variant at the first seed, and the base at all of them.
 
     The base's spread over seeds says how large a difference must be to mean anything.
     """
-    data.require(name, "train")
     wanted = [(variant, seeds[0]) for variant in VARIANTS] + [("base", s) for s in seeds[1:]]
-    for variant, seed in wanted:
-        params = Architecture(tier=name, variant=variant, seconds=seconds, seed=seed)
-        if ledger.find(STUDY, params.recorded()) is not None:
-            continue
-        began = time.monotonic()
-        numbers = measure(params)
-        ledger.record(STUDY, params.recorded(), numbers, seconds=time.monotonic() - began)
-        tell(f"{variant}, seed {seed}: {numbers['images_seen']} images, loss {numbers['loss']:.4f}")
+    return [Architecture(tier=name, variant=v, seconds=seconds, seed=seed) for v, seed in wanted]

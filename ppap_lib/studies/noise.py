@@ -5,8 +5,7 @@ timestep t, whatever noise the sampler's betas have put there. `told="level"` is
 in which it is asked about the level that x_t really has.
 """
 
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
@@ -14,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from ppap_lib import ledger, zoo
+from ppap_lib import zoo
 from ppap_lib.denoise import Denoise, Prediction, clipped
 from ppap_lib.generate import generate
 from ppap_lib.params import Parameters, param
@@ -145,22 +144,6 @@ def plan(
     ]
 
 
-def record(
-    runs: Iterable[Noise],
-    device: torch.device | str = "cpu",
-    tell: Callable[[str], None] = print,
-) -> None:
-    """Run what the ledger does not hold yet, one row after the other."""
-    for params in runs:
-        if ledger.find(STUDY, params.recorded()) is not None:
-            continue
-        began = time.monotonic()
-        images = draw(params, device)
-        numbers = distances(images, params.tier, params.extractor, device)
-        seconds = time.monotonic() - began
-        ledger.record(STUDY, params.recorded(), numbers, seconds=seconds, device=device)
-        tell(
-            f"{TWEAKS[params.tweak].title}, {params.steps} steps, "
-            f"{'clipped' if params.clip else 'not clipped'}, seeds from {params.first_seed}: "
-            f"KID {numbers['kid']:.4f}, {seconds:.0f} s"
-        )
+def measure(params: Noise, device: torch.device | str = "cpu") -> dict[str, float]:
+    """The columns of the protocol for the run's images, against as many real ones."""
+    return distances(draw(params, device), params.tier, params.extractor, device)
