@@ -152,9 +152,10 @@ def plan(
     n: int = 100,
     blocks: int = 1,
     tier: str = "fashion",
+    grid: str = "uniform",
 ) -> list[Sampling]:
     """The runs of a study, block by block, so that an interrupted one compares equals."""
-    given = dict(method=method, guide=guide, scale=scale, n=n, tier=tier)
+    given = dict(method=method, guide=guide, scale=scale, n=n, tier=tier, grid=grid)
     given |= methods.provenance(method, guide, tier)
     return [
         Sampling(solver=name, budget=budget, first_seed=block * n, **given)
