@@ -19,7 +19,7 @@ from ppap_lib.train.recipes import SUMMARY
 
 STUDY = "distillation"
 TIMES = tuple(range(0, 1000, 100))
-HELD_OUT = 100
+HELD_OUT = 50
 """Shipped test images of every class on which snapshots are read."""
 
 
