@@ -1,27 +1,39 @@
-"""Prose pages: every command they print is one that its program understands."""
+"""What pages print: every command is one that its program understands."""
 
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
+import nbformat
 import pytest
 
 from ppap_lib.book import restructured
 from ppap_lib.distill.__main__ import _parser as distill
 from ppap_lib.generate.__main__ import parser as generate
 from ppap_lib.studies.__main__ import parser as studies
+from ppap_lib.train.__main__ import _parser as train
 
-BOOK = Path(__file__).parents[1] / "book"
-PARSERS = {"distill": distill, "generate": generate, "studies": studies}
+ROOT = Path(__file__).parents[1]
+PARSERS = {"distill": distill, "generate": generate, "studies": studies, "train": train}
+
+
+def texts() -> Iterator[tuple[str, str]]:
+    """(name, prose) of every page."""
+    for page in sorted((ROOT / "book").glob("*.md")):
+        yield page.stem, page.read_text("utf8")
+    for page in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        cells = nbformat.read(page, as_version=4).cells
+        yield page.stem, "\n".join(c.source for c in cells if c.cell_type == "markdown")
 
 
 def commands() -> list[tuple[str, str]]:
-    """(page, command) of every line in a page's bash blocks that calls the library."""
+    """(page, command) of every line of a bash block that runs one of the programs."""
     found = []
-    for page in sorted(BOOK.glob("*.md")):
-        for block in re.findall(r"```bash\n(.*?)```", page.read_text("utf8"), flags=re.DOTALL):
+    for name, text in texts():
+        for block in re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL):
             lines = block.replace("\\\n", " ").splitlines()
-            found += [(page.stem, line) for line in lines if "-m ppap_lib." in line]
+            found += [(name, " ".join(line.split())) for line in lines if "-m ppap_lib." in line]
     return found
 
 
@@ -34,7 +46,7 @@ def test_a_printed_command_is_understood(page, command):
 
 
 def test_there_are_such_commands():
-    assert {page for page, _ in commands()} >= {"paper_scale"}
+    assert {page for page, _ in commands()} >= {"paper_scale", "02_samples", "08_noise_and_beta"}
 
 
 def test_docstrings_become_restructured_text():
