@@ -1,6 +1,7 @@
 """`python -m ppap_lib.studies NAME ...`: studies from the command line, into the ledger."""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -65,12 +66,14 @@ def _guidance(given: argparse.Namespace) -> None:
             blocks=1,
             tier=given.tier,
         )
+    if given.released_routing:
+        runs = [replace(run, released_routing=True) for run in runs]
     guidance.record(runs, device)
 
 
 def _gradients(given: argparse.Namespace) -> None:
     made = gradients.Gradients.with_weights(guide=given.guide, n=given.n, tier=given.tier)
-    gradients.record(made, devices.pick(given.device))
+    filed.record(gradients.STUDY, [made], gradients.run, devices.pick(given.device))
 
 
 def _architecture(given: argparse.Namespace) -> None:
@@ -173,6 +176,9 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--sweep", action="store_true", help="the scale sweep on its own seeds")
     sub.add_argument("--n", type=int, default=100, help="images per block (default: 100)")
     sub.add_argument("--blocks", type=int, default=3, help="blocks of seeds (default: 3)")
+    sub.add_argument(
+        "--released-routing", action="store_true", help="edges to the expert below (name --methods)"
+    )
     sub = command("gradients", _gradients, "every method's gradient on the same noisy images")
     sub.add_argument("--guide", default="resnet18", help="resnet18 or vit (default: resnet18)")
     sub.add_argument("--n", type=int, default=40, help="images (default: 40)")

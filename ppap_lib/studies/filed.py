@@ -1,7 +1,7 @@
 """Runs of a study and their ledger rows: measured once, and gathered for a page."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,21 +16,24 @@ Measure = Callable[..., dict[str, Any]]
 
 def record(
     study: str,
-    runs: Sequence[Parameters],
+    runs: Iterable[Parameters],
     measure: Measure,
     device: torch.device | str = "cpu",
     tell: Callable[[str], None] = print,
+    words: Callable[[Any, dict[str, Any]], str] | None = None,
 ) -> None:
-    """Measure and file every run that the ledger does not hold yet, one row at a time."""
+    """Measure and file every run that the ledger does not hold yet, one row at a time.
+
+    `tell` hears of every row: what `words(params, results)` says, or else its file's name.
+    """
     for params in runs:
         if ledger.find(study, params.recorded()) is not None:
             continue
         began = time.monotonic()
         results = measure(params, device)
-        path = ledger.record(
-            study, params.recorded(), results, seconds=time.monotonic() - began, device=device
-        )
-        tell(path.name)
+        seconds = time.monotonic() - began
+        path = ledger.record(study, params.recorded(), results, seconds=seconds, device=device)
+        tell(f"{words(params, results) if words else path.name}, {seconds:.0f} s")
 
 
 def gather(

@@ -5,15 +5,13 @@ about the same x_t. How strongly does each pull, and how far in the direction of
 supervised experts?
 """
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from ppap_lib import ledger, seeds, zoo
+from ppap_lib import seeds, zoo
 from ppap_lib.denoise import clipped
 from ppap_lib.params import Parameters, param
 from ppap_lib.samplers import ddim, trajectory
@@ -89,21 +87,6 @@ def run(params: Gradients, device: torch.device | str = "cpu") -> dict[str, Any]
         x_t = state.x
     results: dict[str, Any] = {"t": times, "share_of_eps": share}
     return results | ({"cosine": cosine} if YARDSTICK in fields else {})
-
-
-def record(
-    params: Gradients,
-    device: torch.device | str = "cpu",
-    tell: Callable[[str], None] = print,
-) -> None:
-    """Run and file it, unless the ledger holds it."""
-    if ledger.find(STUDY, params.recorded()) is not None:
-        return
-    began = time.monotonic()
-    results = run(params, device)
-    seconds = time.monotonic() - began
-    ledger.record(STUDY, params.recorded(), results, seconds=seconds, device=device)
-    tell(f"{params.guide}: {', '.join(params.methods)} at {len(results['t'])} timesteps")
 
 
 def _norm(images: Tensor) -> Tensor:

@@ -5,7 +5,6 @@ the same labels, so that they are compared image by image; `judge_correct` and `
 keep every image's verdict for that.
 """
 
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -22,7 +21,7 @@ from ppap_lib.metrics import COMPONENTS
 from ppap_lib.params import ParameterError, Parameters, param
 from ppap_lib.samplers import Step, ddim, ddpm, trajectory
 from ppap_lib.schedule import Level
-from ppap_lib.studies import methods
+from ppap_lib.studies import filed, methods
 from ppap_lib.studies.quality import distances
 from ppap_lib.tiers import tier as preset
 
@@ -219,22 +218,19 @@ def record(
     device: torch.device | str = "cpu",
     tell: Callable[[str], None] = print,
     study: str = STUDY,
-    measure: Callable[[Guidance, torch.device | str], Mapping[str, Any]] = run,
+    measure: filed.Measure = run,
 ) -> None:
     """Run what the ledger does not hold yet, one row after the other.
 
     Other studies of guided images give their own name and what they `measure`.
     """
-    for params in runs:
-        if ledger.find(study, params.recorded()) is not None:
-            continue
-        began = time.monotonic()
-        results = measure(params, device)
-        seconds = time.monotonic() - began
-        ledger.record(study, params.recorded(), results, seconds=seconds, device=device)
-        right = sum(results["judge_correct"]) / params.n
-        kid = f", KID {results['kid']:.4f}" if "kid" in results else ""
-        tell(f"{params.label}: judge {right:.2f}{kid}, {seconds:.0f} s")
+    filed.record(study, runs, measure, device, tell, _words)
+
+
+def _words(params: Guidance, results: Mapping[str, Any]) -> str:
+    right = sum(results["judge_correct"]) / params.n
+    kid = f", KID {results['kid']:.4f}" if "kid" in results else ""
+    return f"{params.label}: judge {right:.2f}{kid}"
 
 
 def _steering(
