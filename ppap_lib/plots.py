@@ -115,6 +115,31 @@ def pictures(axes: Sequence[Axes], images: Tensor, titles: Sequence[str] = ()) -
     return axes
 
 
+def comparison(
+    axes: np.ndarray,
+    named: Mapping[str, Tensor],
+    right: Mapping[str, Sequence[int]],
+    columns: Sequence[str],
+) -> np.ndarray:
+    """A row of images [B, C, H, W] per name on axes [names, B], ticked where they are `right`.
+
+    What is the same for all rows, such as the class asked for, stands above the `columns`.
+    """
+    if axes.shape != (len(named), len(columns)) or named.keys() != right.keys():
+        raise PlotError(
+            f"axes {list(axes.shape)} for {len(named)} rows of {len(columns)} images, and "
+            f"verdicts for {', '.join(right)}"
+        )
+    for i, (name, images) in enumerate(named.items()):
+        pictures(axes[i], images, columns if i == 0 else ())
+        for ax, hit in zip(axes[i], right[name], strict=True):
+            ax.set_xlabel("✓" if hit else "", labelpad=0, color="C2")
+        axes[i, 0].set_ylabel(
+            name.replace(", ", ",\n"), rotation=0, ha="right", va="center", fontsize="small"
+        )
+    return axes
+
+
 def sheet(columns: int, rows: int = 1, side: float = 1.6) -> tuple[Figure, np.ndarray]:
     """A figure of `rows` x `columns` square axes for pictures, outside pyplot's registry."""
     figure = Figure(figsize=(columns * side, rows * (side + 0.25)), layout="constrained")

@@ -13,6 +13,17 @@ def ax():
     return Figure().subplots()
 
 
+def test_a_comparison_ticks_what_is_right():
+    axes = Figure().subplots(2, 3)
+    named = {"none": torch.zeros(3, 1, 2, 2), "naive": torch.ones(3, 1, 2, 2)}
+    plots.comparison(axes, named, {"none": [0, 0, 1], "naive": [1, 0, 0]}, ["a", "b", "c"])
+    assert [[ax.get_xlabel() for ax in row] for row in axes] == [["", "", "✓"], ["✓", "", ""]]
+    assert [ax.get_title() for ax in axes[0]] == ["a", "b", "c"] and not axes[1, 0].get_title()
+    assert axes[1, 0].get_ylabel() == "naive" and axes[1, 1].images[0].get_array().max() == 1
+    with pytest.raises(plots.PlotError, match="verdicts for none"):
+        plots.comparison(axes, named, {"none": [0, 0, 1]}, ["a", "b", "c"])
+
+
 def test_a_map_lies_over_its_image_by_its_own_maximum(ax):
     attention = torch.zeros(4, 4)
     attention[1, 2] = 5.0
