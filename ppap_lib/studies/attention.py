@@ -90,7 +90,8 @@ def measure(params: Looks, device: torch.device | str = "cpu") -> dict[str, Any]
 
     `trend` has, per measure and time, what one expert up changes at this fixed noise (the
     least-squares slope over the experts, per image) with its 95 % interval; none for a single
-    network. `centre` and `random` are what maps score inside the object that ignore the image.
+    network. `centre` and `random` are what maps score inside the object that ignore the image, and
+    `area` is the object's share of it.
     Images whose gradient vanishes for some expert are left out of all means; `kept` counts the
     rest.
     """
