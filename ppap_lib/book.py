@@ -69,8 +69,30 @@ def _escaped(line: str) -> str:
     return "".join(spans)
 
 
+def with_aliases(signature: str) -> str:
+    """A signature with the library's type aliases by name, as its source has them."""
+    signature = re.sub(r"~?(?:\w+\.)+(?=[A-Z])", "", signature)
+    for alias, meaning in _ALIASES.items():
+        signature = signature.replace(meaning, alias)
+    return signature
+
+
+_ALIASES = {
+    "Denoise": "Callable[[Tensor, Level], Prediction]",
+    "Step": "Callable[[Denoise, Tensor, Level, Level, Sequence[Moment], Callable[[], Tensor]], "
+    "Tensor]",
+    "Objective": "Callable[[Module, Tensor, Tensor, Generator], Tensor]",
+    "Network": "Callable[[Tensor, Tensor], Tensor]",
+}
+"""By name, in an order in which later meanings may use earlier names."""
+
+
 def _rewrite(app, what, name, obj, options, lines: list[str]) -> None:
     lines[:] = restructured(lines)
+
+
+def _shorten(app, what, name, obj, options, signature, returned) -> tuple[str | None, str | None]:
+    return signature and with_aliases(signature), returned and with_aliases(returned)
 
 
 def setup(app) -> dict[str, bool]:
@@ -86,4 +108,5 @@ def setup(app) -> dict[str, bool]:
     app.connect("config-inited", _use_own_cache, priority=100)
     app.setup_extension("sphinx.ext.autodoc")
     app.connect("autodoc-process-docstring", _rewrite)
+    app.connect("autodoc-process-signature", _shorten)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

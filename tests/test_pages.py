@@ -8,7 +8,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from ppap_lib.book import restructured
+from ppap_lib.book import restructured, with_aliases
 from ppap_lib.distill.__main__ import _parser as distill
 from ppap_lib.generate.__main__ import parser as generate
 from ppap_lib.studies.__main__ import parser as studies
@@ -61,3 +61,11 @@ def test_docstrings_become_restructured_text():
         "",
         "End ``#``.",
     ]
+
+
+def test_signatures_name_the_aliases():
+    denoise = "~collections.abc.Callable[[~torch.Tensor, ~ppap_lib.schedule.Level], Prediction]"
+    rest = "Tensor, Level, Level, Sequence[Moment], Callable[[], torch.Tensor]"
+    step = f"Callable[[{denoise}, {rest}], Tensor]"
+    found = with_aliases(f"(denoise: {denoise}, step: {step}, eta: float = 0.5)")
+    assert found == "(denoise: Denoise, step: Step, eta: float = 0.5)"

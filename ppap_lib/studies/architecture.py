@@ -100,7 +100,7 @@ def network(params: Architecture) -> UNet:
 
 
 def forward_rate(
-    trial: nn.Module, shape: Sequence[int], seconds: float = 0.5, batch: int = 8
+    trial: nn.Module, shape: Sequence[int], seconds: float = 0.2, batch: int = 8
 ) -> float:
     """Images a second of processor time that pass through the network, without gradients."""
     x, t = torch.zeros(batch, *shape), torch.zeros(batch)
