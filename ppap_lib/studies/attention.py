@@ -85,51 +85,53 @@ def look(network: nn.Module, layer: str, x_t: Tensor, labels: Tensor, masks: Ten
     return torch.stack(columns, 1).cpu()
 
 
+def matrix(params: Looks, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+    """`look` of every expert at every time, [experts, times, n, 5], and the objects' masks."""
+    chosen = reading.pictures(params.images, params.n)
+    x0, labels = chosen.images(), chosen.labels
+    masks = localisation.silhouettes(x0)
+    seeds = range(params.first_seed, params.first_seed + params.n)
+    levels = [Schedule.linear().at(t) for t in params.times]
+    rows = []
+    for member in members(reading.load(params.model, device)):
+        network, row = member(), []
+        for start in range(0, len(x0), BATCH):
+            part = slice(start, start + BATCH)
+            eps = Noise(seeds[part], x0.shape[1:], x0.dtype)()
+            for_all = (labels[part].to(device), masks[part].to(device))
+            noised = (level.noised(x0[part], eps).to(device) for level in levels)
+            row.append(torch.stack([look(network, params.layer, x_t, *for_all) for x_t in noised]))
+        rows.append(torch.cat(row, 1))
+    return torch.stack(rows), masks
+
+
 def measure(params: Looks, device: torch.device | str = "cpu") -> dict[str, Any]:
     """The results of one run: [experts][times] of every measure's mean and of its standard error.
 
     `trend` has, per measure and time, what one expert up changes at this fixed noise (the
     least-squares slope over the experts, per image) with its 95 % interval; none for a single
     network. `centre` and `random` are what maps score inside the object that ignore the image, and
-    `area` is the object's share of it.
-    Images whose gradient vanishes for some expert are left out of all means; `kept` counts the
-    rest.
+    `area` is the object's share of it. Images whose gradient vanishes for some expert are left out
+    of all means; `kept` counts the rest.
     """
-    chosen = reading.pictures(params.images, params.n)
-    x0, labels = chosen.images(), chosen.labels
-    masks = localisation.silhouettes(x0)
-    seeds = range(params.first_seed, params.first_seed + params.n)
-    levels = [Schedule.linear().at(t) for t in params.times]
-    model = reading.load(params.model, device)
-    table = []  # [experts][times] of [n, 5]
-    for member in members(model):
-        network, row = member(), []
-        for level in levels:
-            parts = []
-            for start in range(0, len(x0), BATCH):
-                part = slice(start, start + BATCH)
-                eps = Noise(seeds[part], x0.shape[1:], x0.dtype)()
-                asked = (level.noised(x0[part], eps), labels[part], masks[part])
-                parts.append(look(network, params.layer, *(v.to(device) for v in asked)))
-            row.append(torch.cat(parts))
-        table.append(torch.stack(row))
-    found = torch.stack(table)  # [experts, times, n, 5]
+    found, masks = matrix(params, device)
     found = found[:, :, found.isfinite().all(3).all(1).all(0)]
-    kept, size = found.shape[2], tuple(x0.shape[-2:])
-    results: dict[str, Any] = {"kept": kept}
+    kept, size = found.shape[2], masks.shape[1:]
+    seeds = range(params.first_seed, params.first_seed + params.n)
+    blind = {
+        "centre": localisation.centre(len(masks), *size),
+        "random": localisation.random(seeds, 8, size),
+    }
+    results: dict[str, Any] = {
+        name: float(localisation.energy_ratio(maps, masks).mean()) for name, maps in blind.items()
+    }
+    results |= {"kept": kept, "area": float(masks.double().mean())}
     for i, name in enumerate((*MEASURES, "empty", "accuracy")):
         results[name] = found[..., i].mean(2).tolist()
         results[f"{name}_error"] = (found[..., i].std(2) / kept**0.5).tolist()
     results["trend"] = {
         name: _trends(found[..., i]) for i, name in enumerate(MEASURES) if len(found) > 1
     }
-    blind = {
-        "centre": localisation.centre(len(x0), *size),
-        "random": localisation.random(seeds, 8, size),
-    }
-    for name, maps in blind.items():
-        results[name] = float(localisation.energy_ratio(maps, masks).mean())
-    results["area"] = float(masks.double().mean())
     return results
 
 
