@@ -69,6 +69,8 @@ def test_a_tweak_harms_if_it_does_in_every_repeat(empty):
     assert claims.tweak_harms("start").answer == "does not hold"
     assert claims.tweak_harms("end").answer == "cannot be told"
     assert claims.tweak_harms("end", 250) == UNKNOWN  # nothing to compare it with
+    tweaked("one_z", 0, 0.2, steps=250)
+    assert claims.tweak_harms("end", 250).answer == "cannot be told"  # one repeat has no spread
 
 
 @pytest.mark.parametrize(
