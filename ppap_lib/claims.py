@@ -7,11 +7,12 @@ reads the ledger. Nothing here holds a number: a new row may turn a verdict.
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Literal, NamedTuple
 
-from ppap_lib import bootstrap, ledger
+from ppap_lib import bootstrap, ledger, zoo
 from ppap_lib.bootstrap import Estimate
-from ppap_lib.studies import guidance, methods, noise, outcome, reading, standings
+from ppap_lib.studies import guidance, noise, outcome, reading, standings
 from ppap_lib.studies.samplers import STUDY as SAMPLERS
 
 Answer = Literal["holds", "does not hold", "cannot be told", "not measured yet"]
@@ -41,11 +42,15 @@ class Claim:
     judge: Callable[[], Verdict]
 
 
+def _answer(sign: int) -> Answer:
+    """The answer by the sign that is sure: 1, -1, or 0 for neither."""
+    return {1: "holds", -1: "does not hold", 0: "cannot be told"}[sign]
+
+
 def of_difference(found: Estimate, what: str) -> Verdict:
     """The verdict on 'larger than zero' by an interval over images."""
-    answers: dict[int, Answer] = {1: "holds", -1: "does not hold", 0: "cannot be told"}
     words = f"{what} {found.mean:+.2f} [{found.low:+.2f}, {found.high:+.2f}]"
-    return Verdict(answers[found.sign], words)
+    return Verdict(_answer(found.sign), words)
 
 
 def guides_better(
@@ -71,37 +76,33 @@ def is_deceived(method: str, guide: str = "resnet18", sampler: str = "ddim25") -
     return of_difference(bootstrap.difference(*pair), "the guide's accuracy minus the judge's")
 
 
-def entropy_rises(model: str = reading.OFF_THE_SHELF) -> Verdict:
-    """Whether a model's entropy never falls as noise grows, from the ledger's reading of it."""
-    rows = [row for row in ledger.rows(reading.STUDY) if row["params"]["model"] == model]
-    if not rows:
+def entropy_rises() -> Verdict:
+    """Whether the off-the-shelf classifier's entropy never falls as noise grows."""
+    row = ledger.find(reading.STUDY, reading.photographs().recorded())
+    if row is None:
         return UNKNOWN
-    entropy = rows[0]["results"]["entropy"]
-    top = max(entropy)
-    words = f"highest {top:.2f} nats, on nearly pure noise {entropy[-1]:.2f}"
-    return Verdict("does not hold" if entropy[-1] < 0.95 * top else "holds", words)
+    entropy = row["results"]["entropy"]
+    rises = all(a <= b for a, b in pairwise(entropy))
+    words = f"highest {max(entropy):.2f} nats, on nearly pure noise {entropy[-1]:.2f}"
+    return Verdict(_answer(1 if rises else -1), words)
 
 
 def tweak_harms(tweak: str, steps: int = 25) -> Verdict:
     """Whether a tweak of the sampler worsens KID in every repeat, clipped as usual."""
-    kid: dict[tuple[str, int], float] = {}
+    kid: dict[str, dict[tuple[int, int], float]] = {}
     for row in ledger.rows(noise.STUDY):
         p = row["params"]
-        if p["clip"] and p["steps"] == steps and _by_the_denoiser_now(p):
-            kid[p["tweak"], p["first_seed"]] = row["results"]["kid"]
-    changes = [
-        kid[tweak, seed] - value
-        for (name, seed), value in sorted(kid.items())
-        if name == "one_z" and (tweak, seed) in kid
-    ]
+        if p["clip"] and p["steps"] == steps and p["denoiser_sha256"] == _denoiser(p["tier"]):
+            kid.setdefault(p["tweak"], {})[p["first_seed"], p["n"]] = row["results"]["kid"]
+    plain, tweaked = kid.get("one_z", {}), kid.get(tweak, {})
+    changes = [tweaked[block] - plain[block] for block in sorted(plain.keys() & tweaked.keys())]
     if not changes:
         return UNKNOWN
     words = f"KID {', '.join(f'{c:+.3f}' for c in changes)} in {len(changes)} repeat(s)"
-    if len(changes) < 2:  # nothing says how much repeats differ
-        return Verdict("cannot be told", words)
-    if all(c > 0 for c in changes):
-        return Verdict("holds", words)
-    return Verdict("does not hold" if all(c < 0 for c in changes) else "cannot be told", words)
+    signs = {(c > 0) - (c < 0) for c in changes}
+    # One repeat says nothing of how much repeats differ.
+    sure = len(changes) > 1 and len(signs) == 1
+    return Verdict(_answer(signs.pop() if sure else 0), words)
 
 
 def solver_leads(better: str, worse: str, budget: int, grid: str = "uniform") -> Verdict:
@@ -111,13 +112,12 @@ def solver_leads(better: str, worse: str, budget: int, grid: str = "uniform") ->
     if better not in at or worse not in at:
         return UNKNOWN
     gain = at[worse].minus(at[better], "kid")
-    answers: dict[int, Answer] = {1: "holds", -1: "does not hold", 0: "cannot be told"}
     words = f"KID {-gain.mean:+.4f} [{-gain.high:+.4f}, {-gain.low:+.4f}]"
-    return Verdict(answers[gain.sign], words)
+    return Verdict(_answer(gain.sign), words)
 
 
-def _by_the_denoiser_now(params: dict) -> bool:
-    return params["denoiser_sha256"] == methods.provenance("none", "")["denoiser_sha256"]
+def _denoiser(tier: str) -> str | None:
+    return zoo.card(f"{tier}/denoiser").sha256
 
 
 _PPAP = "go2023ppap"

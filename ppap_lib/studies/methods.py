@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import nn
@@ -133,6 +134,12 @@ def provenance(method: str, guide: str, tier: str = "fashion") -> dict[str, str]
     if reads := weights_of(method, guide, tier):
         names["guide_sha256"] = reads
     return {key: zoo.card(name).sha256 or "" for key, name in names.items()}
+
+
+def is_current(params: Mapping[str, Any]) -> bool:
+    """Whether a row of these parameters was made by the weights that ship now."""
+    now = provenance(params["method"], params["guide"], params["tier"])
+    return all(params[name] == digest for name, digest in now.items())
 
 
 def _known(method: str) -> Method | None:

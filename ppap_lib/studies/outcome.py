@@ -9,9 +9,6 @@ from ppap_lib.ledger import Row
 from ppap_lib.studies import methods
 from ppap_lib.studies.guidance import SWEEP_SEED
 
-COLUMNS = ("kid", "fd64", "kid_real", "fd64_real", "precision", "recall", "inception_score")
-"""Columns that depend on n: averaged over blocks, never pooled."""
-
 PUBLISHED_COLUMNS = {
     "fid": "kid",
     "is": "inception_score",
@@ -73,7 +70,7 @@ def outcomes(rows: Iterable[Row], sweep: bool = False, tier: str = "fashion") ->
         p = row["params"]
         if p["tier"] != tier or p["released_routing"] or (p["first_seed"] >= SWEEP_SEED) != sweep:
             continue
-        if not _current(p):
+        if not methods.is_current(p):
             continue
         key = Key(p["method"], p["guide"], p["sampler"], p["scale"])
         mine = found.setdefault(key, Outcome(key, p["n"]))
@@ -86,12 +83,6 @@ def outcomes(rows: Iterable[Row], sweep: bool = False, tier: str = "fashion") ->
         mine.guide.update(zip(by_seed, row["results"].get("guide_correct", ()), strict=False))
     order = list(methods.METHODS)
     return sorted(found.values(), key=lambda o: (o.key.sampler, order.index(o.key.method), o.key))
-
-
-def _current(params: dict) -> bool:
-    """Whether a row was made by the weights that ship now."""
-    now = methods.provenance(params["method"], params["guide"], params["tier"])
-    return all(params[name] == digest for name, digest in now.items())
 
 
 def pick(

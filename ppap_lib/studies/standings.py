@@ -115,8 +115,7 @@ def standings(rows: Iterable[Row], tier: str = "fashion") -> list[Standing]:
     found: dict[str, tuple[dict, dict[int, Row]]] = {}
     for row in rows:
         params = dict(row["params"])
-        digests = methods.provenance(params["method"], params["guide"], params["tier"])
-        if params["tier"] != tier or any(params[name] != now for name, now in digests.items()):
+        if params["tier"] != tier or not methods.is_current(params):
             continue
         first_seed = params.pop("first_seed")
         found.setdefault(ledger.digest(params), (params, {}))[1][first_seed] = row
