@@ -48,6 +48,15 @@ def test_scale_zero_is_no_guidance(quick):
     assert (guidance.draw(Guidance(method="naive", n=3)) - none).abs().max() > 0.01
 
 
+def test_one_of_each_is_a_run_of_every_method_with_its_verdicts(quick):
+    drawn, right = guidance.one_of_each(["none", "naive"])
+    assert list(drawn) == list(right) == ["no guidance", "naive off-the-shelf"]
+    made = Guidance(method="naive", n=10)
+    assert torch.equal(drawn["naive off-the-shelf"], guidance.draw(made))
+    found = guidance.judged(made, drawn["naive off-the-shelf"])
+    assert right["naive off-the-shelf"] == found["judge_correct"]
+
+
 def test_verdicts_are_one_where_the_model_agrees():
     def model(images):
         return torch.eye(10)[torch.full((len(images),), 3)]

@@ -8,7 +8,7 @@ keep every image's verdict for that.
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -175,9 +175,17 @@ def run(params: Guidance, device: torch.device | str = "cpu") -> dict[str, Any]:
     return results | cost(params, device)
 
 
-def judged(
-    params: Guidance, images: Tensor, device: torch.device | str = "cpu"
-) -> dict[str, list[int]]:
+class Run(Protocol):
+    """What is asked of the parameters of any study's guided images, to judge them."""
+
+    method: str
+    guide: str
+    tier: str
+    n: int
+    first_seed: int
+
+
+def judged(params: Run, images: Tensor, device: torch.device | str = "cpu") -> dict[str, list[int]]:
     """`verdicts` of the tier's judge and, where there is one, of the guide on the run's images."""
     target = seeds.labels(
         range(params.first_seed, params.first_seed + params.n), len(preset(params.tier).classes)
@@ -188,6 +196,19 @@ def judged(
         read = methods.clean_reader(params.method, params.guide, params.tier, device)
         found["guide_correct"] = verdicts(read, images, target, device)
     return found
+
+
+def one_of_each(
+    names: Iterable[str], guide: str = "resnet18", tier: str = "fashion"
+) -> tuple[dict[str, Tensor], dict[str, list[int]]]:
+    """One image of every class by each method, and the judge's verdicts on them; by its title."""
+    drawn, right = {}, {}
+    for method in names:
+        params = Guidance(method=method, guide=guide, tier=tier, n=len(preset(tier).classes))
+        images = draw(params)
+        drawn[methods.title(method)] = images
+        right[methods.title(method)] = judged(params, images)["judge_correct"]
+    return drawn, right
 
 
 @torch.no_grad()

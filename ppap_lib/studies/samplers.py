@@ -39,7 +39,7 @@ from ppap_lib.samplers import (
 )
 from ppap_lib.schedule import CLEAN, ContinuousSchedule, Level, Schedule
 from ppap_lib.studies import methods
-from ppap_lib.studies.guidance import PUBLISHED_SCALE, verdicts
+from ppap_lib.studies.guidance import PUBLISHED_SCALE, judged
 from ppap_lib.studies.quality import columns
 from ppap_lib.tiers import tier as preset
 
@@ -252,19 +252,12 @@ def draw(params: Sampling, device: torch.device | str = "cpu") -> Drawn:
 
 def measure(params: Sampling, images: Tensor, device: torch.device | str = "cpu") -> dict[str, Any]:
     """The protocol's columns, and what every image contributes to them."""
-    chosen = preset(params.tier)
-    target = seeds.labels(params.seeds, len(chosen.classes))
     found = metrics.extract(images, params.extractor, device=device)
     real = metrics.real_features(params.tier, params.extractor, device)
     results: dict[str, Any] = columns(found, real)
     witness = metrics.kid_witness(found, real[: len(found)])
     results["witness"] = [float(f"{value:.5g}") for value in witness]
-    judge = zoo.load(f"{params.tier}/judge", device)
-    results["judge_correct"] = verdicts(judge, images, target, device)
-    if params.method != "none":
-        read = methods.clean_reader(params.method, params.guide, params.tier, device)
-        results["guide_correct"] = verdicts(read, images, target, device)
-    return results
+    return results | judged(params, images, device)
 
 
 def record(
