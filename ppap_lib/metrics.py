@@ -273,6 +273,18 @@ def precision_recall(generated: Features, real: Features) -> tuple[float, float]
     return numbers[KEY_METRIC_PRECISION], numbers[KEY_METRIC_RECALL]
 
 
+def inside_manifold(images: Features, of: Features) -> Tensor:
+    """Whether each image lies in the manifold of the others: bool [N].
+
+    That is, nearer to one of them than its own third neighbour is. Its mean over generated images
+    in the real manifold is their precision, over real ones in the generated manifold the recall.
+    """
+    _same(images, of)
+    # Exactly as torch-fidelity computes it, so that the means are its numbers.
+    reach = torch.cdist(of.vectors, of.vectors).kthvalue(NEIGHBOURS + 1).values  # 1st: itself
+    return (torch.cdist(images.vectors, of.vectors) <= reach).any(1)
+
+
 def real_against_real(
     real: Features, n: int, reference: Reference, repeats: int = 1, seed: int = 0
 ) -> list[dict[str, float]]:

@@ -74,6 +74,17 @@ def test_a_collapsed_set_has_high_precision_and_low_recall():
     assert metrics.precision_recall(real, collapsed) == (recall, precision)
 
 
+def test_precision_and_recall_are_shares_of_images_inside_the_others_manifold():
+    generated, real = features(200, dims=8, shift=0.5, scale=0.8), features(200, dims=8, seed=1)
+    precision, recall = metrics.precision_recall(generated, real)
+    assert 0.05 < recall < precision < 0.99  # nothing here is trivially equal
+    inside = [
+        float(metrics.inside_manifold(*pair).float().mean())
+        for pair in ((generated, real), (real, generated))
+    ]
+    assert inside == pytest.approx([precision, recall], abs=1e-6)
+
+
 def test_inception_score_counts_confident_classes():
     logits = torch.eye(4).repeat(5, 1) * 100
     score = metrics.inception_score(Features(torch.zeros(20, 2), "lite2", logits))

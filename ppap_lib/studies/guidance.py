@@ -1,8 +1,8 @@
 """The guidance study: does naive guidance fail, do experts win, and how close does PPAP come?
 
 One row per method, guide, sampler, scale and block of seeds. All methods see the same noise and
-the same labels, so that they are compared image by image; `judge_correct` and `guide_correct`
-keep every image's verdict for that.
+the same labels, so that they are compared image by image: a row keeps every image's verdicts, and
+what it contributes to the distances.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -21,8 +21,7 @@ from ppap_lib.metrics import COMPONENTS
 from ppap_lib.params import ParameterError, Parameters, param
 from ppap_lib.samplers import Step, ddim, ddpm, trajectory
 from ppap_lib.schedule import Level
-from ppap_lib.studies import filed, methods
-from ppap_lib.studies.quality import distances
+from ppap_lib.studies import filed, methods, quality
 from ppap_lib.tiers import tier as preset
 
 STUDY = "guidance"
@@ -171,7 +170,7 @@ def run(params: Guidance, device: torch.device | str = "cpu") -> dict[str, Any]:
         results["trained_parameters"] = card.parameters if card.kind == "experts" else 0
         results["guide_images_seen"] = card.images_seen
     if params.n > COMPONENTS:
-        results |= distances(images, params.tier, params.extractor, device)
+        results |= quality.measured(images, params.tier, params.extractor, device)
     return results | cost(params, device)
 
 

@@ -19,7 +19,7 @@ from ppap_lib.generate import generate
 from ppap_lib.params import Parameters, param
 from ppap_lib.samplers import ddpm
 from ppap_lib.schedule import Level, Schedule
-from ppap_lib.studies.quality import distances
+from ppap_lib.studies import quality
 from ppap_lib.tiers import tier as preset
 
 STUDY = "noise"
@@ -144,6 +144,6 @@ def plan(
     ]
 
 
-def measure(params: Noise, device: torch.device | str = "cpu") -> dict[str, float]:
-    """The columns of the protocol for the run's images, against as many real ones."""
-    return distances(draw(params, device), params.tier, params.extractor, device)
+def measure(params: Noise, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """The columns of the protocol for the run's images, and what every image contributes."""
+    return quality.measured(draw(params, device), params.tier, params.extractor, device)

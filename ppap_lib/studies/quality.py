@@ -1,7 +1,7 @@
 """How good a denoiser is: unguided images from seeds, against as many real ones."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +48,15 @@ def distances(
     return columns(metrics.extract(images, extractor, device=device), real)
 
 
+def measured(
+    images: Tensor, name: str, extractor: str = "lite2", device: torch.device | str = "cpu"
+) -> dict[str, Any]:
+    """The same columns, and what every image contributes to them."""
+    real = metrics.real_features(name, extractor, device)
+    found = metrics.extract(images, extractor, device=device)
+    return columns(found, real) | by_image(found, real)
+
+
 def columns(found: metrics.Features, real: metrics.Features) -> dict[str, float]:
     """The same from features; `real` holds at least twice as many, of which the first count."""
     reference, same = metrics.Reference(real), real[: len(found)]
@@ -61,4 +70,18 @@ def columns(found: metrics.Features, real: metrics.Features) -> dict[str, float]
         "precision": precision,
         "recall": recall,
         "inception_score": metrics.inception_score(found),
+    }
+
+
+def by_image(found: metrics.Features, real: metrics.Features) -> dict[str, list[float]]:
+    """What every image contributes to the columns: what a bootstrap over images needs.
+
+    `witness` moves KID, the mean of `precise` is the precision (is a generated image inside the
+    real manifold?), that of `covered` the recall (is a real image inside the generated one?).
+    """
+    same = real[: len(found)]
+    return {
+        "witness": [float(f"{value:.5g}") for value in metrics.kid_witness(found, same)],
+        "precise": metrics.inside_manifold(found, same).int().tolist(),
+        "covered": metrics.inside_manifold(same, found).int().tolist(),
     }

@@ -2,8 +2,7 @@
 
 One row per solver, budget of function evaluations, method of guidance and block of seeds. At each
 budget a solver takes the largest number of steps that fits. All rows of a block share their noise
-and labels, so that solvers are compared image by image; `witness`, `judge_correct` and
-`guide_correct` keep what every image contributes.
+and labels, so that solvers are compared image by image: a row keeps what every image contributes.
 """
 
 import difflib
@@ -38,9 +37,8 @@ from ppap_lib.samplers import (
     uniform_grid,
 )
 from ppap_lib.schedule import CLEAN, ContinuousSchedule, Level, Schedule
-from ppap_lib.studies import methods
+from ppap_lib.studies import methods, quality
 from ppap_lib.studies.guidance import PUBLISHED_SCALE, judged
-from ppap_lib.studies.quality import columns
 from ppap_lib.tiers import tier as preset
 
 STUDY = "samplers"
@@ -252,11 +250,7 @@ def draw(params: Sampling, device: torch.device | str = "cpu") -> Drawn:
 
 def measure(params: Sampling, images: Tensor, device: torch.device | str = "cpu") -> dict[str, Any]:
     """The protocol's columns, and what every image contributes to them."""
-    found = metrics.extract(images, params.extractor, device=device)
-    real = metrics.real_features(params.tier, params.extractor, device)
-    results: dict[str, Any] = columns(found, real)
-    witness = metrics.kid_witness(found, real[: len(found)])
-    results["witness"] = [float(f"{value:.5g}") for value in witness]
+    results = quality.measured(images, params.tier, params.extractor, device)
     return results | judged(params, images, device)
 
 

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from ppap_lib import metrics, seeds
-from ppap_lib.studies import guidance
+from ppap_lib.studies import guidance, quality
 from ppap_lib.studies.guidance import Guidance
-from ppap_lib.studies.quality import columns
 from ppap_lib.tiers import tier as preset
 
 STUDY = "scales"
@@ -83,7 +82,7 @@ def run(params: Guidance, device: torch.device | str = "cpu") -> dict[str, Any]:
         real.vectors[: params.n], seeds.labels(range(params.n), classes)
     )
     if params.n > metrics.COMPONENTS:
-        results |= columns(found, real)
+        results |= quality.columns(found, real) | quality.by_image(found, real)
     return results
 
 
