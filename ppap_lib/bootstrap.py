@@ -56,3 +56,17 @@ def difference(a: Tensor | Sequence[float], b: Tensor | Sequence[float], **optio
             f"a paired difference needs the same images: {list(a.shape)} and {list(b.shape)}"
         )
     return mean(a - b, **options)
+
+
+def ratio(part: Tensor | Sequence[float], whole: Tensor | Sequence[float], **options) -> Estimate:
+    """mean(part) / mean(whole), image by image, with its bootstrap interval over images.
+
+    By the linearised ratio: its interval is that of mean(part - ratio * whole) / mean(whole).
+    `options` are those of `mean`.
+    """
+    part, whole = (torch.as_tensor(v, dtype=torch.float64) for v in (part, whole))
+    if float(whole.mean()) == 0:
+        raise BootstrapError("the whole has mean zero: no share of it can be given")
+    value = float(part.mean() / whole.mean())
+    _, low, high = mean((part - value * whole) / whole.mean(), **options)
+    return Estimate(value, value + low, value + high)

@@ -36,6 +36,16 @@ def test_pairing_removes_what_both_share():
     assert bootstrap.mean(shared - shared.mean()).sign == 0
 
 
+def test_a_share_is_the_ratio_of_means_and_exact_where_images_agree():
+    whole = [1.0, 2.0, 6.0]
+    half = bootstrap.ratio([0.5, 1.0, 3.0], whole)
+    assert half == pytest.approx((0.5, 0.5, 0.5))
+    other = bootstrap.ratio([3.0, 0.0, 0.0], whole)
+    assert other.mean == pytest.approx(1 / 3) and other.low < 1 / 3 < other.high
+    with pytest.raises(BootstrapError, match="mean zero"):
+        bootstrap.ratio([1.0, 2.0], [1.0, -1.0])
+
+
 def test_the_seed_decides():
     values = [0.0, 1.0, 1.0, 0.0, 1.0]
     assert bootstrap.mean(values, seed=1) == bootstrap.mean(values, seed=1)

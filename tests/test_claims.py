@@ -1,4 +1,4 @@
-"""Claims: verdicts follow the ledger's rows, and every claim leads to its source and page."""
+"""Claims: verdicts follow the ledger and the published tables, and lead to source and page."""
 
 import re
 from pathlib import Path
@@ -7,10 +7,14 @@ import pytest
 
 from ppap_lib import claims, ledger
 from ppap_lib.bootstrap import Estimate
-from ppap_lib.claims import CLAIMS, UNKNOWN
-from ppap_lib.studies import guidance, noise, reading
+from ppap_lib.claims import Claim, ClaimError
+from ppap_lib.claims.measures import MEASURES
+from ppap_lib.studies import attention, guidance, intervals, noise, reading, samplers, scales
 
 BOOK = Path(__file__).parents[1] / "book"
+CLAIMS = claims.load(BOOK / "claims.yml")
+by_id = pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.id)
+MANY = 60
 
 
 @pytest.fixture
@@ -18,80 +22,245 @@ def empty(tmp_path, monkeypatch):
     monkeypatch.setenv("PPAP_RESULTS", str(tmp_path))
 
 
-def guided(method, judge, guide=()):
-    made = guidance.Guidance.with_weights(method=method, n=len(judge))
+def claim(metric, above=0.0, below=None, at_least=50, published=None, **rows):
+    return Claim("a", "A.", "p", metric, "", rows, above, below, at_least, published)
+
+
+def answer(metric, **options):
+    return claims.judge(claim(metric, **options)).answer
+
+
+def guided(method, judge, guide=(), released=False, **more):
+    made = guidance.Guidance.with_weights(
+        method=method, n=len(judge), released_routing=released, **more
+    )
     results = {"judge_correct": list(judge), "guide_correct": list(guide or judge)}
     ledger.record(guidance.STUDY, made.recorded(), results, seconds=1.0)
 
 
-def tweaked(tweak, seed, kid, **more):
-    made = noise.Noise.with_weights(tweak=tweak, first_seed=seed, **more)
-    ledger.record(noise.STUDY, made.recorded(), {"kid": kid}, seconds=1.0)
+def shares(right, n=MANY):
+    """Verdicts on n images of which the first ones are right."""
+    return [int(i < right) for i in range(n)]
 
 
-def test_without_rows_nothing_is_claimed(empty):
-    assert {claim.judge() for claim in CLAIMS} == {UNKNOWN}
+# --- The register -------------------------------------------------------------------------
 
 
-def test_a_difference_holds_only_where_its_interval_excludes_zero():
-    assert claims.of_difference(Estimate(0.2, 0.1, 0.3), "x").answer == "holds"
-    assert claims.of_difference(Estimate(-0.2, -0.3, -0.1), "x").answer == "does not hold"
-    unsure = claims.of_difference(Estimate(0.2, -0.1, 0.5), "accuracy")
-    assert unsure == ("cannot be told", "accuracy +0.20 [-0.10, +0.50]")
+def test_the_register_has_at_least_fifteen_claims_all_different():
+    assert len(CLAIMS) >= 15
+    assert len({claim.claim for claim in CLAIMS}) == len(CLAIMS)
 
 
-def test_methods_are_judged_on_the_same_seeds(empty):
-    guided("naive", [0] * 30)
-    assert claims.guides_better("x0_through", "naive") == UNKNOWN
-    guided("x0_through", [1] * 25 + [0] * 5)
-    assert claims.guides_better("x0_through", "naive").answer == "holds"
-    assert claims.guides_better("naive", "x0_through").answer == "does not hold"
-    guided("none", [0, 1] * 15)
-    assert claims.guides_better("none", "none").answer == "cannot be told"
-
-
-def test_a_guide_that_believes_more_than_the_judge_is_deceived(empty):
-    guided("x0_fixed", [0] * 20, guide=[1] * 20)
-    assert claims.is_deceived("x0_fixed").answer == "holds"
-    guided("naive", [0, 1] * 10)
-    assert claims.is_deceived("naive").answer == "cannot be told"
-
-
-def test_a_tweak_harms_if_it_does_in_every_repeat(empty):
-    for seed, kid in ((0, 0.1), (66, 0.12)):
-        tweaked("one_z", seed, kid)
-        tweaked("two_z", seed, kid + 0.01)
-        tweaked("start", seed, kid - 0.01)
-    tweaked("end", 0, 0.5)
-    tweaked("end", 66, 0.05)
-    tweaked("end", 0, 0.0, steps=250)  # another number of steps is another question
-    tweaked("one_z", 132, 0.1)
-    tweaked("two_z", 132, 0.0, n=70)  # another n is never compared
-    assert claims.tweak_harms("two_z").answer == "holds"
-    assert claims.tweak_harms("start").answer == "does not hold"
-    assert claims.tweak_harms("end").answer == "cannot be told"
-    assert claims.tweak_harms("end", 250) == UNKNOWN  # nothing to compare it with
-    tweaked("one_z", 0, 0.2, steps=250)
-    assert claims.tweak_harms("end", 250).answer == "cannot be told"  # one repeat has no spread
-
-
-@pytest.mark.parametrize(
-    ("entropy", "answer"), [([0.1, 2.0, 3.0], "holds"), ([0.1, 5.0, 4.9], "does not hold")]
-)
-def test_entropy_rises_if_its_end_is_its_top(empty, entropy, answer):
-    made = reading.photographs()
-    ledger.record(reading.STUDY, made.recorded(), {"entropy": entropy}, seconds=1.0)
-    assert claims.entropy_rises().answer == answer
-
-
-@pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.sentence[:40])
+@by_id
 def test_every_claim_leads_somewhere(claim):
     keys = re.findall(r"@\w+\{(\w+),", (BOOK / "references.bib").read_text("utf8"))
     assert not claim.source or claim.source in keys
-    assert f"file: {claim.page}" in (BOOK / "_toc.yml").read_text("utf8")
-    assert claim.sentence.endswith(".")
+    assert f"file: {claim.page}\n" in (BOOK / "_toc.yml").read_text("utf8")
+    assert claim.claim.endswith(".")
+
+
+@by_id
+def test_published_values_are_those_of_the_published_tables(claim):
+    if claim.published is None:
+        assert claims.published(claim) is None
+        return
+    found = MEASURES[claim.metric].theirs(**claim.looked_up)
+    assert found == pytest.approx(claim.published["value"], abs=0.005)
+    assert claims.published(claim).answer == "holds"  # so the rule says what the authors said
+
+
+@by_id
+def test_without_rows_nothing_is_claimed(claim, empty):
+    assert claims.judge(claim) == ("undecided", "no rows yet")
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("- {id: a, claim: A., page: p}", "entry 1 needs at least id, claim, page and metric"),
+        ("- {id: a, claim: A., page: p, metric: luck}", "a: no metric 'luck': gain"),
+        ("- {id: a, claim: A., page: p, metric: deceived, rows: {method: x}}", "above None"),
+        ("- {id: a, claim: A., page: p, metric: deceived, abov: 0}", "a: no field abov; there are"),
+        (
+            "- {id: a, claim: A., page: p, metric: deceived, above: 0, rows: {methods: x}}",
+            "not what the metric takes",
+        ),
+        (
+            "- {id: a, claim: A., page: p, metric: tweak, rows: {name: end}, above: 2, below: 1}",
+            "not above 2 and below 1",
+        ),
+        (
+            "- {id: a, claim: A., page: p, metric: deceived, rows: {method: naive}, above: 0, "
+            "published: {value: 1}}",
+            "deceived was not published",
+        ),
+    ],
+)
+def test_an_entry_that_cannot_be_judged_is_refused_by_name(tmp_path, entry, message):
+    path = tmp_path / "claims.yml"
+    path.write_text(entry)
+    with pytest.raises(ClaimError, match=re.escape(message)):
+        claims.load(path)
+
+
+def test_an_entry_is_there_once(tmp_path):
+    path = tmp_path / "claims.yml"
+    path.write_text(
+        "- {id: a, claim: A., page: p, metric: tweak, rows: {name: end}, above: 0}\n" * 2
+    )
+    with pytest.raises(ClaimError, match="a is there twice"):
+        claims.load(path)
+
+
+# --- The rule -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("interval", "above", "between"),
+    [
+        ((0.11, 0.2), "holds", "holds"),
+        ((0.09, 0.2), "undecided", "undecided"),
+        ((0.01, 0.09), "does not hold", "does not hold"),
+        ((0.4, 0.6), "holds", "undecided"),
+        ((0.51, 0.6), "holds", "does not hold"),
+    ],
+)
+def test_a_claim_holds_if_the_whole_interval_is_within_its_bounds(interval, above, between):
+    estimate = Estimate(sum(interval) / 2, *interval)
+    assert claim("tweak", above=0.1, name="end").of(estimate) == above
+    assert claim("tweak", above=0.1, below=0.5, name="end").of(estimate) == between
+
+
+def test_few_images_decide_nothing(empty):
+    guided("naive", [0] * 30)
+    guided("multi5", [1] * 30)
+    compared = {"method": "multi5", "over": "naive"}
+    few = claims.judge(claim("gain", **compared))
+    assert few.answer == "undecided" and few.words.endswith("n = 30: fewer than 50 images")
+    assert answer("gain", at_least=30, **compared) == "holds"
+
+
+# --- The metrics --------------------------------------------------------------------------
+
+
+def test_methods_are_judged_on_the_same_seeds(empty):
+    guided("naive", shares(0))
+    guided("multi5", shares(50))
+    assert answer("gain", method="multi5", over="naive") == "holds"
+    assert answer("gain", method="naive", over="multi5") == "does not hold"
+    assert answer("gain", method="naive", over="naive") == "undecided"
+
+
+def test_what_is_recovered_is_a_share_of_the_gain(empty):
+    for method, right in (("none", 6), ("ppap5", 30), ("multi5", 54)):
+        guided(method, shares(right))
+    (found, images) = MEASURES["recovered"].ours("ppap5")
+    assert found.mean == pytest.approx(0.5) and images == MANY
+    assert answer("recovered", above=0.3, below=0.7, method="ppap5") == "holds"
+    assert MEASURES["recovered"].ours("ppap5", of="none") is None  # no gain, no share
+
+
+def test_a_guide_that_believes_more_than_the_judge_is_deceived(empty):
+    guided("x0_fixed", shares(0), guide=shares(60))
+    assert answer("deceived", method="x0_fixed") == "holds"
+    guided("naive", shares(30))
+    assert answer("deceived", method="naive") == "undecided"
+
+
+def test_routing_compares_the_same_experts_on_the_same_seeds(empty):
+    guided("ppap5", shares(40))
+    assert claims.judge(claim("routing")).words == "no rows yet"
+    guided("ppap5", shares(20), released=True)
+    assert answer("routing") == "holds"
+    guided("ppap5", shares(20), sampler="ddpm250")
+    guided("ppap5", shares(20), sampler="ddpm250", released=True)
+    assert answer("routing", above=-0.01, below=0.01, sampler="ddpm250") == "holds"
+    guided("ppap10", shares(40))
+    guided("ppap10", shares(40), released=True, first_seed=MANY)
+    assert answer("routing", method="ppap10") == "undecided"  # no seed in common
+
+
+def test_entropy_changes_photograph_by_photograph(empty):
+    made = reading.photographs()
+    base = [0.1 * i for i in range(20)]
+    rise = {0.0: 0.0, 300.0: 4.0, 999.0: 3.0}
+    entropies = [[b + rise.get(t, 2.0) for b in base] for t in made.times]
+    ledger.record(reading.STUDY, made.recorded(), {"entropies": entropies}, seconds=1.0)
+    assert answer("entropy_change", at_least=20, start=0, end=300) == "holds"
+    assert answer("entropy_change", at_least=20, start=300, end=999) == "does not hold"
+
+
+def test_attention_is_read_at_one_noise_level(empty):
+    made = attention.plan("resnet18")["multi5"]
+    trend = [Estimate(0.1, 0.05 - k, 0.15)._asdict() for k in range(len(made.times))]
+    results = {"kept": 190, "trend": {"entropy": trend}}
+    ledger.record(attention.STUDY, made.recorded(), results, seconds=1.0)
+    assert answer("attention_trend", measure="entropy", t=100) == "holds"
+    assert answer("attention_trend", measure="entropy", t=300) == "undecided"
+
+
+def test_power_is_shared_over_the_blocks_that_are_whole(empty):
+    for run in intervals.plan(blocks=2):
+        part = 1.0 if run.span == (1, 5) else 0.8 if run.first == 5 else 0.1
+        results = {
+            "judge_correct": [1] * run.n,
+            "layout": [part * (1 + i) for i in range(run.n)],
+            "detail": [part] * run.n,
+        }
+        ledger.record(intervals.STUDY, run.recorded(), results, seconds=1.0)
+    found = MEASURES["power_share"].ours("layout", 5, 5)
+    assert found.estimate == pytest.approx((0.8, 0.8, 0.8)) and found.images == 80
+    assert answer("power_share", above=0.5, of="detail", first=1, last=1) == "does not hold"
+
+
+def contributions(n, **means):
+    """Results whose images all contribute alike, but for what they share."""
+    wave = [0.001 * (i % 7) for i in range(n)]
+    return {**means, "witness": [means.get("kid", 0.0) / 2 + w for w in wave]}
+
+
+def test_a_tweak_is_compared_with_the_plain_sampler_on_its_blocks(empty):
+    def tweaked(tweak, seed, kid, **more):
+        made = noise.Noise.with_weights(tweak=tweak, first_seed=seed, **more)
+        ledger.record(noise.STUDY, made.recorded(), contributions(made.n, kid=kid), seconds=1.0)
+
+    tweaked("one_z", 0, 0.1)
+    tweaked("two_z", 0, 0.12)
+    tweaked("end", 0, 0.6, steps=250)  # another number of steps is another question
+    tweaked("start", 66, 0.0)  # a block that the plain one lacks
+    assert answer("tweak", name="two_z") == "holds"
+    assert answer("tweak", above=0.05, name="two_z") == "does not hold"
+    assert {answer("tweak", name=name) for name in ("end", "start")} == {"undecided"}
+    assert MEASURES["tweak"].ours("two_z").estimate.mean == pytest.approx(0.02)
+
+
+def test_scales_are_compared_in_any_column(empty):
+    for scale, inside in ((1.0, 20), (10.0, 60)):
+        made = guidance.Guidance.with_weights(method="single", scale=scale, n=70)
+        precise = shares(inside, 70)
+        results = {"precision": inside / 70, "precise": precise}
+        results |= {"recall": 0.5, "covered": shares(35, 70)}
+        ledger.record(scales.STUDY, made.recorded(), results, seconds=1.0)
+    towards = {"method": "single", "start": 1, "end": 10}
+    assert answer("by_scale", column="precision", **towards) == "holds"
+    assert answer("by_scale", column="recall", above=None, below=0.0, **towards) == "undecided"
+    assert MEASURES["by_scale"].ours("precision", **towards).estimate.mean == pytest.approx(4 / 7)
+
+
+def test_solvers_are_compared_at_one_budget_on_one_grid(empty):
+    for solver, kid, grid in (
+        ("ddim", 0.2, "uniform"),
+        ("heun", 0.1, "uniform"),
+        ("heun", 0.3, "log_snr"),
+    ):
+        made = samplers.Sampling.with_weights(solver=solver, n=70, grid=grid)
+        ledger.record(samplers.STUDY, made.recorded(), contributions(70, kid=kid), seconds=1.0)
+    pair = {"better": "heun", "worse": "ddim"}
+    assert answer("solver_lead", budget=10, **pair) == "holds"
+    assert answer("solver_lead", budget=20, **pair) == "undecided"
+    assert answer("solver_lead", budget=10, grid="log_snr", **pair) == "undecided"
 
 
 def test_the_table_has_a_line_per_claim_and_no_broken_cell():
-    lines = claims.markdown().splitlines()
+    lines = claims.markdown(CLAIMS).splitlines()
     assert len(lines) == 2 + len(CLAIMS) and {line.count("|") for line in lines} == {5}

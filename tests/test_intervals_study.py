@@ -100,11 +100,3 @@ def test_without_guidance_there_is_one_row_for_all_methods_and_intervals():
         for method, scale, last in (("none", 1.0, 5), ("none", 7.5, 2), ("naive", 7.5, 2))
     ]
     assert rows[0] == rows[1] != rows[2]
-
-
-def test_a_share_is_the_ratio_of_means_and_exact_where_images_agree():
-    whole = [1.0, 2.0, 6.0]
-    half = intervals.share([0.5, 1.0, 3.0], whole)
-    assert half == pytest.approx((0.5, 0.5, 0.5))
-    other = intervals.share([3.0, 0.0, 0.0], whole)
-    assert other.mean == pytest.approx(1 / 3) and other.low < 1 / 3 < other.high

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ppap_lib import bootstrap, ledger, seeds, zoo
+from ppap_lib import ledger, seeds, zoo
 from ppap_lib.denoise import clipped
 from ppap_lib.guidance import Guide, guided
 from ppap_lib.params import ParameterError, param
@@ -206,14 +206,3 @@ def effects(runs: Sequence[Restricted]) -> tuple[dict[Span | None, Effect], int]
             span = None if params.method == "none" else params.span
             pooled.setdefault(span, Effect()).add(row["results"])
     return pooled, sum(row is None for row in rows.values())
-
-
-def share(part: Sequence[float], whole: Sequence[float], **options) -> bootstrap.Estimate:
-    """mean(part) / mean(whole), image by image, with its bootstrap interval over images.
-
-    By the linearised ratio: its interval is that of mean(part - ratio * whole) / mean(whole).
-    """
-    part, whole = (torch.as_tensor(v, dtype=torch.float64) for v in (part, whole))
-    ratio = float(part.mean() / whole.mean())
-    _, low, high = bootstrap.mean((part - ratio * whole) / whole.mean(), **options)
-    return bootstrap.Estimate(ratio, ratio + low, ratio + high)

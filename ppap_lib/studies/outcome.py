@@ -18,6 +18,10 @@ PUBLISHED_COLUMNS = {
 """Published column -> ours beside it; in both of a pair the better values are on the same side."""
 
 
+PUBLISHED_GUIDES = {"resnet18": "resnet50", "vit": "deit_small"}
+"""Our guide -> the published one in its place."""
+
+
 class Key(NamedTuple):
     """What is compared: all else is equal, or pooled."""
 
@@ -59,18 +63,24 @@ class Outcome:
         return len(self.judge) / sum(row["seconds"] for row in self.rows)
 
 
-def outcomes(rows: Iterable[Row], sweep: bool = False, tier: str = "fashion") -> list[Outcome]:
+def outcomes(
+    rows: Iterable[Row],
+    sweep: bool = False,
+    tier: str = "fashion",
+    released_routing: bool = False,
+) -> list[Outcome]:
     """The study's rows by the weights that ship now, pooled over blocks, methods in order.
 
-    `sweep` takes the blocks on which scales are chosen instead. Rows of another n than the first
+    `sweep` takes the blocks on which scales are chosen instead, `released_routing` the experts
+    as the released code routes them. Rows of another n than the first
     of its kind are left out: distances at different n are not comparable.
     """
     found: dict[Key, Outcome] = {}
     for row in sorted(rows, key=lambda r: (-r["params"]["n"], r["params"]["first_seed"])):
         p = row["params"]
-        if p["tier"] != tier or p["released_routing"] or (p["first_seed"] >= SWEEP_SEED) != sweep:
+        if p["tier"] != tier or p["released_routing"] != released_routing:
             continue
-        if not methods.is_current(p):
+        if (p["first_seed"] >= SWEEP_SEED) != sweep or not methods.is_current(p):
             continue
         key = Key(p["method"], p["guide"], p["sampler"], p["scale"])
         mine = found.setdefault(key, Outcome(key, p["n"]))
@@ -99,10 +109,15 @@ def pick(
     return next((outcome for outcome in found if outcome.key == key), None)
 
 
+def paired(*found: Outcome) -> list[list[int]]:
+    """The judge's verdicts on each outcome's images, over the seeds that all have, in order."""
+    shared = sorted(set.intersection(*(set(one.judge) for one in found)))
+    return [[one.judge[seed] for seed in shared] for one in found]
+
+
 def compare(a: Outcome, b: Outcome) -> bootstrap.Estimate:
     """Judge accuracy of `a` minus that of `b`, over the seeds that both have."""
-    shared = sorted(a.judge.keys() & b.judge.keys())
-    return bootstrap.difference([a.judge[s] for s in shared], [b.judge[s] for s in shared])
+    return bootstrap.difference(*paired(a, b))
 
 
 def best_scales(sweep: Sequence[Outcome], guide: str, sampler: str = "ddim25") -> dict[str, float]:
@@ -137,22 +152,34 @@ def ranks(
     """
     from scipy.stats import spearmanr
 
-    architecture = {"resnet18": "resnet50", "vit": "deit_small"}[guide]
-    theirs = {
-        row["guidance"]: row
-        for row in published.rows("ppap_table")
-        if row["architecture"] == architecture and f"{row['sampler']}{row['steps']}" == sampler
-    }
+    theirs = published_rows(guide, sampler)
     ours = {}
-    for method, about in methods.METHODS.items():
+    for method in theirs:
         outcome = pick(found, method, guide, sampler, scale)
         if method != "x0_fixed" and outcome and outcome.column("kid") is not None:
-            ours["none" if about is None else about.published] = outcome
+            ours[method] = outcome
     if len(ours) < 3:
         return {}
     table = {}
     for column, mine in PUBLISHED_COLUMNS.items():
-        a = [theirs[name][column] for name in ours]
+        a = [theirs[method][column] for method in ours]
         b = [outcome.column(mine) for outcome in ours.values()]
         table[column] = Ranks(float(spearmanr(a, b).statistic), tuple(ours))
     return table
+
+
+def published_rows(guide: str, sampler: str = "ddim25") -> dict[str, dict[str, published.Value]]:
+    """The published table's rows by our methods, for the network that ours stands for.
+
+    The paper has one row for gradients on x0-hat; it stands beside both of ours.
+    """
+    rows = {
+        row["guidance"]: row
+        for row in published.rows("ppap_table")
+        if row["architecture"] == PUBLISHED_GUIDES[guide]
+        and f"{row['sampler']}{row['steps']}" == sampler
+    }
+    return {
+        method: rows["none" if about is None else about.published]
+        for method, about in methods.METHODS.items()
+    }

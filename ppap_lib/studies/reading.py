@@ -100,7 +100,8 @@ def measure(params: Reads, device: torch.device | str = "cpu") -> dict[str, Any]
     """The results of one run: lists over `params.times`, and what is told apart.
 
     `information` is `uncertainty.information`; `favourite` the commonest answer and
-    `favourite_share` how common it is. With a tier's images `by_class` [T][K] is the accuracy on
+    `favourite_share` how common it is. On photographs `entropies` [T][N] are every image's. With a
+    tier's images `by_class` [T][K] is the accuracy on
     every class, `apart` the area under the ROC curve of its `QUESTIONS`, and `until` [K][K]
     the timestep up to which two classes are told apart (-1: never).
     """
@@ -123,7 +124,9 @@ def measure(params: Reads, device: torch.device | str = "cpu") -> dict[str, Any]
     common = answers.mode(1).values
     results["favourite"] = [chosen.classes[k] for k in common]
     results["favourite_share"] = (answers == common[:, None]).double().mean(1).tolist()
-    if params.images != "photographs":
+    if params.images == "photographs":
+        results["entropies"] = [uncertainty.entropy(part).tolist() for part in log_p]
+    else:
         results |= _by_class(params, chosen, log_p, answers)
     return results
 

@@ -1,17 +1,13 @@
 """What the sampler study's rows say: blocks pooled, solvers compared image by image."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from math import exp, log
 from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor
-
-from ppap_lib import bootstrap, ledger, published
-from ppap_lib.bootstrap import Estimate
+from ppap_lib import ledger, published
 from ppap_lib.ledger import Row
 from ppap_lib.studies import methods
+from ppap_lib.studies.pooled import Pooled, pool
 from ppap_lib.studies.samplers import ETAS, FIXED, FOLLOWED, STUDY, Sampling, plan, reason_against
 
 TITLES = {
@@ -50,76 +46,20 @@ TITLES = {
 """Solvers in print."""
 
 LOWER_IS_BETTER = {"kid": True, "judge": False, "guide": False}
-"""Columns that have an interval over images."""
+"""Columns by which solvers are ranked."""
 
 
-@dataclass(frozen=True, eq=False)
-class Standing:
-    """One solver at one budget, guided one way: `params` but for seeds, and a row per block."""
-
-    params: Mapping[str, Any]
-    rows: Mapping[int, Row]
+class Standing(Pooled):
+    """One solver at one budget, guided one way; its `seconds` are those of sampling."""
 
     @property
     def solver(self) -> str:
         return self.params["solver"]
 
-    @property
-    def images(self) -> int:
-        """In all blocks."""
-        return self.params["n"] * len(self.rows)
-
-    @property
-    def seconds(self) -> float:
-        """Of sampling, per image."""
-        return sum(row["seconds"] for row in self.rows.values()) / self.images
-
-    def mean(self, column: str, blocks: Sequence[int] | None = None) -> float:
-        """The mean over blocks of a result; "judge" and "guide" are accuracies."""
-        blocks = sorted(self.rows) if blocks is None else blocks
-        if column in ("judge", "guide"):
-            return float(self._pulls(column, blocks).mean())
-        return sum(self.rows[b]["results"][column] for b in blocks) / len(blocks)
-
-    def _pulls(self, column: str, blocks: Sequence[int]) -> Tensor:
-        """Per image, numbers whose mean moves with the images as the column does: [images]."""
-        name, factor = ("witness", 2) if column == "kid" else (f"{column}_correct", 1)
-        parts = [self.rows[block]["results"][name] for block in blocks]
-        return factor * torch.tensor(parts, dtype=torch.float64).flatten()
-
-    def estimate(self, column: str) -> Estimate:
-        """The column with its bootstrap interval over images, the real ones fixed."""
-        blocks = sorted(self.rows)
-        return _around(self.mean(column), bootstrap.mean(self._pulls(column, blocks)))
-
-    def minus(self, other: "Standing", column: str) -> Estimate:
-        """The difference to another on the blocks that both have, image by image."""
-        blocks = sorted(self.rows.keys() & other.rows.keys())
-        if not blocks or self.params["n"] != other.params["n"]:
-            raise bootstrap.BootstrapError(
-                f"{self.solver} and {other.solver} share no block of seeds of the same length"
-            )
-        pulls = [side._pulls(column, blocks) for side in (self, other)]
-        value = self.mean(column, blocks) - other.mean(column, blocks)
-        return _around(value, bootstrap.difference(*pulls))
-
-
-def _around(value: float, estimate: Estimate) -> Estimate:
-    """The estimate's interval, moved to `value`: KID is not the mean of its pulls, but moves so."""
-    moved = value - estimate.mean
-    return Estimate(value, estimate.low + moved, estimate.high + moved)
-
 
 def standings(rows: Iterable[Row], tier: str = "fashion") -> list[Standing]:
     """The rows made by the weights that ship now, blocks gathered."""
-    found: dict[str, tuple[dict, dict[int, Row]]] = {}
-    for row in rows:
-        params = dict(row["params"])
-        if params["tier"] != tier or not methods.is_current(params):
-            continue
-        first_seed = params.pop("first_seed")
-        found.setdefault(ledger.digest(params), (params, {}))[1][first_seed] = row
-    return [Standing(params, blocks) for params, blocks in found.values()]
+    return pool(rows, lambda p: p["tier"] == tier and methods.is_current(p), Standing)
 
 
 def chosen(found: Iterable[Standing], **wanted: Any) -> dict[str, Standing]:

@@ -1,0 +1,23 @@
+"""Published claims, each with a verdict that ledger rows decide.
+
+A claim is an entry of a YAML file, `book/claims.yml` in this book:
+
+    - id: five_beat_one
+      claim: Five experts guide better than one noise-aware model.
+      source: go2023ppap                       # a key of the bibliography
+      page: notebooks/06_guidance_ablation     # where the details are
+      metric: gain                             # one of `measures.MEASURES`
+      rows: {method: multi5, over: single}     # what the metric is asked of
+      above: 0                                 # the claim: the metric lies above, below or both
+      published: {value: 10.44}                # the metric in the published table
+
+The claim holds if the whole 95 % interval lies within the bounds, does not hold if it lies
+wholly beyond one of them, and is undecided otherwise: also while rows are missing, or are of
+fewer images than `at_least`. Where a table was published, the same rule is applied to it first.
+Nothing here holds a result: a new row may turn a verdict.
+"""
+
+from ppap_lib.claims.register import Claim, ClaimError, Verdict, load
+from ppap_lib.claims.verdicts import judge, markdown, published
+
+__all__ = ["Claim", "ClaimError", "Verdict", "judge", "load", "markdown", "published"]

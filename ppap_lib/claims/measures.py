@@ -1,0 +1,233 @@
+"""What claims are measured by: numbers with an interval from the ledger's rows.
+
+Where a table was published, the same number is read from there too: in the table's own units,
+FID for our KID or judge accuracy, so that bounds compare signs and shares, never values. All are
+signed such that larger means more of what the metric's name says.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import NamedTuple
+
+from ppap_lib import bootstrap, ledger, published, zoo
+from ppap_lib.bootstrap import Estimate
+from ppap_lib.studies import (
+    attention,
+    guidance,
+    intervals,
+    methods,
+    noise,
+    outcome,
+    pooled,
+    reading,
+    samplers,
+    scales,
+    standings,
+)
+
+
+class Effect(NamedTuple):
+    """A number with its 95 % interval, and over how many images it was taken."""
+
+    estimate: Estimate
+    images: int
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A metric of the ledger's rows, None without them, and of a published table."""
+
+    title: str
+    ours: Callable[..., Effect | None]
+    their_title: str = ""
+    theirs: Callable[..., float] | None = None
+
+
+def _outcomes(names: tuple[str, ...], guide: str, sampler: str) -> list[outcome.Outcome] | None:
+    found = outcome.outcomes(ledger.rows(guidance.STUDY))
+    picked = [outcome.pick(found, name, guide, sampler) for name in names]
+    return None if None in picked else picked
+
+
+def gain(method: str, over: str, guide: str = "resnet18", sampler: str = "ddim25") -> Effect | None:
+    """Judge accuracy of a method above another's, on the same seeds, at the published scale."""
+    if (found := _outcomes((method, over), guide, sampler)) is None:
+        return None
+    a, b = outcome.paired(*found)
+    return Effect(bootstrap.difference(a, b), len(a))
+
+
+def published_gain(
+    method: str, over: str, guide: str = "resnet18", sampler: str = "ddim25"
+) -> float:
+    """How far a method's FID lies below another's."""
+    rows = outcome.published_rows(guide, sampler)
+    return rows[over]["fid"] - rows[method]["fid"]
+
+
+def recovered(
+    method: str, of: str = "multi5", guide: str = "resnet18", sampler: str = "ddim25"
+) -> Effect | None:
+    """A method's gain over no guidance as a share of another's gain, in judge accuracy."""
+    if (found := _outcomes(("none", method, of), guide, sampler)) is None:
+        return None
+    none, part, whole = outcome.paired(*found)
+    if sum(whole) <= sum(none):  # nothing was gained of which there could be a share
+        return None
+    gains = [[a - b for a, b in zip(side, none, strict=True)] for side in (part, whole)]
+    return Effect(bootstrap.ratio(*gains), len(none))
+
+
+def published_recovered(
+    method: str, of: str = "multi5", guide: str = "resnet18", sampler: str = "ddim25"
+) -> float:
+    """The same share in FID."""
+    part, whole = (published_gain(name, "none", guide, sampler) for name in (method, of))
+    return part / whole
+
+
+def deceived(method: str, guide: str = "resnet18", sampler: str = "ddim25") -> Effect | None:
+    """By how much the guide believes in more of its own images than the judge does."""
+    if (found := _outcomes((method,), guide, sampler)) is None:
+        return None
+    own, judge = (list(verdicts.values()) for verdicts in (found[0].guide, found[0].judge))
+    return Effect(bootstrap.difference(own, judge), len(own))
+
+
+def routing(
+    method: str = "ppap5", guide: str = "resnet18", sampler: str = "ddim25"
+) -> Effect | None:
+    """Judge accuracy with intervals as the paper cuts them, above the released code's routing."""
+    pair = [
+        outcome.pick(
+            outcome.outcomes(ledger.rows(guidance.STUDY), released_routing=released),
+            method,
+            guide,
+            sampler,
+        )
+        for released in (False, True)
+    ]
+    if None in pair:
+        return None
+    papers, released = outcome.paired(*pair)
+    if not papers:
+        return None
+    return Effect(bootstrap.difference(papers, released), len(papers))
+
+
+def entropy_change(start: float, end: float) -> Effect | None:
+    """How the off-the-shelf classifier's entropy changes from one timestep to another, in nats."""
+    made = reading.photographs()
+    if (row := ledger.find(reading.STUDY, made.recorded())) is None:
+        return None
+    before, after = (row["results"]["entropies"][made.times.index(t)] for t in (start, end))
+    return Effect(bootstrap.difference(after, before), len(after))
+
+
+def attention_trend(
+    measure: str, t: float, method: str = "multi5", guide: str = "resnet18"
+) -> Effect | None:
+    """What one expert up, to the next noisier interval, changes in a measure at fixed noise."""
+    made = attention.plan(guide).get(method)
+    if made is None or (row := ledger.find(attention.STUDY, made.recorded())) is None:
+        return None
+    trend = row["results"]["trend"][measure][made.times.index(t)]
+    return Effect(Estimate(**trend), row["results"]["kept"])
+
+
+def power_share(of: str, first: int, last: int, method: str = "ppap5") -> Effect | None:
+    """The power of the change in layout or detail by some intervals alone, over that by all."""
+    runs = intervals.plan(method)
+    found, _ = intervals.effects(runs)
+    part, whole = found.get((first, last)), found.get((1, runs[0].n_intervals))
+    if part is None or whole is None:
+        return None
+    powers = [getattr(side, of) for side in (part, whole)]
+    return Effect(bootstrap.ratio(*powers), len(powers[0]))
+
+
+def tweak(name: str, steps: int = 25) -> Effect | None:
+    """KID of a tweaked sampler above that of the plain one, clipped as usual."""
+    denoiser = zoo.card("fashion/denoiser").sha256
+    found = pooled.pool(ledger.rows(noise.STUDY), lambda p: p["denoiser_sha256"] == denoiser)
+    alike = {"tier": "fashion", "steps": steps, "clip": True}
+    return _difference(
+        pooled.matching(found, tweak=name, **alike),
+        pooled.matching(found, tweak="one_z", **alike),
+        "kid",
+    )
+
+
+def published_tweak(name: str) -> float:
+    """The same in FID, over the table's repeats."""
+    change = noise.TWEAKS[name]
+    study = "extra_noise" if change.draws == 2 else "beta_range"
+    fids: dict[tuple, list[float]] = {}
+    for row in published.rows("noise_tweaks"):
+        if row["study"] == study:
+            key = row["variant"], row["beta_start"], row["beta_end"]
+            fids.setdefault(key, []).append(row["fid"])
+    variant = "two_z" if change.draws == 2 else "one_z"
+    tweaked = fids[variant, change.beta_start, change.beta_end]
+    plain = fids["one_z", noise.TWEAKS["one_z"].beta_start, noise.TWEAKS["one_z"].beta_end]
+    return sum(tweaked) / len(tweaked) - sum(plain) / len(plain)
+
+
+def by_scale(
+    column: str, method: str, start: float, end: float, guide: str = "resnet18"
+) -> Effect | None:
+    """How precision, recall or the judge's accuracy changes from one guidance scale to another."""
+    found = pooled.pool(ledger.rows(scales.STUDY), methods.is_current)
+    alike = {"tier": "fashion", "method": method, "guide": guide}
+    low, high = (pooled.matching(found, scale=float(s), **alike) for s in (start, end))
+    return _difference(high, low, column)
+
+
+def solver_lead(
+    better: str, worse: str, budget: int, grid: str = "uniform", method: str = "none"
+) -> Effect | None:
+    """KID of a solver below another's, at equal evaluations on a grid."""
+    found = standings.standings(ledger.rows(samplers.STUDY))
+    at = standings.chosen(found, method=method, budget=budget, grid=grid)
+    return _difference(at.get(worse), at.get(better), "kid")
+
+
+def published_lead(
+    better: str, worse: str, budget: int, dataset: str, schedule: str | None = None
+) -> float:
+    """The same in FID: by eta from the DDIM table, and with a `schedule` from the PNDM table."""
+    if schedule is None:
+        fid = standings.published_etas(dataset, budget)
+    else:
+        fid = standings.published_pndm(dataset, schedule, budget=budget)
+    return fid[worse] - fid[better]
+
+
+def _difference(a: pooled.Pooled | None, b: pooled.Pooled | None, column: str) -> Effect | None:
+    """`a` minus `b` image by image, None where one is missing or no block is shared."""
+    if a is None or b is None or not (blocks := a.shared(b)):
+        return None
+    return Effect(a.minus(b, column), a.params["n"] * len(blocks))
+
+
+MEASURES: Mapping[str, Measure] = MappingProxyType(
+    {
+        "gain": Measure("judge accuracy", gain, "FID gained", published_gain),
+        "recovered": Measure(
+            "share of the gain in judge accuracy",
+            recovered,
+            "share of the gain in FID",
+            published_recovered,
+        ),
+        "deceived": Measure("the guide's accuracy minus the judge's", deceived),
+        "routing": Measure("judge accuracy", routing),
+        "entropy_change": Measure("nats", entropy_change),
+        "attention_trend": Measure("per expert", attention_trend),
+        "power_share": Measure("share of the power", power_share),
+        "tweak": Measure("KID", tweak, "FID", published_tweak),
+        "by_scale": Measure("change", by_scale),
+        "solver_lead": Measure("KID gained", solver_lead, "FID gained", published_lead),
+    }
+)
+"""Metrics by name: what `rows` of a claim are the arguments of."""

@@ -1,0 +1,105 @@
+"""The register of claims: a YAML file, checked entry by entry."""
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from ppap_lib.bootstrap import Estimate
+from ppap_lib.claims.measures import MEASURES
+
+Answer = Literal["holds", "does not hold", "undecided"]
+
+ENOUGH = 50
+"""Images from which on a verdict is given, unless the claim says `at_least`."""
+
+
+class ClaimError(ValueError):
+    """An entry of the register that cannot be judged."""
+
+
+class Verdict(NamedTuple):
+    """What was found of a claim, and the numbers it was found by."""
+
+    answer: Answer
+    words: str = ""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One entry: see the package for its fields."""
+
+    id: str
+    claim: str
+    page: str
+    metric: str
+    source: str = ""
+    rows: Mapping[str, Any] = field(default_factory=dict)
+    above: float | None = None
+    below: float | None = None
+    at_least: int = ENOUGH
+    published: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if self.metric not in MEASURES:
+            raise ClaimError(f"{self.id}: no metric {self.metric!r}: {', '.join(MEASURES)}")
+        bounds = [bound for bound in (self.above, self.below) if bound is not None]
+        if not bounds or bounds != sorted(bounds):
+            raise ClaimError(
+                f"{self.id}: a claim says `above` a number, `below` one, or between two; "
+                f"not above {self.above} and below {self.below}"
+            )
+        measure = MEASURES[self.metric]
+        _fits(self.id, measure.ours, self.rows)
+        if self.published is not None:
+            if measure.theirs is None or "value" not in self.published:
+                raise ClaimError(
+                    f"{self.id}: `published` is the metric's value in a published table, and how "
+                    f"to look it up; {self.metric} was not published or there is no `value`"
+                )
+            _fits(self.id, measure.theirs, self.looked_up)
+
+    @property
+    def looked_up(self) -> dict[str, Any]:
+        """What the metric is asked of the published table."""
+        return {**self.rows, **{k: v for k, v in (self.published or {}).items() if k != "value"}}
+
+    def of(self, estimate: Estimate) -> Answer:
+        """The answer by an interval, or by a number without one."""
+        above = float("-inf") if self.above is None else self.above
+        below = float("inf") if self.below is None else self.below
+        if above < estimate.low and estimate.high < below:
+            return "holds"
+        if estimate.high < above or below < estimate.low:
+            return "does not hold"
+        return "undecided"
+
+
+def _fits(name: str, function: Any, arguments: Mapping[str, Any]) -> None:
+    try:
+        inspect.signature(function).bind(**arguments)
+    except TypeError as error:
+        raise ClaimError(
+            f"{name}: {dict(arguments)} is not what the metric takes: {error}"
+        ) from None
+
+
+def load(path: str | Path) -> list[Claim]:
+    """The claims of a YAML file, in its order; `ClaimError` names the entry at fault."""
+    import yaml
+
+    known = {f.name for f in fields(Claim)}
+    claims: list[Claim] = []
+    for i, entry in enumerate(yaml.safe_load(Path(path).read_text("utf8")) or [], 1):
+        if not isinstance(entry, dict) or not {"id", "claim", "page", "metric"} <= entry.keys():
+            raise ClaimError(f"{path}: entry {i} needs at least id, claim, page and metric")
+        if unknown := entry.keys() - known:
+            raise ClaimError(
+                f"{entry['id']}: no field {', '.join(sorted(unknown))}; there are "
+                f"{', '.join(sorted(known))}"
+            )
+        if entry["id"] in {claim.id for claim in claims}:
+            raise ClaimError(f"{path}: {entry['id']} is there twice")
+        claims.append(Claim(**entry))
+    return claims

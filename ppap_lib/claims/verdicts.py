@@ -1,0 +1,51 @@
+"""Verdicts on claims: by the published table, and by the ledger."""
+
+from collections.abc import Iterable
+
+from ppap_lib.bootstrap import Estimate
+from ppap_lib.claims.measures import MEASURES
+from ppap_lib.claims.register import Claim, Verdict
+
+
+def published(claim: Claim) -> Verdict | None:
+    """What the published table says of the claim by its own rule; None where there is none."""
+    if claim.published is None:
+        return None
+    measure = MEASURES[claim.metric]
+    value = measure.theirs(**claim.looked_up)
+    words = f"{measure.their_title} {value:+.2f}"
+    return Verdict(claim.of(Estimate(value, value, value)), words)
+
+
+def judge(claim: Claim) -> Verdict:
+    """What the ledger's rows say of the claim, by the weights that ship now."""
+    measure = MEASURES[claim.metric]
+    found = measure.ours(**claim.rows)
+    if found is None:
+        return Verdict("undecided", "no rows yet")
+    (value, low, high), images = found
+    step = (high - low) / 20  # digits below a twentieth of the interval say nothing
+    numbers = [_number(v, step) for v in (value, low, high)]
+    words = f"{measure.title} {numbers[0]} [{numbers[1]}, {numbers[2]}], n = {images}"
+    if images < claim.at_least:
+        return Verdict("undecided", f"{words}: fewer than {claim.at_least} images")
+    return Verdict(claim.of(found.estimate), words)
+
+
+def _number(value: float, step: float) -> str:
+    """Signed, with two to four decimals: those that are not below `step`."""
+    digits = next((d for d in (2, 3, 4) if step >= 10.0**-d), 4 if step else 2)
+    return f"{value:+.{digits}f}"
+
+
+def markdown(claims: Iterable[Claim]) -> str:
+    """The claims as a MyST table, with links to their pages and sources."""
+    lines = ["| claim | published | here | |", "| --- | --- | --- | --- |"]
+    for claim in claims:
+        theirs, (answer, words) = published(claim), judge(claim)
+        source = f" {{cite:p}}`{claim.source}`" if claim.source else ""
+        said = "" if theirs is None else f"{theirs.answer}: {theirs.words}"
+        lines.append(
+            f"| {claim.claim}{source} | {said} | **{answer}**: {words} | {{doc}}`{claim.page}` |"
+        )
+    return "\n".join(lines)

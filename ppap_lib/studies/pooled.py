@@ -1,0 +1,117 @@
+"""Ledger rows that differ in their seeds only, pooled: means with intervals, paired differences."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from ppap_lib import bootstrap, ledger
+from ppap_lib.bootstrap import Estimate
+from ppap_lib.ledger import Row
+
+
+class _Column(NamedTuple):
+    """By which result of a row every image contributes to a column, and how much."""
+
+    by_image: str
+    factor: int = 1
+
+
+COLUMNS = {
+    "kid": _Column("witness", 2),
+    "precision": _Column("precise"),
+    "recall": _Column("covered"),
+    "judge": _Column("judge_correct"),
+    "guide": _Column("guide_correct"),
+}
+"""Columns that have an interval over images; "judge" and "guide" are accuracies."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pooled:
+    """One setting: `params` but for the seeds, and a row per block of seeds, by its first seed."""
+
+    params: Mapping[str, Any]
+    rows: Mapping[int, Row]
+
+    @property
+    def images(self) -> int:
+        """In all blocks."""
+        return self.params["n"] * len(self.rows)
+
+    @property
+    def seconds(self) -> float:
+        """What a row took, per image."""
+        return sum(row["seconds"] for row in self.rows.values()) / self.images
+
+    def mean(self, column: str, blocks: Sequence[int] | None = None) -> float:
+        """The mean over blocks of a column."""
+        blocks = sorted(self.rows) if blocks is None else blocks
+        if column in ("judge", "guide"):
+            return float(self._pulls(column, blocks).mean())
+        return sum(self.rows[b]["results"][column] for b in blocks) / len(blocks)
+
+    def _pulls(self, column: str, blocks: Sequence[int]) -> Tensor:
+        """Per image, numbers whose mean moves with the images as the column does: [images]."""
+        name, factor = COLUMNS[column]
+        parts = [self.rows[block]["results"][name] for block in blocks]
+        return factor * torch.tensor(parts, dtype=torch.float64).flatten()
+
+    def estimate(self, column: str) -> Estimate:
+        """The column with its bootstrap interval over images.
+
+        Over generated images, the real ones fixed; a recall's over real images.
+        """
+        blocks = sorted(self.rows)
+        return _around(self.mean(column), bootstrap.mean(self._pulls(column, blocks)))
+
+    def shared(self, other: "Pooled") -> list[int]:
+        """The blocks of seeds that both have, by their first; none if their lengths differ."""
+        same_length = self.params["n"] == other.params["n"]
+        return sorted(self.rows.keys() & other.rows.keys()) if same_length else []
+
+    def minus(self, other: "Pooled", column: str) -> Estimate:
+        """The difference to another on the blocks that both have, image by image."""
+        if not (blocks := self.shared(other)):
+            raise bootstrap.BootstrapError(
+                f"{dict(self.params)} and {dict(other.params)} share no block of seeds of the "
+                f"same length"
+            )
+        pulls = [side._pulls(column, blocks) for side in (self, other)]
+        value = self.mean(column, blocks) - other.mean(column, blocks)
+        return _around(value, bootstrap.difference(*pulls))
+
+
+def _around(value: float, estimate: Estimate) -> Estimate:
+    """The estimate's interval, moved to `value`: KID is not the mean of its pulls, but moves so."""
+    moved = value - estimate.mean
+    return Estimate(value, estimate.low + moved, estimate.high + moved)
+
+
+Kind = TypeVar("Kind", bound=Pooled)
+
+
+def pool(
+    rows: Iterable[Row],
+    keep: Callable[[Mapping[str, Any]], bool],
+    kind: type[Kind] = Pooled,
+) -> list[Kind]:
+    """The rows whose parameters are to `keep`, blocks gathered."""
+    found: dict[str, tuple[dict, dict[int, Row]]] = {}
+    for row in rows:
+        params = dict(row["params"])
+        if keep(params):
+            first_seed = params.pop("first_seed")
+            found.setdefault(ledger.digest(params), (params, {}))[1][first_seed] = row
+    return [kind(params, blocks) for params, blocks in found.values()]
+
+
+def matching(found: Iterable[Kind], **wanted: Any) -> Kind | None:
+    """The one whose parameters are as `wanted`; of several, that of most images."""
+    best: Kind | None = None
+    for one in found:
+        if all(one.params[name] == value for name, value in wanted.items()):
+            best = one if best is None or one.images > best.images else best
+    return best
