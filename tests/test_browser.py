@@ -201,11 +201,44 @@ SETTINGS = {
 }
 
 
-@pytest.fixture
-def jupyterlab(tmp_path):
-    """The address of a JupyterLab that serves the small notebook, and its token."""
+# The second notebook of the live test: a scale of zero lies in the page, the other does not.
+GUIDED = """
+from ppap_lib.generate import generate
+from ppap_lib.samplers import ddim
+from ppap_lib.studies import methods
+from ppap_lib.tiers import tier
+from ppap_lib.widgets import guidance_explorer
+
+fashion = tier("fashion")
+grid = fashion.schedule().grid("ddim5")
+
+def draw(cls, scale, method):
+    k = fashion.classes.index(cls)
+    steering = methods.steering(method, scale=scale)
+    return generate(steering, fashion.shape, [k, k + 10], grid, ddim(), steered=True)
+
+guidance_explorer(
+    draw,
+    lambda cls: draw(cls, 0.0, "none"),
+    lambda *given: "Drawn live.",
+    classes=["sneaker", "bag"],
+    scales=[0.0, 7.5],
+    methods={"naive": "naive guidance"},
+    page={"cls": ["sneaker"], "scale": [0.0]},
+)
+"""
+
+
+@pytest.fixture(scope="module")
+def jupyterlab(tmp_path_factory):
+    """The address of a JupyterLab that serves the small notebook and `GUIDED`."""
     pytest.importorskip("jupyterlab")
+    nbformat = pytest.importorskip("nbformat").v4
+    tmp_path = tmp_path_factory.mktemp("lab")
     small_notebook(tmp_path / "notebooks")
+    guided = nbformat.new_notebook(cells=[nbformat.new_code_cell(GUIDED.strip())])
+    guided.metadata.kernelspec = {"name": "python3", "display_name": "Python 3"}
+    (tmp_path / "notebooks" / "guided.ipynb").write_text(json.dumps(guided), "utf8")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -286,19 +319,26 @@ def run_until_shown(page, selector: str) -> None:
 
 
 @pytest.mark.timeout(400)
-def test_the_explorer_is_live_in_jupyterlab(chromium, jupyterlab):
-    address = f"{jupyterlab}/lab/workspaces/t/tree/notebooks/{NOTEBOOK.name}?token=local&reset"
+@pytest.mark.parametrize(
+    ("name", "slider", "before", "after"),
+    [
+        (NOTEBOOK.name, 0, "Timestep 17,", "Timestep 21,"),
+        ("guided.ipynb", 1, "scale 0, towards sneaker.", "scale 7.5, towards sneaker."),
+    ],
+    ids=["time", "guidance"],
+)
+def test_the_explorers_are_live_in_jupyterlab(chromium, jupyterlab, name, slider, before, after):
+    address = f"{jupyterlab}/lab/workspaces/t/tree/notebooks/{name}?token=local&reset"
     with opened(chromium, address, viewport={"width": 1400, "height": 1100}) as (page, _):
         page.set_default_timeout(120_000)
         run_until_shown(page, IMAGE)
-        before = page.locator(IMAGE).get_attribute("src")
-        words = page.locator(".widget-vbox .widget-label", has_text="Timestep 17,")
-        words.wait_for()
+        shown = page.locator(IMAGE).get_attribute("src")
+        page.locator(".widget-vbox .widget-label", has_text=before).wait_for()
 
-        page.locator(".widget-slider .noUi-handle").first.focus()
+        page.locator(".widget-slider .noUi-handle").nth(slider).focus()
         page.keyboard.press("ArrowRight")
-        page.locator(".widget-vbox .widget-label", has_text="Timestep 21,").wait_for()
+        page.locator(".widget-vbox .widget-label", has_text=after).wait_for()
         page.wait_for_function(
-            "([selector, before]) => document.querySelector(selector).src !== before",
-            arg=[IMAGE, before],
+            "([selector, shown]) => document.querySelector(selector).src !== shown",
+            arg=[IMAGE, shown],
         )
