@@ -1,5 +1,6 @@
 """Filing a training of experts: what it cost, what it holds, and how it read noisy images."""
 
+import dataclasses
 import json
 
 import pytest
@@ -9,7 +10,7 @@ from ppap_lib import data, distill, ledger, weights, zoo
 from ppap_lib import experts as sets
 from ppap_lib.data.fashion import shipped
 from ppap_lib.schedule import Intervals
-from ppap_lib.studies import distillation
+from ppap_lib.studies import ablation, distillation, guidance
 
 
 def nbytes(module):
@@ -84,3 +85,26 @@ def test_copies_hold_every_network(folder):
     one = zoo.load("fashion/resnet18")
     copies = sets.full_copies(one, Intervals(1000, 3))
     assert distillation.held(copies) == 3 * nbytes(one)
+
+
+def test_untrained_updates_guide_as_the_clean_network_does(folder):
+    naive = guidance.Guidance.with_weights(method="naive", n=4, first_seed=4)
+    expected = guidance.judged(naive, guidance.draw(naive))
+    told = []
+    ablation.record(folder, n=4, blocks=2, tell=told.append)
+    rows = {row["params"]["first_seed"]: row for row in ledger.rows(ablation.STUDY)}
+    assert set(rows) == {0, 4} and len(told) == 2
+    assert {key: rows[4]["results"][key] for key in expected} == expected
+    training, *_ = distillation.finished(folder)
+    asked = ablation.plan(training, n=4, blocks=2)[1].recorded()
+    assert ledger.digest(asked) == ledger.digest(rows[4]["params"])
+    assert asked["experts"] == 2 and asked["released"] == ("shared time",)
+    ablation.record(folder, n=4, blocks=2, tell=told.append)
+    assert len(told) == 2  # what is there is not run again
+
+
+def test_a_row_of_another_denoiser_is_not_current(folder):
+    training, *_ = distillation.finished(folder)
+    (made,) = ablation.plan(training)
+    assert made.is_current
+    assert not dataclasses.replace(made, denoiser_sha256="0" * 64).is_current

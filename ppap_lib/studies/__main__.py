@@ -8,6 +8,7 @@ import torch
 
 from ppap_lib import data, devices, metrics, weights
 from ppap_lib.studies import (
+    ablation,
     architecture,
     attention,
     curve,
@@ -44,6 +45,10 @@ def _reference(given: argparse.Namespace) -> None:
 
 def _distillation(given: argparse.Namespace) -> None:
     print(distillation.run(Path(given.folder)))
+
+
+def _ablation(given: argparse.Namespace) -> None:
+    ablation.record(Path(given.folder), given.n, given.blocks, devices.pick(given.device))
 
 
 def _guidance(given: argparse.Namespace) -> None:
@@ -168,6 +173,10 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--extractor", default="lite2", help="lite2 or inception")
     sub = command("distillation", _distillation, "file a finished training of experts")
     sub.add_argument("--folder", required=True, help="the run's folder")
+    sub = command("ablation", _ablation, "guide by a finished training of experts")
+    sub.add_argument("--folder", required=True, help="the training's folder")
+    sub.add_argument("--n", type=int, default=100, help="images per block (default: 100)")
+    sub.add_argument("--blocks", type=int, default=1, help="blocks of seeds (default: 1)")
     sub = command("guidance", _guidance, "every method's guidance, image by image")
     sub.add_argument("--guide", default="resnet18", help="resnet18 or vit (default: resnet18)")
     sub.add_argument("--sampler", default="ddim25", help="ddim25 or ddpm250 (default: ddim25)")

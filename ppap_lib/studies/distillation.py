@@ -39,9 +39,8 @@ class Distillation(Parameters):
     sha256: str = ""
 
 
-def run(folder: Path) -> Path:
-    """File the finished run in `folder`; returns the row's path."""
-    began = time.monotonic()
+def finished(folder: Path) -> tuple[Distillation, experts.Experts, dict[str, Any]]:
+    """A finished run in `folder`: its parameters, its experts, and all that its summary says."""
     summary = json.loads((folder / SUMMARY).read_text("utf8"))
     params = Distillation(
         summary["tier"],
@@ -56,6 +55,13 @@ def run(folder: Path) -> Path:
         summary["sha256"],
     )
     trained = experts.read(folder / summary["file"], zoo.load(summary["trunk"]))
+    return params, trained, summary
+
+
+def run(folder: Path) -> Path:
+    """File the finished run in `folder`; returns the row's path."""
+    began = time.monotonic()
+    params, trained, summary = finished(folder)
     results: dict[str, Any] = {
         key: summary[key]
         for key in ("parameters", "share_of_trunk", "trunk_parameters", "images_per_second")

@@ -1,0 +1,97 @@
+"""What any finished training of experts is worth as a guide, whether it ships or not.
+
+A folder of `python -m ppap_lib.distill` holds a set of experts; here it guides the tier's denoiser
+on the guidance study's seeds. So the number of experts, their rank, the labels, the images and
+all else that a training can vary are compared by what they are for.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from ppap_lib import seeds, zoo
+from ppap_lib.experts import Experts
+from ppap_lib.generate import generate
+from ppap_lib.metrics import COMPONENTS
+from ppap_lib.params import param
+from ppap_lib.samplers import ddim
+from ppap_lib.studies import distillation, filed, guidance, methods, quality
+from ppap_lib.studies.distillation import Distillation
+from ppap_lib.tiers import tier as preset
+
+STUDY = "ablation"
+READS_NOISE = "multi5"
+"""Any method whose model reads x_t: steering by a set of experts does not depend on which."""
+
+
+@dataclass(frozen=True)
+class Ablation(Distillation):
+    """Which training guides, and the images that it guides: by DDIM-25."""
+
+    scale: float = param(guidance.PUBLISHED_SCALE, low=0.0)
+    n: int = param(100, low=2)
+    first_seed: int = param(0, low=0)
+    extractor: Literal["lite2", "inception"] = "lite2"
+    denoiser_sha256: str = ""
+    judge_sha256: str = ""
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the denoiser and the judge are those that ship now."""
+        return methods.provenance("none", self.guide, self.tier) == {
+            "denoiser_sha256": self.denoiser_sha256,
+            "judge_sha256": self.judge_sha256,
+        }
+
+
+def plan(training: Distillation, n: int = 100, blocks: int = 1) -> list[Ablation]:
+    """The runs that guide by a finished training, block by block."""
+    weights = methods.provenance("none", training.guide, training.tier)
+    return [
+        Ablation(**asdict(training), n=n, first_seed=block * n, **weights)
+        for block in range(blocks)
+    ]
+
+
+def run(trained: Experts, params: Ablation, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Draw and measure; the row's results, with the guidance study's columns."""
+    chosen, trained = preset(params.tier), trained.to(device)
+    block = range(params.first_seed, params.first_seed + params.n)
+    images = generate(
+        methods.steering(
+            READS_NOISE, params.guide, params.scale, tier=params.tier, device=device, model=trained
+        ),
+        chosen.shape,
+        block,
+        chosen.schedule().grid(guidance.SAMPLERS["ddim25"].spacing),
+        ddim(),
+        steered=True,
+        device=device,
+    )
+    target = seeds.labels(block, len(chosen.classes))
+    readers = {
+        "judge_correct": zoo.load(f"{params.tier}/judge", device),
+        "guide_correct": trained.at(chosen.schedule().at(0)),
+    }
+    results: dict[str, Any] = {
+        name: guidance.verdicts(reader, images, target, device) for name, reader in readers.items()
+    }
+    if params.n > COMPONENTS:
+        results |= quality.measured(images, params.tier, params.extractor, device)
+    return results
+
+
+def record(
+    folder: Path,
+    n: int = 100,
+    blocks: int = 1,
+    device: torch.device | str = "cpu",
+    tell: Callable[[str], None] = print,
+) -> None:
+    """Guide by the finished training in `folder`, and file what the ledger does not hold yet."""
+    training, trained, _ = distillation.finished(folder)
+    filed.record(STUDY, plan(training, n, blocks), partial(run, trained), device, tell)
