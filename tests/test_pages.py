@@ -69,3 +69,19 @@ def test_signatures_name_the_aliases():
     step = f"Callable[[{denoise}, {rest}], Tensor]"
     found = with_aliases(f"(denoise: {denoise}, step: {step}, eta: float = 0.5)")
     assert found == "(denoise: Denoise, step: Step, eta: float = 0.5)"
+
+
+def test_the_reference_has_every_module():
+    """Each module of the package and of its studies; other packages speak for their parts."""
+    package = ROOT / "ppap_lib"
+    modules = [*package.glob("*.py"), *package.glob("*/__init__.py"), *package.glob("studies/*.py")]
+    names = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        for path in modules
+    }
+    commands = {"ppap_lib.bench", "ppap_lib.notebooks", "ppap_lib.studies.cards"}
+    silent = {"ppap_lib", "ppap_lib.book", "ppap_lib.networks", "ppap_lib.studies"}
+    pages = "".join(page.read_text("utf8") for page in (ROOT / "book" / "api").glob("*.md"))
+    shown = set(re.findall(r"automodule:: (\S+)", pages))
+    wanted = {name for name in names - commands - silent if not name.endswith("__main__")}
+    assert wanted - shown == set()
