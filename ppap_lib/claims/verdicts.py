@@ -23,24 +23,23 @@ def judge(claim: Claim) -> Verdict:
     found = measure.ours(**claim.rows)
     if found is None:
         return Verdict("undecided", "no rows yet")
-    (value, low, high), images = found
-    step = (high - low) / 20  # digits below a twentieth of the interval say nothing
-    numbers = [_number(v, step) for v in (value, low, high)]
-    words = f"{measure.title} {numbers[0]} [{numbers[1]}, {numbers[2]}], n = {images}"
-    if images < claim.at_least:
+    words = f"{measure.title} {_interval(found.estimate)}, n = {found.images}"
+    if found.images < claim.at_least:
         return Verdict("undecided", f"{words}: fewer than {claim.at_least} images")
     return Verdict(claim.of(found.estimate), words)
 
 
-def _number(value: float, step: float) -> str:
-    """Signed, with two to four decimals: those that are not below `step`."""
-    digits = next((d for d in (2, 3, 4) if step >= 10.0**-d), 4 if step else 2)
-    return f"{value:+.{digits}f}"
+def _interval(estimate: Estimate) -> str:
+    """The mean and its interval, with as many decimals as the interval's width bears."""
+    width = estimate.high - estimate.low
+    digits = 2 if width == 0 or width >= 0.1 else 3 if width >= 0.01 else 4
+    mean, low, high = (f"{value:+.{digits}f}" for value in estimate)
+    return f"{mean} [{low}, {high}]"
 
 
 def markdown(claims: Iterable[Claim]) -> str:
     """The claims as a MyST table, with links to their pages and sources."""
-    lines = ["| claim | published | here | |", "| --- | --- | --- | --- |"]
+    lines = ["| claim | published | here | details |", "| --- | --- | --- | --- |"]
     for claim in claims:
         theirs, (answer, words) = published(claim), judge(claim)
         source = f" {{cite:p}}`{claim.source}`" if claim.source else ""
