@@ -100,6 +100,15 @@ class Named:
         return lambda x: Intervals(1000, 5).route(level.t)
 
 
+def test_images_that_are_there_already_are_not_drawn_again(quick):
+    params = Guidance(method="naive", n=3)
+    given = guidance.run(params, images=guidance.draw(params))
+    assert given == guidance.run(params)
+    black = -torch.ones(3, 1, 32, 32)
+    found = guidance.run(params, images=black)
+    assert found["judge_correct"] == guidance.judged(params, black)["judge_correct"]
+
+
 def test_released_routing_moves_edges_to_the_expert_below():
     schedule, cut = Schedule.linear(), Intervals(1000, 5)
 

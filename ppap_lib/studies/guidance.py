@@ -158,12 +158,14 @@ def draw(
     )
 
 
-def run(params: Guidance, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Draw and measure; the row's results.
+def run(
+    params: Guidance, device: torch.device | str = "cpu", images: Tensor | None = None
+) -> dict[str, Any]:
+    """Draw and measure; the row's results. `images` are those of `draw`, if they are there already.
 
     Distances need more images than principal components: below that there are none.
     """
-    images = draw(params, device)
+    images = draw(params, device) if images is None else images
     results: dict[str, Any] = judged(params, images, device)
     if params.method != "none":
         card = zoo.card(methods.weights_of(params.method, params.guide, params.tier))
