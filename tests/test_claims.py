@@ -264,3 +264,10 @@ def test_solvers_are_compared_at_one_budget_on_one_grid(empty):
 def test_the_table_has_a_line_per_claim_and_no_broken_cell():
     lines = claims.markdown(CLAIMS).splitlines()
     assert len(lines) == 2 + len(CLAIMS) and {line.count("|") for line in lines} == {5}
+
+
+def test_the_landing_page_reads_the_table_as_myst():
+    """Else it would show the table's source: plain Markdown has neither tables nor roles."""
+    cells = re.findall(r"```\{code-cell\}.*?```", (BOOK / "intro.md").read_text("utf8"), re.DOTALL)
+    (cell,) = [cell for cell in cells if "claims.markdown" in cell]
+    assert "markdown_format: myst" in cell
