@@ -10,7 +10,7 @@ from ppap_lib import data, distill, ledger, weights, zoo
 from ppap_lib import experts as sets
 from ppap_lib.data.fashion import shipped
 from ppap_lib.schedule import Intervals
-from ppap_lib.studies import ablation, distillation, guidance
+from ppap_lib.studies import ablation, distillation, guidance, methods
 
 
 def nbytes(module):
@@ -106,5 +106,7 @@ def test_untrained_updates_guide_as_the_clean_network_does(folder):
 def test_a_row_of_another_denoiser_is_not_current(folder):
     training, *_ = distillation.finished(folder)
     (made,) = ablation.plan(training)
-    assert made.is_current
-    assert not dataclasses.replace(made, denoiser_sha256="0" * 64).is_current
+    assert methods.is_current(made.recorded())
+    for digest in ("denoiser_sha256", "judge_sha256"):
+        other = dataclasses.replace(made, **{digest: "0" * 64})
+        assert not methods.is_current(other.recorded())

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import NamedTuple
 
-from ppap_lib import bootstrap, ledger, published, zoo
+from ppap_lib import bootstrap, ledger, published
 from ppap_lib.bootstrap import Estimate
 from ppap_lib.studies import (
     attention,
@@ -149,8 +149,7 @@ def power_share(of: str, first: int, last: int, method: str = "ppap5") -> Effect
 
 def tweak(name: str, steps: int = 25) -> Effect | None:
     """KID of a tweaked sampler above that of the plain one, clipped as usual."""
-    denoiser = zoo.card("fashion/denoiser").sha256
-    found = pooled.pool(ledger.rows(noise.STUDY), lambda p: p["denoiser_sha256"] == denoiser)
+    found = pooled.pool(ledger.rows(noise.STUDY), methods.is_current)
     alike = {"tier": "fashion", "steps": steps, "clip": True}
     return _difference(
         pooled.matching(found, tweak=name, **alike),

@@ -39,14 +39,6 @@ class Ablation(Distillation):
     denoiser_sha256: str = ""
     judge_sha256: str = ""
 
-    @property
-    def is_current(self) -> bool:
-        """Whether the denoiser and the judge are those that ship now."""
-        return methods.provenance("none", self.guide, self.tier) == {
-            "denoiser_sha256": self.denoiser_sha256,
-            "judge_sha256": self.judge_sha256,
-        }
-
 
 def plan(training: Distillation, n: int = 100, blocks: int = 1) -> list[Ablation]:
     """The runs that guide by a finished training, block by block."""

@@ -137,9 +137,12 @@ def provenance(method: str, guide: str, tier: str = "fashion") -> dict[str, str]
 
 
 def is_current(params: Mapping[str, Any]) -> bool:
-    """Whether a row of these parameters was made by the weights that ship now."""
-    now = provenance(params["method"], params["guide"], params["tier"])
-    return all(params[name] == digest for name, digest in now.items())
+    """Whether a row of these parameters was made by the weights that ship now.
+
+    A study records the digests that its results depend on; one without a method guides by none.
+    """
+    now = provenance(params.get("method", "none"), params.get("guide", ""), params["tier"])
+    return all(params[name] == digest for name, digest in now.items() if name in params)
 
 
 def _known(method: str) -> Method | None:

@@ -17,7 +17,6 @@ PUBLISHED_COLUMNS = {
 }
 """Published column -> ours beside it; in both of a pair the better values are on the same side."""
 
-
 PUBLISHED_GUIDES = {"resnet18": "resnet50", "vit": "deit_small"}
 """Our guide -> the published one in its place."""
 
@@ -72,8 +71,8 @@ def outcomes(
     """The study's rows by the weights that ship now, pooled over blocks, methods in order.
 
     `sweep` takes the blocks on which scales are chosen instead, `released_routing` the experts
-    as the released code routes them. Rows of another n than the first
-    of its kind are left out: distances at different n are not comparable.
+    as the released code routes them. Rows of another n than the first of its kind are left out:
+    distances at different n are not comparable.
     """
     found: dict[Key, Outcome] = {}
     for row in sorted(rows, key=lambda r: (-r["params"]["n"], r["params"]["first_seed"])):

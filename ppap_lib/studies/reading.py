@@ -101,9 +101,9 @@ def measure(params: Reads, device: torch.device | str = "cpu") -> dict[str, Any]
 
     `information` is `uncertainty.information`; `favourite` the commonest answer and
     `favourite_share` how common it is. On photographs `entropies` [T][N] are every image's. With a
-    tier's images `by_class` [T][K] is the accuracy on
-    every class, `apart` the area under the ROC curve of its `QUESTIONS`, and `until` [K][K]
-    the timestep up to which two classes are told apart (-1: never).
+    tier's images `by_class` [T][K] is the accuracy on every class, `apart` the area under the ROC
+    curve of its `QUESTIONS`, and `until` [K][K] the timestep up to which two classes are told
+    apart (-1: never).
     """
     chosen, schedule = pictures(params.images, params.n), Schedule.linear()
     model = load(params.model, device)
