@@ -53,4 +53,4 @@ def test_rows_can_be_pooled_like_the_guidance_study_s(monkeypatch, tmp_path):
     assert "kid" not in weak  # twenty images have no distance
     assert weak["spread_real"] == strong["spread_real"] > 0
     assert strong["white"] > weak["white"]  # so strong a push ends at the ends
-    assert [o.key.scale for o in outcome.outcomes(ledger.rows(scales.STUDY))] == [1.0, 1000.0]
+    assert [o.scale for o in outcome.outcomes(ledger.rows(scales.STUDY))] == [1.0, 1000.0]

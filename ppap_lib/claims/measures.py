@@ -52,10 +52,8 @@ def _outcomes(names: tuple[str, ...], guide: str, sampler: str) -> list[outcome.
 
 def gain(method: str, over: str, guide: str = "resnet18", sampler: str = "ddim25") -> Effect | None:
     """Judge accuracy of a method above another's, on the same seeds, at the published scale."""
-    if (found := _outcomes((method, over), guide, sampler)) is None:
-        return None
-    a, b = outcome.paired(*found)
-    return Effect(bootstrap.difference(a, b), len(a))
+    found = _outcomes((method, over), guide, sampler)
+    return None if found is None else _difference(*found, "judge")
 
 
 def published_gain(
@@ -72,11 +70,11 @@ def recovered(
     """A method's gain over no guidance as a share of another's gain, in judge accuracy."""
     if (found := _outcomes(("none", method, of), guide, sampler)) is None:
         return None
-    none, part, whole = outcome.paired(*found)
-    if sum(whole) <= sum(none):  # nothing was gained of which there could be a share
+    blocks = found[0].shared(*found[1:])
+    none, part, whole = (one.by_image("judge", blocks) for one in found)
+    if whole.sum() <= none.sum():  # nothing was gained of which there could be a share
         return None
-    gains = [[a - b for a, b in zip(side, none, strict=True)] for side in (part, whole)]
-    return Effect(bootstrap.ratio(*gains), len(none))
+    return Effect(bootstrap.ratio(part - none, whole - none), len(none))
 
 
 def published_recovered(
@@ -91,7 +89,7 @@ def deceived(method: str, guide: str = "resnet18", sampler: str = "ddim25") -> E
     """By how much the guide believes in more of its own images than the judge does."""
     if (found := _outcomes((method,), guide, sampler)) is None:
         return None
-    own, judge = (list(verdicts.values()) for verdicts in (found[0].guide, found[0].judge))
+    own, judge = (found[0].by_image(column) for column in ("guide", "judge"))
     return Effect(bootstrap.difference(own, judge), len(own))
 
 
@@ -99,21 +97,12 @@ def routing(
     method: str = "ppap5", guide: str = "resnet18", sampler: str = "ddim25"
 ) -> Effect | None:
     """Judge accuracy with intervals as the paper cuts them, above the released code's routing."""
-    pair = [
-        outcome.pick(
-            outcome.outcomes(ledger.rows(guidance.STUDY), released_routing=released),
-            method,
-            guide,
-            sampler,
-        )
-        for released in (False, True)
-    ]
-    if None in pair:
-        return None
-    papers, released = outcome.paired(*pair)
-    if not papers:
-        return None
-    return Effect(bootstrap.difference(papers, released), len(papers))
+    rows = ledger.rows(guidance.STUDY)
+    papers, released = (
+        outcome.pick(outcome.outcomes(rows, released_routing=as_released), method, guide, sampler)
+        for as_released in (False, True)
+    )
+    return _difference(papers, released, "judge")
 
 
 def entropy_change(start: float, end: float) -> Effect | None:

@@ -50,11 +50,19 @@ class Pooled:
         """The mean over blocks of a column."""
         blocks = sorted(self.rows) if blocks is None else blocks
         if column in ("judge", "guide"):
-            return float(self._pulls(column, blocks).mean())
+            return float(self.by_image(column, blocks).mean())
         return sum(self.rows[b]["results"][column] for b in blocks) / len(blocks)
 
-    def _pulls(self, column: str, blocks: Sequence[int]) -> Tensor:
+    def get(self, column: str) -> float | None:
+        """The same over all blocks; None where one lacks it, as too short ones lack distances."""
+        try:
+            return self.mean(column)
+        except KeyError:
+            return None
+
+    def by_image(self, column: str, blocks: Sequence[int] | None = None) -> Tensor:
         """Per image, numbers whose mean moves with the images as the column does: [images]."""
+        blocks = sorted(self.rows) if blocks is None else blocks
         name, factor = COLUMNS[column]
         parts = [self.rows[block]["results"][name] for block in blocks]
         return factor * torch.tensor(parts, dtype=torch.float64).flatten()
@@ -64,13 +72,13 @@ class Pooled:
 
         Over generated images, the real ones fixed; a recall's over real images.
         """
-        blocks = sorted(self.rows)
-        return _around(self.mean(column), bootstrap.mean(self._pulls(column, blocks)))
+        return _around(self.mean(column), bootstrap.mean(self.by_image(column)))
 
-    def shared(self, other: "Pooled") -> list[int]:
-        """The blocks of seeds that both have, by their first; none if their lengths differ."""
-        same_length = self.params["n"] == other.params["n"]
-        return sorted(self.rows.keys() & other.rows.keys()) if same_length else []
+    def shared(self, *others: "Pooled") -> list[int]:
+        """The blocks of seeds that all have, by their first; none if their lengths differ."""
+        if {other.params["n"] for other in others} != {self.params["n"]}:
+            return []
+        return sorted(self.rows.keys() & set.intersection(*(set(o.rows) for o in others)))
 
     def minus(self, other: "Pooled", column: str) -> Estimate:
         """The difference to another on the blocks that both have, image by image."""
@@ -79,7 +87,7 @@ class Pooled:
                 f"{dict(self.params)} and {dict(other.params)} share no block of seeds of the "
                 f"same length"
             )
-        pulls = [side._pulls(column, blocks) for side in (self, other)]
+        pulls = [side.by_image(column, blocks) for side in (self, other)]
         value = self.mean(column, blocks) - other.mean(column, blocks)
         return _around(value, bootstrap.difference(*pulls))
 
