@@ -101,6 +101,8 @@ def test_untrained_updates_guide_as_the_clean_network_does(folder):
     assert asked["experts"] == 2 and asked["released"] == ("shared time",)
     ablation.record(folder, n=4, blocks=2, tell=told.append)
     assert len(told) == 2  # what is there is not run again
+    scales = [(run.first_seed, run.scale) for run in ablation.plan(training, (1, 2.5), 4, 2)]
+    assert scales == [(0, 1.0), (0, 2.5), (4, 1.0), (4, 2.5)]
 
 
 def test_a_row_of_another_denoiser_is_not_current(folder):

@@ -2,9 +2,9 @@
 
 import pytest
 
-from ppap_lib import published, zoo
+from ppap_lib import ledger, published, zoo
 from ppap_lib.studies import methods, outcome
-from ppap_lib.studies.guidance import SWEEP_SEED, Guidance
+from ppap_lib.studies.guidance import STUDY, SWEEP_SEED, Guidance
 
 
 def row(method, right, scale=7.5, first_seed=0, **columns):
@@ -71,6 +71,23 @@ def test_the_best_scale_is_the_judge_s_choice_and_the_smallest_of_equals():
     found = outcome.outcomes(rows, sweep=True)
     assert outcome.best_scales(found, "resnet18") == {"single": 2.5}
     assert outcome.best_scales(found, "vit") == {}
+
+
+def test_every_swept_method_is_run_at_its_own_best_scale(monkeypatch, tmp_path):
+    monkeypatch.setenv("PPAP_RESULTS", str(tmp_path))
+    for method, best in (("single", 2.5), ("naive", 20.0)):
+        for scale in (2.5, 20.0):
+            made = row(method, [int(scale == best)] * 2, scale=scale, first_seed=SWEEP_SEED)
+            ledger.record(STUDY, made["params"], made["results"], seconds=1.0)
+    runs = outcome.at_best("resnet18", n=3, blocks=2)
+    asked = [(run.first_seed, run.method, run.scale, run.n) for run in runs]
+    assert asked == [
+        (0, "naive", 20.0, 3),
+        (0, "single", 2.5, 3),
+        (3, "naive", 20.0, 3),
+        (3, "single", 2.5, 3),
+    ]
+    assert outcome.at_best("vit") == []
 
 
 def test_rank_correlation_is_one_for_the_published_numbers_themselves():

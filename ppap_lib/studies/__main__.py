@@ -19,6 +19,7 @@ from ppap_lib.studies import (
     intervals,
     methods,
     noise,
+    outcome,
     reading,
     samplers,
     scales,
@@ -48,7 +49,8 @@ def _distillation(given: argparse.Namespace) -> None:
 
 
 def _ablation(given: argparse.Namespace) -> None:
-    ablation.record(Path(given.folder), given.n, given.blocks, devices.pick(given.device))
+    device = devices.pick(given.device)
+    ablation.record(Path(given.folder), given.scales, given.n, given.blocks, device)
 
 
 def _guidance(given: argparse.Namespace) -> None:
@@ -71,6 +73,9 @@ def _guidance(given: argparse.Namespace) -> None:
             blocks=1,
             tier=given.tier,
         )
+    if given.at_best:
+        runs = outcome.at_best(given.guide, given.sampler, given.n, given.blocks, given.tier)
+        runs = [run for run in runs if run.method in names]
     if given.released_routing:
         runs = [replace(run, released_routing=True) for run in runs]
     guidance.record(runs, device)
@@ -175,6 +180,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--folder", required=True, help="the run's folder")
     sub = command("ablation", _ablation, "guide by a finished training of experts")
     sub.add_argument("--folder", required=True, help="the training's folder")
+    sub.add_argument("--scales", type=float, nargs="+", default=[guidance.PUBLISHED_SCALE])
     sub.add_argument("--n", type=int, default=100, help="images per block (default: 100)")
     sub.add_argument("--blocks", type=int, default=1, help="blocks of seeds (default: 1)")
     sub = command("guidance", _guidance, "every method's guidance, image by image")
@@ -183,6 +189,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--methods", help="comma-separated (default: all whose weights ship)")
     sub.add_argument("--scales", type=float, nargs="+", default=[guidance.PUBLISHED_SCALE])
     sub.add_argument("--sweep", action="store_true", help="the scale sweep on its own seeds")
+    sub.add_argument("--at-best", action="store_true", help="each at its best scale of the sweep")
     sub.add_argument("--n", type=int, default=100, help="images per block (default: 100)")
     sub.add_argument("--blocks", type=int, default=3, help="blocks of seeds (default: 3)")
     sub.add_argument(

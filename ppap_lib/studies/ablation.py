@@ -5,7 +5,7 @@ on the guidance study's seeds. So the number of experts, their rank, the labels,
 all else that a training can vary are compared by what they are for.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -40,12 +40,18 @@ class Ablation(Distillation):
     judge_sha256: str = ""
 
 
-def plan(training: Distillation, n: int = 100, blocks: int = 1) -> list[Ablation]:
+def plan(
+    training: Distillation,
+    scales: Iterable[float] = (guidance.PUBLISHED_SCALE,),
+    n: int = 100,
+    blocks: int = 1,
+) -> list[Ablation]:
     """The runs that guide by a finished training, block by block."""
-    weights = methods.provenance("none", training.guide, training.tier)
+    weights, scales = methods.provenance("none", training.guide, training.tier), tuple(scales)
     return [
-        Ablation(**asdict(training), n=n, first_seed=block * n, **weights)
+        Ablation(**asdict(training), scale=scale, n=n, first_seed=block * n, **weights)
         for block in range(blocks)
+        for scale in scales
     ]
 
 
@@ -79,6 +85,7 @@ def run(trained: Experts, params: Ablation, device: torch.device | str = "cpu") 
 
 def record(
     folder: Path,
+    scales: Iterable[float] = (guidance.PUBLISHED_SCALE,),
     n: int = 100,
     blocks: int = 1,
     device: torch.device | str = "cpu",
@@ -86,4 +93,4 @@ def record(
 ) -> None:
     """Guide by the finished training in `folder`, and file what the ledger does not hold yet."""
     training, trained, _ = distillation.finished(folder)
-    filed.record(STUDY, plan(training, n, blocks), partial(run, trained), device, tell)
+    filed.record(STUDY, plan(training, scales, n, blocks), partial(run, trained), device, tell)

@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ppap_lib import published
+from ppap_lib import ledger, published
 from ppap_lib.ledger import Row
 from ppap_lib.studies import methods
-from ppap_lib.studies.guidance import SWEEP_SEED
+from ppap_lib.studies.guidance import STUDY, SWEEP_SEED, Guidance, plan
 from ppap_lib.studies.pooled import Pooled, matching, pool
 
 PUBLISHED_COLUMNS = {
@@ -92,6 +92,23 @@ def best_scales(sweep: Sequence[Outcome], guide: str, sampler: str = "ddim25") -
         if outcome.method not in best or rank > best[outcome.method]:
             best[outcome.method] = rank
     return {method: -scale for method, (_, scale) in best.items()}
+
+
+def at_best(
+    guide: str,
+    sampler: str = "ddim25",
+    n: int = 100,
+    blocks: int = 3,
+    tier: str = "fashion",
+) -> list[Guidance]:
+    """The study's runs of every method that was swept, at its best scale, block by block."""
+    sweep = outcomes(ledger.rows(STUDY), sweep=True, tier=tier)
+    runs = [
+        run
+        for method, scale in best_scales(sweep, guide, sampler).items()
+        for run in plan([method], guide, sampler, [scale], n, blocks, tier=tier)
+    ]
+    return sorted(runs, key=lambda run: run.first_seed)
 
 
 class Ranks(NamedTuple):
