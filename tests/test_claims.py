@@ -151,6 +151,18 @@ def test_methods_are_judged_on_the_same_seeds(empty):
     assert answer("gain", method="naive", over="naive") == "undecided"
 
 
+def test_a_gain_at_a_swept_scale_is_read_from_the_seeds_of_the_sweep(empty):
+    seeds = {"first_seed": guidance.SWEEP_SEED}
+    for method, swept, study in (("single", 20, 59), ("multi5", 50, 59)):
+        guided(method, shares(swept), scale=1.0, **seeds)
+        guided(method, shares(study))
+        guided(method, shares(study), scale=1.0)
+    compared = {"method": "multi5", "over": "single"}
+    assert answer("gain", **compared) == "undecided"
+    assert answer("gain", swept=1, **compared) == "holds"
+    assert answer("gain", swept=2.5, **compared) == "undecided"  # no rows
+
+
 def test_what_is_recovered_is_a_share_of_the_gain(empty):
     for method, right in (("none", 6), ("ppap5", 30), ("multi5", 54)):
         guided(method, shares(right))

@@ -44,15 +44,27 @@ class Measure:
     theirs: Callable[..., float] | None = None
 
 
-def _outcomes(names: tuple[str, ...], guide: str, sampler: str) -> list[outcome.Outcome] | None:
-    found = outcome.outcomes(ledger.rows(guidance.STUDY))
-    picked = [outcome.pick(found, name, guide, sampler) for name in names]
+def _outcomes(
+    names: tuple[str, ...], guide: str, sampler: str, swept: float | None = None
+) -> list[outcome.Outcome] | None:
+    found = outcome.outcomes(ledger.rows(guidance.STUDY), sweep=swept is not None)
+    scale = guidance.PUBLISHED_SCALE if swept is None else float(swept)
+    picked = [outcome.pick(found, name, guide, sampler, scale) for name in names]
     return None if None in picked else picked
 
 
-def gain(method: str, over: str, guide: str = "resnet18", sampler: str = "ddim25") -> Effect | None:
-    """Judge accuracy of a method above another's, on the same seeds, at the published scale."""
-    found = _outcomes((method, over), guide, sampler)
+def gain(
+    method: str,
+    over: str,
+    guide: str = "resnet18",
+    sampler: str = "ddim25",
+    swept: float | None = None,
+) -> Effect | None:
+    """Judge accuracy of a method above another's, on the same seeds.
+
+    At the published scale, or at one that was `swept`, on the seeds of the sweep.
+    """
+    found = _outcomes((method, over), guide, sampler, swept)
     return None if found is None else _difference(*found, "judge")
 
 
