@@ -9,6 +9,9 @@ import os
 
 import hypothesis
 import pytest
+import torch
+
+from ppap_lib.train import speed
 
 # The same examples on every machine, and no time limit: the suite asserts nothing about speed.
 hypothesis.settings.register_profile("ppap", deadline=None, derandomize=True, max_examples=50)
@@ -42,3 +45,14 @@ def pytest_make_collect_report(collector):
     report = yield
     _fail_if_skipped(report)
     return report
+
+
+@pytest.fixture
+def quick_training(monkeypatch):
+    """One thread, no waiting for the disk, and no measuring of the processor."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    monkeypatch.setattr(speed, "matmul_rate", lambda device, dtype: 1e12)
+    yield
+    torch.set_num_threads(threads)

@@ -86,6 +86,13 @@ class ImageSet:
         boxes = None if self.boxes is None else self.boxes[chosen]
         return replace(self, pixels=self.pixels[chosen], labels=self.labels[chosen], boxes=boxes)
 
+    def first(self, count: int) -> "ImageSet":
+        """The first `count` images, in the set's order, and a `source` that says so."""
+        if not 1 <= count <= len(self):
+            raise DataError(f"asked for the first {count} of {len(self)} images: {self.source}")
+        source = f"the first {count} of {self.source}"
+        return replace(self.subset(slice(count)), source=source)
+
     def per_class(self, count: int) -> "ImageSet":
         """The first `count` images of every class, in the set's order; an error if fewer."""
         positions = [(self.labels == k).nonzero().flatten() for k in range(len(self.classes))]

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ppap_lib import data, devices, distill, experts, weights, zoo
 from ppap_lib.data.generated import generated
-from ppap_lib.distill.fitting import PRESETS, UPDATES
+from ppap_lib.distill.fitting import PRESETS, RATES, UPDATES
 from ppap_lib.networks.lora import Adapted, LoraError
 from ppap_lib.schedule import Intervals, Schedule, ScheduleError
 from ppap_lib.tasks import Classification, TaskError
@@ -55,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     source.add_argument(
         "--labelled", action="store_true", help="the tier's training images; labels are not used"
     )
+    transfer.add_argument("--first", type=int, help="use only so many of the images")
     transfer.add_argument("--rank", type=int, help="of the updates (default: the guide's preset)")
     transfer.add_argument("--temperature", type=float, default=0.25, help="of the teacher")
     supervised = commands.add_parser(
@@ -70,7 +71,11 @@ def train(given: argparse.Namespace) -> dict[str, Any]:
     schedule = chosen.schedule()
     intervals = Intervals(schedule.T, given.experts)
     made = distill.settings(
-        given.preset or chosen.name, device, given.images, **options.settings(given)
+        given.preset or chosen.name,
+        device,
+        given.images,
+        RATES[given.guide, given.kind],
+        **options.settings(given),
     )
     transfers = given.kind == "transfer"
     task = Classification(given.temperature) if transfers else Classification()
@@ -79,6 +84,8 @@ def train(given: argparse.Namespace) -> dict[str, Any]:
     )
     real = not transfers or given.labelled
     images = data.require(chosen.name, "train") if real else generated(given.data)
+    if transfers and given.first is not None:
+        images = images.first(given.first)
     if images.shape != chosen.shape:
         raise data.DataError(f"{images.source} are {images.shape}, {chosen.name}'s {chosen.shape}")
     name = f"{chosen.name}/{given.guide}"

@@ -22,7 +22,15 @@ OnLog = Callable[[dict[str, Any]], None]
 IMAGES = 600_000
 """The small tiers' budget: images seen by all experts together, whatever their number."""
 
-_SMALL = {"batch": 100, "lr": 1e-3, "weight_decay": 0.05, "warmup": 100, "ema": 0.999, "clip": 0.0}
+_SMALL = {
+    "batch": 100,
+    "lr": 1e-3,
+    "weight_decay": 0.05,
+    "warmup": 100,
+    "ema": 0.999,
+    "clip": 0.0,
+    "channels_last": True,
+}
 
 PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
@@ -41,6 +49,16 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 )
 """Settings by tier; batches that 1, 2, 5 and 10 experts share evenly. "paper": PPAP's own."""
 
+RATES: Mapping[tuple[str, str], float] = MappingProxyType(
+    {
+        ("resnet18", "transfer"): 4e-3,
+        ("resnet18", "supervised"): 2e-3,
+        ("vit", "transfer"): 2e-3,
+        ("vit", "supervised"): 1e-3,
+    }
+)
+"""Highest learning rates of the small tiers by guide and kind: updates alone bear larger ones."""
+
 GPU: Mapping[str, Any] = MappingProxyType({"batch": 500, "lr": 2e-3, "log_every": 100})
 """What changes for the small tiers on a GPU."""
 
@@ -49,10 +67,15 @@ SNAPSHOTS = tuple(9_375 * 2**k for k in range(12))
 
 
 def settings(
-    preset: str, device: torch.device | str = "cpu", images: int | None = None, **overrides
+    preset: str,
+    device: torch.device | str = "cpu",
+    images: int | None = None,
+    rate: float | None = None,
+    **overrides,
 ) -> Settings:
     """The preset's settings, with `overrides` (None: as the preset has it).
 
+    `rate` is what is trained's own highest learning rate, for a small tier's preset on the CPU.
     The budget is `steps` or `minutes` where given, else `images` in all (default: the preset's).
     """
     if preset not in PRESETS:
@@ -61,8 +84,9 @@ def settings(
     if images is not None and (given.keys() & {"steps", "minutes"} or images < 1):
         raise DistillError("give one budget: at least one image, or steps, or minutes")
     values = {"snapshots": SNAPSHOTS, **PRESETS[preset]}
-    if torch.device(device).type == "cuda" and preset != "paper":
-        values.update(GPU)
+    if preset != "paper":
+        on_gpu = torch.device(device).type == "cuda"
+        values.update(GPU if on_gpu else {} if rate is None else {"lr": rate})
     values.update(given)
     if "minutes" in given and "steps" not in given:
         values.pop("steps", None)

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from ppap_lib import data, devices, metrics, weights
+from ppap_lib.distill.fitting import IMAGES
 from ppap_lib.studies import (
     ablation,
     architecture,
@@ -24,6 +25,7 @@ from ppap_lib.studies import (
     samplers,
     scales,
     training,
+    variants,
 )
 from ppap_lib.tiers import tier as preset
 
@@ -51,6 +53,20 @@ def _distillation(given: argparse.Namespace) -> None:
 def _ablation(given: argparse.Namespace) -> None:
     device = devices.pick(given.device)
     ablation.record(Path(given.folder), given.scales, given.n, given.blocks, device)
+
+
+def _ablations(given: argparse.Namespace) -> None:
+    variants.record(
+        given.only or variants.VARIANTS,
+        given.guide,
+        Path(given.data),
+        given.images,
+        Path(given.folder),
+        given.scales,
+        given.n,
+        given.blocks,
+        devices.pick(given.device),
+    )
 
 
 def _guidance(given: argparse.Namespace) -> None:
@@ -183,6 +199,15 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--scales", type=float, nargs="+", default=[guidance.PUBLISHED_SCALE])
     sub.add_argument("--n", type=int, default=100, help="images per block (default: 100)")
     sub.add_argument("--blocks", type=int, default=1, help="blocks of seeds (default: 1)")
+    sub = command("ablations", _ablations, "train variants of PPAP-5, and guide by each")
+    sub.add_argument("--data", required=True, help="folder of a set by ppap_lib.generate")
+    sub.add_argument("--guide", default="resnet18", help="resnet18 or vit (default: resnet18)")
+    sub.add_argument("--only", nargs="+", choices=tuple(variants.VARIANTS), help="(default: all)")
+    sub.add_argument("--images", type=int, default=IMAGES, help="of each (default: %(default)s)")
+    sub.add_argument("--folder", default="runs/ablations", help="(default: %(default)s)")
+    sub.add_argument("--scales", type=float, nargs="+", default=[guidance.PUBLISHED_SCALE])
+    sub.add_argument("--n", type=int, default=200, help="images per block (default: 200)")
+    sub.add_argument("--blocks", type=int, default=3, help="blocks of seeds (default: 3)")
     sub = command("guidance", _guidance, "every method's guidance, image by image")
     sub.add_argument("--guide", default="resnet18", help="resnet18 or vit (default: resnet18)")
     sub.add_argument("--sampler", default="ddim25", help="ddim25 or ddpm250 (default: ddim25)")

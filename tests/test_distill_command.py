@@ -1,0 +1,103 @@
+"""`python -m ppap_lib.distill`: from a folder of images to experts and a summary."""
+
+import json
+
+import pytest
+import torch
+
+from ppap_lib import data, distill, weights, zoo
+from ppap_lib import experts as sets
+from ppap_lib.data.generated import Manifest, claim, write_shard
+from ppap_lib.distill import teacher_logits
+from ppap_lib.distill.__main__ import EXPERTS, main
+from ppap_lib.tiers import tier
+from ppap_lib.train.recipes import SUMMARY
+from ppap_lib.train.record import Log
+
+pytestmark = pytest.mark.usefixtures("quick_training")
+
+TRAIN = ["--guide", "resnet18", "--experts", "2", "--batch", "4", "--steps", "2", "--quiet"]
+TRAIN += ["--device", "cpu", "--log-every", "1"]
+
+
+@pytest.fixture
+def tiny_fashion(monkeypatch):
+    """Random images in place of the training and test sets, an untrained network for the guide."""
+    fashion = tier("fashion")
+    pixels = torch.randint(256, (40, 1, 32, 32), generator=torch.Generator().manual_seed(5)).byte()
+    images = data.ImageSet(pixels, torch.arange(40) % 10, fashion.classes, "random")
+    torch.manual_seed(0)
+    trunk = zoo.Vision(fashion.classifier("resnet18"), 32, 1, fashion.classes)
+    monkeypatch.setattr(data, "require", lambda name, split: images)
+    monkeypatch.setattr(data, "load", lambda name, split: images.subset(range(20)))
+    monkeypatch.setattr(zoo, "load", lambda name, device="cpu": trunk.eval().requires_grad_(False))
+    return trunk
+
+
+def test_the_command_line_transfers_resumes_and_summarises(
+    tmp_path, tiny_fashion, monkeypatch, capsys
+):
+    """From a generated set; the teacher reads it once, and another set is refused."""
+    for name, seed in (("set", 0), ("other", 1)):
+        manifest = Manifest(20, seed, 20, (1, 32, 32), "fashion/denoiser", "")
+        claim(tmp_path / name, manifest)
+        pixels = torch.randint(
+            256, (20, 1, 32, 32), generator=torch.Generator().manual_seed(seed)
+        ).byte()
+        write_shard(tmp_path / name, range(seed, seed + 20), pixels)
+    taught = []
+
+    def counted(teacher, pixels):
+        taught.append(len(pixels))
+        return teacher_logits(teacher, pixels)
+
+    monkeypatch.setattr(distill, "teacher_logits", counted)
+    here = ["transfer", *TRAIN, "--folder", str(tmp_path), "--data", str(tmp_path / "set")]
+    assert main(here) == 0
+    assert main([*here, "--steps", "3"]) == 1
+    assert "--resume" in capsys.readouterr().err
+    assert main([*here, "--steps", "3", "--resume"]) == 0
+    assert taught == [20]
+    summary = json.loads((tmp_path / SUMMARY).read_text())
+    assert summary["images_seen"] == 12 and summary["images_per_expert"] == [6, 6]
+    assert summary["experts"] == 2 and summary["trunk"] == "fashion/resnet18"
+    assert summary["rank"] == 2 and summary["temperature"] == 0.25
+    assert summary["parameters"] == 2 * 35_250 and summary["trunk_parameters"] == 701_178
+    assert summary["final_loss"] == Log(tmp_path / "log.jsonl").rows()[-1]["loss"]
+    readings = summary["quality"]["readings"]
+    assert [reading["t"] for reading in readings] == list(range(0, 1000, 100))
+    assert all(reading["n"] == 20 for reading in readings)
+    assert summary["sha256"] == weights.sha256(tmp_path / EXPERTS)
+    found = sets.read(tmp_path / EXPERTS, tiny_fashion)
+    assert len(found) == 2 and found.bank.members[0].plan.rank == 2
+    assert main([*here, "--data", str(tmp_path / "other"), "--resume"]) == 1
+    assert taught == [20] and "another run's" in capsys.readouterr().err
+
+
+def test_the_command_line_trains_with_labels_in_the_released_way(tmp_path, tiny_fashion):
+    released = ["--rank", "1", "--no-scale", "--warm-start", "--shared-time"]
+    assert main(["supervised", *TRAIN, *released, "--folder", str(tmp_path)]) == 0
+    summary = json.loads((tmp_path / SUMMARY).read_text())
+    assert summary["released"]["warm start"] and "shared_time=True" in summary["objective"]
+    assert (tmp_path / "expert-2" / "log.jsonl").exists()
+    assert sets.read(tmp_path / EXPERTS, tiny_fashion).bank.members[1].plan.scale == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["transfer", *TRAIN, "--data", "nowhere"], "no generated set in nowhere"),
+        (["transfer", *TRAIN, "--labelled", "--temperature", "0"], "temperature"),
+        (["transfer", *TRAIN, "--labelled", "--first", "41"], "the first 41 of 40 images"),
+        (["transfer", *TRAIN, "--labelled", "--rank", "0"], "rank must be at least 1"),
+        (["transfer", *TRAIN, "--labelled", "--experts", "0"], "cannot be cut into 0"),
+        (["transfer", *TRAIN, "--labelled", "--clip", "1"], "clip=0"),
+        (["supervised", *TRAIN, "--no-scale"], "no LoRA scale"),
+        (["supervised", *TRAIN, "--images", "9"], "one budget"),
+        (["supervised", *TRAIN, "--tier", "mnist"], "no tier 'mnist'"),
+        (["supervised", *TRAIN, "--tier", "tin10"], "tin10's"),
+    ],
+)
+def test_the_command_line_says_what_is_wrong(tmp_path, tiny_fashion, capsys, arguments, says):
+    assert main([*arguments, "--folder", str(tmp_path)]) == 1
+    assert says in capsys.readouterr().err
