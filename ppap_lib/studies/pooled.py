@@ -13,14 +13,18 @@ from ppap_lib.ledger import Row
 
 
 class _Column(NamedTuple):
-    """By which result of a row every image contributes to a column, and how much."""
+    """By which result of a row every image contributes to a column, and how much.
+
+    `exact`: the column is the mean of what images contribute; else it only moves as that does.
+    """
 
     by_image: str
     factor: int = 1
+    exact: bool = True
 
 
 COLUMNS = {
-    "kid": _Column("witness", 2),
+    "kid": _Column("witness", 2, exact=False),
     "precision": _Column("precise"),
     "recall": _Column("covered"),
     "judge": _Column("judge_correct"),
@@ -63,7 +67,7 @@ class Pooled:
     def by_image(self, column: str, blocks: Sequence[int] | None = None) -> Tensor:
         """Per image, numbers whose mean moves with the images as the column does: [images]."""
         blocks = sorted(self.rows) if blocks is None else blocks
-        name, factor = COLUMNS[column]
+        name, factor, _ = COLUMNS[column]
         parts = [self.rows[block]["results"][name] for block in blocks]
         return factor * torch.tensor(parts, dtype=torch.float64).flatten()
 
@@ -72,7 +76,8 @@ class Pooled:
 
         Over generated images, the real ones fixed; a recall's over real images.
         """
-        return _around(self.mean(column), bootstrap.mean(self.by_image(column)))
+        found = bootstrap.mean(self.by_image(column))
+        return found if COLUMNS[column].exact else _around(self.mean(column), found)
 
     def shared(self, *others: "Pooled") -> list[int]:
         """The blocks of seeds that all have, by their first; none if their lengths differ."""
@@ -87,9 +92,10 @@ class Pooled:
                 f"{dict(self.params)} and {dict(other.params)} share no block of seeds of the "
                 f"same length"
             )
-        pulls = [side.by_image(column, blocks) for side in (self, other)]
-        value = self.mean(column, blocks) - other.mean(column, blocks)
-        return _around(value, bootstrap.difference(*pulls))
+        found = bootstrap.difference(*(side.by_image(column, blocks) for side in (self, other)))
+        if COLUMNS[column].exact:
+            return found
+        return _around(self.mean(column, blocks) - other.mean(column, blocks), found)
 
 
 def _around(value: float, estimate: Estimate) -> Estimate:
