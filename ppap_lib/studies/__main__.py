@@ -75,23 +75,18 @@ def _guidance(given: argparse.Namespace) -> None:
     names = given.methods.split(",") if given.methods else there
     for method in sorted(set(methods.METHODS) - set(there), key=list(methods.METHODS).index):
         print(f"{methods.title(method)} is left out: its weights are not trained yet")
-    runs = guidance.plan(
-        names, given.guide, given.sampler, given.scales, given.n, given.blocks, tier=given.tier
-    )
-    if given.sweep:
-        runs = guidance.plan(
-            [name for name in names if name != "none"],
-            given.guide,
-            given.sampler,
-            guidance.SWEEP,
-            given.n,
-            first_seed=guidance.SWEEP_SEED,
-            blocks=1,
-            tier=given.tier,
-        )
+    alike = {"n": given.n, "tier": given.tier}
     if given.at_best:
-        runs = outcome.at_best(given.guide, given.sampler, given.n, given.blocks, given.tier)
-        runs = [run for run in runs if run.method in names]
+        found = outcome.at_best(given.guide, given.sampler, blocks=given.blocks, **alike)
+        runs = [run for run in found if run.method in names]
+    elif given.sweep:
+        swept = [name for name in names if name != "none"]
+        seeds = {"first_seed": guidance.SWEEP_SEED, "blocks": 1}
+        runs = guidance.plan(swept, given.guide, given.sampler, guidance.SWEEP, **seeds, **alike)
+    else:
+        runs = guidance.plan(
+            names, given.guide, given.sampler, given.scales, blocks=given.blocks, **alike
+        )
     if given.released_routing:
         runs = [replace(run, released_routing=True) for run in runs]
     guidance.record(runs, device)

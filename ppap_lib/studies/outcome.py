@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from ppap_lib import ledger, published
 from ppap_lib.ledger import Row
 from ppap_lib.studies import methods
-from ppap_lib.studies.guidance import STUDY, SWEEP_SEED, Guidance, plan
+from ppap_lib.studies.guidance import PUBLISHED_SCALE, STUDY, SWEEP_SEED, Guidance, plan
 from ppap_lib.studies.pooled import Pooled, matching, pool
 
 PUBLISHED_COLUMNS = {
@@ -74,7 +74,7 @@ def pick(
     method: str,
     guide: str = "resnet18",
     sampler: str = "ddim25",
-    scale: float = 7.5,
+    scale: float = PUBLISHED_SCALE,
 ) -> Outcome | None:
     """The outcome of one method; without guidance, guide and scale do not matter."""
     if method == "none":
@@ -122,7 +122,7 @@ def ranks(
     found: Sequence[Outcome],
     guide: str,
     sampler: str = "ddim25",
-    scale: float = 7.5,
+    scale: float = PUBLISHED_SCALE,
 ) -> dict[str, Ranks]:
     """By published column, how our order of the methods agrees with the published order.
 

@@ -59,7 +59,7 @@ VARIANTS: Mapping[str, Variant] = MappingProxyType(
 def command(
     name: str, guide: str, data: Path, images: int, folder: Path, device: str = "auto"
 ) -> list[str]:
-    """The arguments of `python -m ppap_lib.distill` that train a variant, or train it further."""
+    """The arguments of `python -m ppap_lib.distill` that train a variant, or go on with a run."""
     if name not in VARIANTS:
         raise VariantError(f"no variant {name!r}: there are {', '.join(VARIANTS)}")
     variant = VARIANTS[name]
@@ -75,8 +75,8 @@ def command(
 def train(
     name: str, guide: str, data: Path, images: int, folder: Path, device: str = "auto"
 ) -> None:
-    """Train a variant in `folder` for this many images, unless it has seen them already."""
-    if (folder / SUMMARY).is_file() and distillation.finished(folder)[0].images_seen >= images:
+    """Train a variant in `folder` for this many images, unless a finished run is there."""
+    if (folder / SUMMARY).is_file():
         return
     if distill(command(name, guide, data, images, folder, device)) != 0:
         raise VariantError(f"the training of {name} stopped: see above")
