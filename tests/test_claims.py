@@ -172,6 +172,16 @@ def test_what_is_recovered_is_a_share_of_the_gain(empty):
     assert MEASURES["recovered"].ours("ppap5", of="none") is None  # no gain, no share
 
 
+def test_what_is_recovered_at_a_swept_scale_is_of_the_seeds_of_the_sweep(empty):
+    for method, swept, study in (("none", 6, 0), ("ppap5", 30, 60), ("multi5", 54, 60)):
+        at = {} if method == "none" else {"scale": 1.0}
+        guided(method, shares(swept), first_seed=guidance.SWEEP_SEED, **at)
+        guided(method, shares(study), **at)
+    (found, _) = MEASURES["recovered"].ours("ppap5", swept=1)
+    assert found.mean == pytest.approx(0.5)
+    assert MEASURES["recovered"].ours("ppap5") is None  # not at the published scale
+
+
 def test_a_guide_that_believes_more_than_the_judge_is_deceived(empty):
     guided("x0_fixed", shares(0), guide=shares(60))
     assert answer("deceived", method="x0_fixed") == "holds"

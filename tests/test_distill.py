@@ -22,7 +22,7 @@ from ppap_lib.distill import (
     teacher_logits,
     updates,
 )
-from ppap_lib.distill.fitting import IMAGES, PRESETS, RATES, UPDATES
+from ppap_lib.distill.fitting import GPU, IMAGES, PRESETS, RATES, UPDATES
 from ppap_lib.experts import Experts, full_copies, low_rank
 from ppap_lib.networks import lora
 from ppap_lib.schedule import Intervals, Schedule
@@ -380,22 +380,25 @@ class TestSettings:
             300_000,
         )
         assert paper.clip == 0 and paper.learning_rate(300_000, 0) == pytest.approx(0, abs=1e-12)
-        assert settings("paper", "cuda") == paper
+        assert settings("paper", device="cuda") == paper
 
     @pytest.mark.parametrize("name", ["fashion", "tin10"])
     @pytest.mark.parametrize("device", ["cpu", "cuda"])
     def test_the_small_tiers(self, name, device):
-        made = settings(name, device)
+        made = settings(name, device=device)
         assert made.steps * made.batch == IMAGES
         assert all(made.batch % n == 0 for n in (1, 2, 5, 10))
         assert made.clip == 0 and made.weight_decay == 0.05
 
     def test_a_guide_s_own_rate_is_for_small_tiers_on_the_cpu_and_can_be_overridden(self):
-        assert settings("fashion", rate=4e-3).lr == 4e-3
-        assert settings("fashion", rate=4e-3, lr=1e-2).lr == 1e-2
-        assert settings("fashion", "cuda", rate=4e-3).lr == settings("fashion", "cuda").lr
-        assert settings("paper", rate=4e-3).lr == 1e-4
-        assert set(RATES) == set(product(UPDATES, ("transfer", "supervised")))
+        for guide, whole in RATES:
+            assert settings("fashion", guide, whole).lr == RATES[guide, whole]
+            assert settings("fashion", guide, whole, lr=1e-2).lr == 1e-2
+            assert settings("fashion", guide, whole, "cuda").lr == GPU["lr"]
+            assert settings("paper", guide, whole).lr == 1e-4
+        assert set(RATES) == set(product(UPDATES, (False, True)))
+        with pytest.raises(DistillError, match=", ".join(UPDATES)):
+            settings("fashion", "resnet50")
 
     def test_one_budget(self):
         assert settings("fashion", images=1050).steps == 11

@@ -75,6 +75,7 @@ def test_the_best_scale_is_the_judge_s_choice_and_the_smallest_of_equals():
         row("single", right, scale=scale, first_seed=seed)
         for scale, right in ((1.0, [0, 1]), (2.5, [1, 1]), (7.5, [1, 1]), (20.0, [0, 0]))
     ]
+    rows.append(row("none", [1, 1], first_seed=seed))  # has no scale to choose
     found = outcome.outcomes(rows, sweep=True)
     assert outcome.best_scales(found, "resnet18") == {"single": 2.5}
     assert outcome.best_scales(found, "vit") == {}

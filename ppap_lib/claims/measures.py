@@ -77,10 +77,17 @@ def published_gain(
 
 
 def recovered(
-    method: str, of: str = "multi5", guide: str = "resnet18", sampler: str = "ddim25"
+    method: str,
+    of: str = "multi5",
+    guide: str = "resnet18",
+    sampler: str = "ddim25",
+    swept: float | None = None,
 ) -> Effect | None:
-    """A method's gain over no guidance as a share of another's gain, in judge accuracy."""
-    if (found := _outcomes(("none", method, of), guide, sampler)) is None:
+    """A method's gain over no guidance as a share of another's gain, in judge accuracy.
+
+    At the published scale, or at one that was `swept`, on the seeds of the sweep.
+    """
+    if (found := _outcomes(("none", method, of), guide, sampler, swept)) is None:
         return None
     blocks = found[0].shared(*found[1:])
     none, part, whole = (one.by_image("judge", blocks) for one in found)

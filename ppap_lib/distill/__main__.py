@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ppap_lib import data, devices, distill, experts, weights, zoo
 from ppap_lib.data.generated import generated
-from ppap_lib.distill.fitting import PRESETS, RATES, UPDATES
+from ppap_lib.distill.fitting import PRESETS, UPDATES
 from ppap_lib.networks.lora import Adapted, LoraError
 from ppap_lib.schedule import Intervals, Schedule, ScheduleError
 from ppap_lib.tasks import Classification, TaskError
@@ -70,14 +70,16 @@ def train(given: argparse.Namespace) -> dict[str, Any]:
     chosen, device = tier(given.tier), devices.pick(given.device)
     schedule = chosen.schedule()
     intervals = Intervals(schedule.T, given.experts)
+    transfers = given.kind == "transfer"
+    whole = not transfers and given.rank is None
     made = distill.settings(
         given.preset or chosen.name,
+        given.guide,
+        whole,
         device,
         given.images,
-        RATES[given.guide, given.kind],
         **options.settings(given),
     )
-    transfers = given.kind == "transfer"
     task = Classification(given.temperature) if transfers else Classification()
     loss = (distill.Transfer if transfers else distill.Supervised)(
         schedule, intervals, task, shared_time=given.shared_time
@@ -95,7 +97,7 @@ def train(given: argparse.Namespace) -> dict[str, Any]:
         "runs", "distill", f"{chosen.name}-{given.guide}-{given.kind}-{given.experts}"
     )
     targets = _teacher(name, device, images.pixels, folder) if transfers else images.labels
-    if transfers or given.rank is not None:
+    if not whole:
         fresh = distill.updates(
             trunk, given.guide, intervals, given.rank, not given.no_scale, made.seed
         )

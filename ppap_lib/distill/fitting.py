@@ -24,7 +24,6 @@ IMAGES = 600_000
 
 _SMALL = {
     "batch": 100,
-    "lr": 1e-3,
     "weight_decay": 0.05,
     "warmup": 100,
     "ema": 0.999,
@@ -49,15 +48,18 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 )
 """Settings by tier; batches that 1, 2, 5 and 10 experts share evenly. "paper": PPAP's own."""
 
-RATES: Mapping[tuple[str, str], float] = MappingProxyType(
+RATES: Mapping[tuple[str, bool], float] = MappingProxyType(
     {
-        ("resnet18", "transfer"): 4e-3,
-        ("resnet18", "supervised"): 2e-3,
-        ("vit", "transfer"): 2e-3,
-        ("vit", "supervised"): 1e-3,
+        ("resnet18", False): 4e-3,
+        ("resnet18", True): 2e-3,
+        ("vit", False): 2e-3,
+        ("vit", True): 1e-3,
     }
 )
-"""Highest learning rates of the small tiers by guide and kind: updates alone bear larger ones."""
+"""The small tiers' highest learning rates, by guide and whether whole networks are trained.
+
+Updates alone bear larger ones, whether labels or the clean network teach them.
+"""
 
 GPU: Mapping[str, Any] = MappingProxyType({"batch": 500, "lr": 2e-3, "log_every": 100})
 """What changes for the small tiers on a GPU."""
@@ -68,25 +70,29 @@ SNAPSHOTS = tuple(9_375 * 2**k for k in range(12))
 
 def settings(
     preset: str,
+    guide: str = "resnet18",
+    whole: bool = False,
     device: torch.device | str = "cpu",
     images: int | None = None,
-    rate: float | None = None,
     **overrides,
 ) -> Settings:
     """The preset's settings, with `overrides` (None: as the preset has it).
 
-    `rate` is what is trained's own highest learning rate, for a small tier's preset on the CPU.
-    The budget is `steps` or `minutes` where given, else `images` in all (default: the preset's).
+    A small tier's learning rate on the CPU is that of `RATES`: by `guide`, and by whether `whole`
+    networks are trained or updates. The budget is `steps` or `minutes` where given, else `images`
+    in all (default: the preset's).
     """
     if preset not in PRESETS:
         raise DistillError(f"no preset {preset!r}: there are {', '.join(PRESETS)}")
+    if guide not in UPDATES:
+        raise DistillError(f"no rates for a guide {guide!r}: there are {', '.join(UPDATES)}")
     given = {name: value for name, value in overrides.items() if value is not None}
     if images is not None and (given.keys() & {"steps", "minutes"} or images < 1):
         raise DistillError("give one budget: at least one image, or steps, or minutes")
     values = {"snapshots": SNAPSHOTS, **PRESETS[preset]}
     if preset != "paper":
         on_gpu = torch.device(device).type == "cuda"
-        values.update(GPU if on_gpu else {} if rate is None else {"lr": rate})
+        values.update(GPU if on_gpu else {"lr": RATES[guide, whole]})
     values.update(given)
     if "minutes" in given and "steps" not in given:
         values.pop("steps", None)

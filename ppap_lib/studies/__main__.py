@@ -80,9 +80,8 @@ def _guidance(given: argparse.Namespace) -> None:
         found = outcome.at_best(given.guide, given.sampler, blocks=given.blocks, **alike)
         runs = [run for run in found if run.method in names]
     elif given.sweep:
-        swept = [name for name in names if name != "none"]
         seeds = {"first_seed": guidance.SWEEP_SEED, "blocks": 1}
-        runs = guidance.plan(swept, given.guide, given.sampler, guidance.SWEEP, **seeds, **alike)
+        runs = guidance.plan(names, given.guide, given.sampler, guidance.SWEEP, **seeds, **alike)
     else:
         runs = guidance.plan(
             names, given.guide, given.sampler, given.scales, blocks=given.blocks, **alike

@@ -86,7 +86,7 @@ def best_scales(sweep: Sequence[Outcome], guide: str, sampler: str = "ddim25") -
     """By method, the scale of highest judge accuracy in the sweep; of equals the smallest."""
     best: dict[str, tuple[float, float]] = {}
     for outcome in sweep:
-        if (outcome.guide, outcome.sampler) != (guide, sampler):
+        if outcome.method == "none" or (outcome.guide, outcome.sampler) != (guide, sampler):
             continue
         rank = (outcome.mean("judge"), -outcome.scale)
         if outcome.method not in best or rank > best[outcome.method]:
