@@ -16,7 +16,7 @@ from ppap_lib.studies.intervals import Restricted
 @pytest.fixture
 def quick(monkeypatch, tmp_path):
     """Two steps, at t = 999 and 0, and a ledger of its own."""
-    monkeypatch.setattr(guidance, "SAMPLERS", {"ddim25": Sampler("2", ddim, "score")})
+    monkeypatch.setattr(guidance, "sampler", lambda name: Sampler("2", ddim, "score"))
     monkeypatch.setenv("PPAP_RESULTS", str(tmp_path))
     intervals._without_guidance.cache_clear()
     yield

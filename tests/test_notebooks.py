@@ -21,7 +21,7 @@ SMALL = {
     "03_entropy": {"n": 20, "sketch": 10, "picture": "coffee"},
     "04_experts_gradcam": {"n": 5, "sketch": 4, "shown": 3, "experts": "multi5"},
     "05_one_expert_at_a_time": {"method": "naive", "n_intervals": 2, "shown": 2},
-    "06_guidance_ablation": {"n": 2, "sampler": "ddim25"},
+    "06_guidance_ablation": {"method": "ppap5", "steps": 10},
     "07_practical": {"n_experts": 2, "rank": 1},
     "08_noise_and_beta": {"n": 2, "steps": 3},
     "09_accelerated_sampling": {"budget": 5, "finest": 40, "images": 2},
@@ -58,6 +58,8 @@ BAD = {
     "06_guidance_ablation": [
         ({"guide": "resnet50"}, "guide must be one of 'resnet18', 'vit'"),
         ({"scale": -1.0}, r"scale must be at least 0.0, not -1.0"),
+        ({"method": "ppap"}, "method must be one of 'all', 'none'"),
+        ({"steps": 600}, "'ddim600': no whole stride cuts 1000 steps into 600"),
     ],
     "07_practical": [
         ({"rank": 0}, r"rank must be in \[1, 16\], not 0"),

@@ -45,8 +45,9 @@ def test_rows_of_other_weights_other_n_and_the_sweep_are_kept_apart():
     old["params"]["denoiser_sha256"] = "another"
     few = row("naive", [1, 1], first_seed=8)
     swept = row("naive", [1] * 4, first_seed=SWEEP_SEED)
-    (found,) = outcome.outcomes([old, few, swept, row("naive", [0] * 4)])
-    assert found.mean("judge") == 0 and found.images == 4
+    short, long = outcome.outcomes([old, few, swept, row("naive", [0] * 4)])
+    assert (short.images, long.images) == (2, 4)
+    assert (short.mean("judge"), long.mean("judge")) == (1, 0)
     (found,) = outcome.outcomes([old, few, swept], sweep=True)
     assert found.mean("judge") == 1
 
@@ -56,10 +57,26 @@ def test_methods_are_compared_on_the_seeds_they_share():
     b = row("naive", [0, 0, 1, 1])
     extra = row("naive", [0, 0, 0, 0], first_seed=4)
     found = outcome.outcomes([a, b, extra])
-    naive, multi = (outcome.pick(found, m) for m in ("naive", "multi5"))
+    naive, multi = outcome.pick(found, ("naive", "multi5"))
     assert multi.minus(naive, "judge").mean == pytest.approx(0.5)
-    assert multi.shared(naive) == [0] and multi.shared(naive, found[0]) == [0]
-    assert outcome.pick(found, "ppap5") is None
+    assert multi.shared(naive) == [0] and naive.shared() == [0, 4]
+    assert outcome.pick(found, ("naive", "ppap5")) is None
+
+
+def test_longer_blocks_of_some_methods_do_not_part_them_from_the_others():
+    rows = [row(method, [0, 1]) for method in ("none", "naive", "multi5")]
+    rows += [row(method, [1] * 8) for method in ("naive", "multi5")]
+    found = outcome.outcomes(rows)
+    assert [o.images for o in outcome.pick(found, ("none", "naive"))] == [2, 2]
+    assert [o.images for o in outcome.pick(found, ("naive", "multi5"))] == [8, 8]
+    assert {(o.method, o.images) for o in outcome.of_one_length(found)} == {
+        ("none", 2),
+        ("naive", 2),
+        ("multi5", 2),
+    }
+    rows.append(row("none", [1] * 8))
+    assert {o.images for o in outcome.of_one_length(outcome.outcomes(rows))} == {8}
+    assert outcome.of_one_length([]) == []
 
 
 def test_a_difference_of_one_image_in_a_hundred_is_not_beyond_doubt():

@@ -43,7 +43,7 @@ def test_rows_can_be_pooled_like_the_guidance_study_s(monkeypatch, tmp_path):
             vectors = torch.nn.functional.adaptive_avg_pool2d(images.float() / 255, 9).flatten(1)
             return vectors, vectors[:, :10]
 
-    monkeypatch.setattr(guidance, "SAMPLERS", {"ddim25": Sampler("2", ddim, "score")})
+    monkeypatch.setattr(guidance, "sampler", lambda name: Sampler("2", ddim, "score"))
     monkeypatch.setenv("PPAP_RESULTS", str(tmp_path))
     monkeypatch.setitem(metrics.EXTRACTORS, "lite2", lambda device: Pooled())
     monkeypatch.setattr(metrics, "reference_file", lambda tier, extractor: tmp_path / "none")

@@ -46,11 +46,10 @@ class Measure:
 
 def _outcomes(
     names: tuple[str, ...], guide: str, sampler: str, swept: float | None = None
-) -> list[outcome.Outcome] | None:
+) -> tuple[outcome.Outcome, ...] | None:
     found = outcome.outcomes(ledger.rows(guidance.STUDY), sweep=swept is not None)
     scale = guidance.PUBLISHED_SCALE if swept is None else float(swept)
-    picked = [outcome.pick(found, name, guide, sampler, scale) for name in names]
-    return None if None in picked else picked
+    return outcome.pick(found, names, guide, sampler, scale)
 
 
 def gain(
@@ -117,11 +116,9 @@ def routing(
 ) -> Effect | None:
     """Judge accuracy with intervals as the paper cuts them, above the released code's routing."""
     rows = ledger.rows(guidance.STUDY)
-    papers, released = (
-        outcome.pick(outcome.outcomes(rows, released_routing=as_released), method, guide, sampler)
-        for as_released in (False, True)
-    )
-    return _difference(papers, released, "judge")
+    both = (outcome.outcomes(rows, released_routing=released) for released in (False, True))
+    sides = (outcome.candidates(found, method, guide, sampler) for found in both)
+    return None if (found := pooled.aligned(*sides)) is None else _difference(*found, "judge")
 
 
 def entropy_change(start: float, end: float) -> Effect | None:

@@ -65,7 +65,7 @@ def run(trained: Experts, params: Ablation, device: torch.device | str = "cpu") 
         ),
         chosen.shape,
         block,
-        chosen.schedule().grid(guidance.SAMPLERS["ddim25"].spacing),
+        chosen.schedule().grid("ddim25"),
         ddim(),
         steered=True,
         device=device,

@@ -7,7 +7,6 @@ what it contributes to the distances.
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
@@ -20,7 +19,7 @@ from ppap_lib.guidance import NoiseAware
 from ppap_lib.metrics import COMPONENTS
 from ppap_lib.params import ParameterError, Parameters, param
 from ppap_lib.samplers import Step, ddim, ddpm, trajectory
-from ppap_lib.schedule import Level
+from ppap_lib.schedule import Level, respace
 from ppap_lib.studies import filed, methods, quality
 from ppap_lib.tiers import tier as preset
 
@@ -32,19 +31,22 @@ SWEEP_SEED = 900_000
 
 
 class Sampler(NamedTuple):
-    """A sampler of the published table: its respacing, its step, and its form of guidance."""
+    """A sampler of the study: its respacing, its step, and its form of guidance."""
 
     spacing: str
     step: Callable[[], Step]
     form: Literal["score", "mean"]
 
 
-SAMPLERS: Mapping[str, Sampler] = MappingProxyType(
-    {
-        "ddim25": Sampler("ddim25", ddim, "score"),
-        "ddpm250": Sampler("250", ddpm, "mean"),
-    }
-)
+def sampler(name: str) -> Sampler:
+    """DDIM or DDPM with a number of steps, each respaced as is usual: "ddim25" or "ddpm250"."""
+    family, steps = name[:4], name[4:]
+    if family not in ("ddim", "ddpm") or not steps.isdecimal():
+        raise ParameterError(
+            f"no sampler {name!r}: write ddim or ddpm and a number of steps, such as ddim25 or "
+            f"ddpm250"
+        )
+    return Sampler(name, ddim, "score") if family == "ddim" else Sampler(steps, ddpm, "mean")
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class Guidance(Parameters):
     ]
     guide: Literal["resnet18", "vit"] = "resnet18"
     scale: float = param(PUBLISHED_SCALE, low=0.0)
-    sampler: Literal["ddim25", "ddpm250"] = "ddim25"
+    sampler: str = "ddim25"
     n: int = param(100, low=2)
     first_seed: int = param(0, low=0)
     tier: Literal["fashion", "tin10"] = "fashion"
@@ -69,6 +71,10 @@ class Guidance(Parameters):
     denoiser_sha256: str = ""
     judge_sha256: str = ""
     guide_sha256: str = ""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        respace(preset(self.tier).schedule().T, sampler(self.sampler).spacing)
 
     @classmethod
     def with_weights(cls, **values: Any) -> "Guidance":
@@ -86,7 +92,7 @@ class Guidance(Parameters):
 
     def recorded(self) -> dict[str, Any]:
         """Without guidance neither guide nor scale changes the result."""
-        record = super().recorded() | {"form": SAMPLERS[self.sampler].form}
+        record = super().recorded() | {"form": sampler(self.sampler).form}
         if self.method == "none":
             record |= {"guide": "none", "scale": 0.0, "form": "none"}
         return record
@@ -146,13 +152,13 @@ def draw(
 
     With `during`, guidance acts at timesteps in [start, stop) only.
     """
-    chosen, sampler = preset(params.tier), SAMPLERS[params.sampler]
+    chosen, drawn_by = preset(params.tier), sampler(params.sampler)
     return generate(
         _steering(params, device, during),
         chosen.shape,
         range(params.first_seed, params.first_seed + params.n),
-        chosen.schedule().grid(sampler.spacing),
-        sampler.step(),
+        chosen.schedule().grid(drawn_by.spacing),
+        drawn_by.step(),
         steered=True,
         device=device,
     )
@@ -223,11 +229,11 @@ def verdicts(
 
 def cost(params: Guidance, device: torch.device | str = "cpu") -> dict[str, float]:
     """GMAC per image, counted while one is drawn, and evaluations of denoiser and gradient."""
-    chosen, sampler = preset(params.tier), SAMPLERS[params.sampler]
-    seed, grid = [params.first_seed], chosen.schedule().grid(sampler.spacing)
+    chosen, drawn_by = preset(params.tier), sampler(params.sampler)
+    seed, grid = [params.first_seed], chosen.schedule().grid(drawn_by.spacing)
     denoise, noise = _steering(params, device)(seed), seeds.Noise(seed, chosen.shape, device=device)
     with FlopCounterMode(display=False) as flops:
-        *_, last = trajectory(denoise, noise(), grid, sampler.step(), noise)
+        *_, last = trajectory(denoise, noise(), grid, drawn_by.step(), noise)
     return {
         "gmac_per_image": flops.get_total_flops() / 2e9,
         "evaluations": last.evaluations,
@@ -267,7 +273,7 @@ def _steering(
         params.method,
         params.guide,
         params.scale,
-        SAMPLERS[params.sampler].form,
+        sampler(params.sampler).form,
         params.tier,
         device,
         during,

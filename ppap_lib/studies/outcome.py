@@ -7,7 +7,7 @@ from ppap_lib import ledger, published
 from ppap_lib.ledger import Row
 from ppap_lib.studies import methods
 from ppap_lib.studies.guidance import PUBLISHED_SCALE, STUDY, SWEEP_SEED, Guidance, plan
-from ppap_lib.studies.pooled import Pooled, matching, pool
+from ppap_lib.studies.pooled import Pooled, aligned, pool
 
 PUBLISHED_COLUMNS = {
     "fid": "kid",
@@ -50,7 +50,7 @@ def outcomes(
     """The study's rows by the weights that ship now, pooled over blocks, methods in order.
 
     `sweep` takes the blocks on which scales are chosen instead, `released_routing` the experts
-    as the released code routes them. Of blocks of several lengths those of most images are taken:
+    as the released code routes them. Blocks of several lengths stay apart, shorter ones first:
     distances at different n are not comparable.
     """
 
@@ -63,31 +63,50 @@ def outcomes(
         )
 
     order = list(methods.METHODS)
-    largest: dict[tuple, Outcome] = {}
-    for one in sorted(pool(rows, asked, Outcome), key=lambda o: o.images):
-        largest[one.sampler, order.index(one.method), one.guide, one.scale] = one
-    return [largest[key] for key in sorted(largest)]
+    return sorted(
+        pool(rows, asked, Outcome),
+        key=lambda o: (o.sampler, order.index(o.method), o.guide, o.scale, o.params["n"]),
+    )
 
 
-def pick(
+def of_one_length(found: Iterable[Outcome]) -> list[Outcome]:
+    """Those with blocks of the length at which most settings were run; of equals the longest."""
+    by_length: dict[int, list[Outcome]] = {}
+    for one in found:
+        by_length.setdefault(one.params["n"], []).append(one)
+    return max(by_length.items(), key=lambda item: (len(item[1]), item[0]), default=(0, []))[1]
+
+
+def candidates(
     found: Iterable[Outcome],
     method: str,
     guide: str = "resnet18",
     sampler: str = "ddim25",
     scale: float = PUBLISHED_SCALE,
-) -> Outcome | None:
-    """The outcome of one method; without guidance, guide and scale do not matter."""
+) -> list[Outcome]:
+    """One method's outcomes, by block length; without guidance, guide and scale do not matter."""
     if method == "none":
         guide, scale = "none", 0.0
-    return matching(found, method=method, guide=guide, sampler=sampler, scale=scale)
+    wanted = method, guide, sampler, scale
+    return [o for o in found if (o.method, o.guide, o.sampler, o.scale) == wanted]
+
+
+def pick(
+    found: Iterable[Outcome],
+    names: Iterable[str],
+    guide: str = "resnet18",
+    sampler: str = "ddim25",
+    scale: float = PUBLISHED_SCALE,
+) -> tuple[Outcome, ...] | None:
+    """The outcomes of these methods on seeds that all share, the most there are; else None."""
+    found = list(found)
+    return aligned(*(candidates(found, name, guide, sampler, scale) for name in names))
 
 
 def best_scales(sweep: Sequence[Outcome], guide: str, sampler: str = "ddim25") -> dict[str, float]:
     """By method, the scale of highest judge accuracy in the sweep; of equals the smallest."""
     best: dict[str, tuple[float, float]] = {}
-    for outcome in sweep:
-        if outcome.method == "none" or (outcome.guide, outcome.sampler) != (guide, sampler):
-            continue
+    for outcome in of_one_length(o for o in sweep if (o.guide, o.sampler) == (guide, sampler)):
         rank = (outcome.mean("judge"), -outcome.scale)
         if outcome.method not in best or rank > best[outcome.method]:
             best[outcome.method] = rank
@@ -132,11 +151,12 @@ def ranks(
     from scipy.stats import spearmanr
 
     theirs = published_rows(guide, sampler)
-    ours = {}
-    for method in theirs:
-        outcome = pick(found, method, guide, sampler, scale)
-        if method != "x0_fixed" and outcome and outcome.get("kid") is not None:
-            ours[method] = outcome
+    settings = (candidates(found, method, guide, sampler, scale) for method in theirs)
+    ours = {
+        one.method: one
+        for one in of_one_length(one for setting in settings for one in setting)
+        if one.method != "x0_fixed" and one.get("kid") is not None
+    }
     if len(ours) < 3:
         return {}
     table = {}
@@ -150,7 +170,8 @@ def ranks(
 def published_rows(guide: str, sampler: str = "ddim25") -> dict[str, dict[str, published.Value]]:
     """The published table's rows by our methods, for the network that ours stands for.
 
-    The paper has one row for gradients on x0-hat; it stands beside both of ours.
+    The paper has one row for gradients on x0-hat; it stands beside both of ours. Empty for a
+    sampler that the paper did not use.
     """
     rows = {
         row["guidance"]: row
@@ -161,4 +182,5 @@ def published_rows(guide: str, sampler: str = "ddim25") -> dict[str, dict[str, p
     return {
         method: rows["none" if about is None else about.published]
         for method, about in methods.METHODS.items()
+        if rows
     }

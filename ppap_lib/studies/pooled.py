@@ -81,9 +81,9 @@ class Pooled:
 
     def shared(self, *others: "Pooled") -> list[int]:
         """The blocks of seeds that all have, by their first; none if their lengths differ."""
-        if {other.params["n"] for other in others} != {self.params["n"]}:
+        if any(other.params["n"] != self.params["n"] for other in others):
             return []
-        return sorted(self.rows.keys() & set.intersection(*(set(o.rows) for o in others)))
+        return sorted(set(self.rows).intersection(*(other.rows for other in others)))
 
     def minus(self, other: "Pooled", column: str) -> Estimate:
         """The difference to another on the blocks that both have, image by image."""
@@ -120,6 +120,20 @@ def pool(
             first_seed = params.pop("first_seed")
             found.setdefault(ledger.digest(params), (params, {}))[1][first_seed] = row
     return [kind(params, blocks) for params, blocks in found.values()]
+
+
+def aligned(*sides: Iterable[Kind]) -> tuple[Kind, ...] | None:
+    """One of each side, such that all share blocks of one length; of most shared images.
+
+    The candidates of a side differ in the length of their blocks. None if nothing is shared.
+    """
+    by_length = [{one.params["n"]: one for one in side} for side in sides]
+    best: tuple[int, tuple[Kind, ...]] = 0, ()
+    for n in set.intersection(*(set(side) for side in by_length)):
+        first, *others = chosen = tuple(side[n] for side in by_length)
+        images = n * len(first.shared(*others))
+        best = max(best, (images, chosen), key=lambda found: found[0])
+    return best[1] or None
 
 
 def matching(found: Iterable[Kind], **wanted: Any) -> Kind | None:
