@@ -8,7 +8,7 @@ Inception weights at hand ("inception-v3-compat") the same functions give FID, K
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import torch
@@ -20,6 +20,7 @@ from ppap_lib import images as pixels
 COMPONENTS = 64  # principal components of the small-sample Frechet distance
 FULL_DIMENSION_FROM = 2000  # below this many samples FD in full dimension measures n
 NEIGHBOURS = 3  # of precision and recall
+SHIPPED = 1000  # real images whose features come with the project
 
 
 class MetricError(ValueError):
@@ -120,17 +121,22 @@ def reference_file(tier: str, extractor: str) -> Path:
 
 
 def real_features(
-    tier: str, extractor: str = "lite2", device: torch.device | str = "cpu"
+    tier: str, extractor: str = "lite2", device: torch.device | str = "cpu", count: int = SHIPPED
 ) -> Features:
-    """Features of 1,000 real test images, balanced as by `balanced`: shipped, or extracted anew."""
+    """Features of real test images, balanced as by `balanced`: at least `count`, the same first.
+
+    Up to `SHIPPED` they are, where that file is there; more are extracted, once per process.
+    Raises `MetricError` if the tier has fewer test images.
+    """
     path = reference_file(tier, extractor)
-    if path.exists():
+    if count <= SHIPPED and path.exists():
         return Features(weights.read(path)["vectors"].float(), extractor)
-    return extract_real(tier, extractor, device)
+    return extract_real(tier, extractor, device, max(count, SHIPPED))
 
 
+@lru_cache(maxsize=2)
 def extract_real(
-    tier: str, extractor: str = "lite2", device: torch.device | str = "cpu", count: int = 1000
+    tier: str, extractor: str = "lite2", device: torch.device | str = "cpu", count: int = SHIPPED
 ) -> Features:
     """`real_features`, computed from the images."""
     found = data.load(tier, "test")
@@ -288,7 +294,10 @@ def inside_manifold(images: Features, of: Features) -> Tensor:
 def real_against_real(
     real: Features, n: int, reference: Reference, repeats: int = 1, seed: int = 0
 ) -> list[dict[str, float]]:
-    """KID and FD of disjoint real halves of n images each: what 'no difference' scores at n."""
+    """KID and FD64 of disjoint real halves of n images: what 'no difference' scores at n.
+
+    FD64 only where n exceeds its components.
+    """
     if 2 * n > len(real):
         raise MetricError(f"two disjoint sets of {n} need {2 * n} real images, not {len(real)}")
     rows = []
@@ -296,7 +305,8 @@ def real_against_real(
         generator = torch.Generator().manual_seed(seed + repeat)
         order = torch.randperm(len(real), generator=generator)
         a, b = real[order[:n]], real[order[n : 2 * n]]
-        rows.append({"n": n, "kid": kid(a, b), "fd64": fd64(a, b, reference)})
+        small = {} if n <= COMPONENTS else {"fd64": fd64(a, b, reference)}
+        rows.append({"n": n, "kid": kid(a, b)} | small)
     return rows
 
 

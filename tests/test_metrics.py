@@ -1,5 +1,7 @@
 """Metrics: conventions, parity with torch-fidelity, and honesty about sample size."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -107,6 +109,7 @@ def test_real_against_real_uses_disjoint_images():
     assert row["n"] == 100 and row["kid"] != 0
     with pytest.raises(MetricError, match="two disjoint sets of 101 need 202 real images"):
         metrics.real_against_real(real, 101, Reference(real))
+    assert "fd64" in row and "fd64" not in metrics.real_against_real(real, 64, Reference(real))[0]
 
 
 def test_balanced_positions_follow_the_seeds():
@@ -175,6 +178,25 @@ class TestLite2:
         )
         expected = theirs["kernel_inception_distance_mean"]
         assert metrics.kid(*ours) == pytest.approx(expected, rel=1e-3)
+
+    def test_more_real_images_than_are_shipped_are_extracted_and_begin_with_the_same(
+        self, monkeypatch
+    ):
+        def extracted(pixels, extractor, device):
+            return Features(pixels.flatten(1).float(), extractor)
+
+        labels = torch.arange(10).repeat_interleave(200)
+        images = SimpleNamespace(pixels=torch.arange(2000)[:, None, None, None], labels=labels)
+        monkeypatch.setattr(metrics, "extract", extracted)
+        monkeypatch.setattr(metrics, "extract_real", metrics.extract_real.__wrapped__)
+        monkeypatch.setattr(metrics.data, "load", lambda tier, split: images)
+        few, many = (metrics.extract_real("fashion", count=n) for n in (1000, 2000))
+        assert torch.equal(
+            metrics.real_features("fashion", count=1500).vectors, many.vectors[:1500]
+        )
+        assert torch.equal(few.vectors, many.vectors[:1000])
+        with pytest.raises(MetricError, match="2002 balanced images need 201 of every class"):
+            metrics.real_features("fashion", count=2002)
 
     def test_the_shipped_reference_is_what_the_extractor_says(self):
         path = metrics.reference_file("fashion", "lite2")

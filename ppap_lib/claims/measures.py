@@ -5,7 +5,7 @@ FID for our KID or judge accuracy, so that bounds compare signs and shares, neve
 signed such that larger means more of what the metric's name says.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import NamedTuple
@@ -46,10 +46,11 @@ class Measure:
 
 def _outcomes(
     names: tuple[str, ...], guide: str, sampler: str, swept: float | None = None
-) -> tuple[outcome.Outcome, ...] | None:
+) -> list[list[outcome.Outcome]]:
+    """Every method's outcomes, by the length of their blocks."""
     found = outcome.outcomes(ledger.rows(guidance.STUDY), sweep=swept is not None)
     scale = guidance.PUBLISHED_SCALE if swept is None else float(swept)
-    return outcome.pick(found, names, guide, sampler, scale)
+    return [outcome.candidates(found, name, guide, sampler, scale) for name in names]
 
 
 def gain(
@@ -63,8 +64,8 @@ def gain(
 
     At the published scale, or at one that was `swept`, on the seeds of the sweep.
     """
-    found = _outcomes((method, over), guide, sampler, swept)
-    return None if found is None else _difference(*found, "judge")
+    sides = _outcomes((method, over), guide, sampler, swept)
+    return _difference("judge", *sides)
 
 
 def published_gain(
@@ -86,7 +87,8 @@ def recovered(
 
     At the published scale, or at one that was `swept`, on the seeds of the sweep.
     """
-    if (found := _outcomes(("none", method, of), guide, sampler, swept)) is None:
+    sides = _outcomes(("none", method, of), guide, sampler, swept)
+    if (found := pooled.aligned(*sides)) is None:
         return None
     blocks = found[0].shared(*found[1:])
     none, part, whole = (one.by_image("judge", blocks) for one in found)
@@ -105,7 +107,7 @@ def published_recovered(
 
 def deceived(method: str, guide: str = "resnet18", sampler: str = "ddim25") -> Effect | None:
     """By how much the guide believes in more of its own images than the judge does."""
-    if (found := _outcomes((method,), guide, sampler)) is None:
+    if (found := pooled.aligned(*_outcomes((method,), guide, sampler))) is None:
         return None
     own, judge = (found[0].by_image(column) for column in ("guide", "judge"))
     return Effect(bootstrap.difference(own, judge), len(own))
@@ -118,7 +120,7 @@ def routing(
     rows = ledger.rows(guidance.STUDY)
     both = (outcome.outcomes(rows, released_routing=released) for released in (False, True))
     sides = (outcome.candidates(found, method, guide, sampler) for found in both)
-    return None if (found := pooled.aligned(*sides)) is None else _difference(*found, "judge")
+    return _difference("judge", *sides)
 
 
 def entropy_change(start: float, end: float) -> Effect | None:
@@ -156,11 +158,7 @@ def tweak(name: str, steps: int = 25) -> Effect | None:
     """KID of a tweaked sampler above that of the plain one, clipped as usual."""
     found = pooled.pool(ledger.rows(noise.STUDY), methods.is_current)
     alike = {"tier": "fashion", "steps": steps, "clip": True}
-    return _difference(
-        pooled.matching(found, tweak=name, **alike),
-        pooled.matching(found, tweak="one_z", **alike),
-        "kid",
-    )
+    return _difference("kid", *(pooled.matching(found, tweak=t, **alike) for t in (name, "one_z")))
 
 
 def published_tweak(name: str) -> float:
@@ -184,8 +182,9 @@ def by_scale(
     """How precision, recall or the judge's accuracy changes from one guidance scale to another."""
     found = pooled.pool(ledger.rows(scales.STUDY), methods.is_current)
     alike = {"tier": "fashion", "method": method, "guide": guide}
-    low, high = (pooled.matching(found, scale=float(s), **alike) for s in (start, end))
-    return _difference(high, low, column)
+    return _difference(
+        column, *(pooled.matching(found, scale=float(s), **alike) for s in (end, start))
+    )
 
 
 def solver_lead(
@@ -193,8 +192,8 @@ def solver_lead(
 ) -> Effect | None:
     """KID of a solver below another's, at equal evaluations on a grid."""
     found = standings.standings(ledger.rows(samplers.STUDY))
-    at = standings.chosen(found, method=method, budget=budget, grid=grid)
-    return _difference(at.get(worse), at.get(better), "kid")
+    alike = {"method": method, "budget": budget, "grid": grid}
+    return _difference("kid", *(pooled.matching(found, solver=s, **alike) for s in (worse, better)))
 
 
 def published_lead(
@@ -208,11 +207,14 @@ def published_lead(
     return fid[worse] - fid[better]
 
 
-def _difference(a: pooled.Pooled | None, b: pooled.Pooled | None, column: str) -> Effect | None:
-    """`a` minus `b` image by image, None where one is missing or no block is shared."""
-    if a is None or b is None or not (blocks := a.shared(b)):
+def _difference(
+    column: str, a: Iterable[pooled.Pooled], b: Iterable[pooled.Pooled]
+) -> Effect | None:
+    """One of `a` minus one of `b`, image by image on the most seeds; None if none are shared."""
+    if (pair := pooled.aligned(a, b)) is None:
         return None
-    return Effect(a.minus(b, column), a.params["n"] * len(blocks))
+    one, other = pair
+    return Effect(one.minus(other, column), one.params["n"] * len(one.shared(other)))
 
 
 MEASURES: Mapping[str, Measure] = MappingProxyType(

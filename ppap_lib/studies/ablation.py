@@ -16,7 +16,6 @@ import torch
 from ppap_lib import seeds, zoo
 from ppap_lib.experts import Experts
 from ppap_lib.generate import generate
-from ppap_lib.metrics import COMPONENTS
 from ppap_lib.params import param
 from ppap_lib.samplers import ddim
 from ppap_lib.studies import distillation, filed, guidance, methods, quality
@@ -78,8 +77,7 @@ def run(trained: Experts, params: Ablation, device: torch.device | str = "cpu") 
     results: dict[str, Any] = {
         name: guidance.verdicts(reader, images, target, device) for name, reader in readers.items()
     }
-    if params.n > COMPONENTS:
-        results |= quality.measured(images, params.tier, params.extractor, device)
+    results |= quality.measured(images, params.tier, params.extractor, device)
     return results
 
 

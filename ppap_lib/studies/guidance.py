@@ -16,7 +16,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from ppap_lib import ledger, seeds, zoo
 from ppap_lib.generate import generate
 from ppap_lib.guidance import NoiseAware
-from ppap_lib.metrics import COMPONENTS
 from ppap_lib.params import ParameterError, Parameters, param
 from ppap_lib.samplers import Step, ddim, ddpm, trajectory
 from ppap_lib.schedule import Level, respace
@@ -54,7 +53,7 @@ class Guidance(Parameters):
     """One run: which method guides what, how strongly, from which seeds.
 
     `released_routing` sends a timestep on an interval's edge to the expert below it. The digests
-    are those of the weights in use; `of` fills them in.
+    are those of the weights in use; `with_weights` fills them in.
     """
 
     method: Literal[
@@ -169,16 +168,17 @@ def run(
 ) -> dict[str, Any]:
     """Draw and measure; the row's results. `images` are those of `draw`, if they are there already.
 
-    Distances need more images than principal components: below that there are none.
+    A few images have no distances to real ones: see `quality.measured`.
     """
+    if params.n >= quality.DISTANCES_FROM:  # before anything is drawn: there may not be so many
+        quality.reference(params.n, params.tier, params.extractor, device)
     images = draw(params, device) if images is None else images
     results: dict[str, Any] = judged(params, images, device)
     if params.method != "none":
         card = zoo.card(methods.weights_of(params.method, params.guide, params.tier))
         results["trained_parameters"] = card.parameters if card.kind == "experts" else 0
         results["guide_images_seen"] = card.images_seen
-    if params.n > COMPONENTS:
-        results |= quality.measured(images, params.tier, params.extractor, device)
+    results |= quality.measured(images, params.tier, params.extractor, device)
     return results | cost(params, device)
 
 

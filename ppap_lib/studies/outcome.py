@@ -7,7 +7,7 @@ from ppap_lib import ledger, published
 from ppap_lib.ledger import Row
 from ppap_lib.studies import methods
 from ppap_lib.studies.guidance import PUBLISHED_SCALE, STUDY, SWEEP_SEED, Guidance, plan
-from ppap_lib.studies.pooled import Pooled, aligned, pool
+from ppap_lib.studies.pooled import Pooled, aligned, matching, pool
 
 PUBLISHED_COLUMNS = {
     "fid": "kid",
@@ -46,6 +46,7 @@ def outcomes(
     sweep: bool = False,
     tier: str = "fashion",
     released_routing: bool = False,
+    extractor: str = "lite2",
 ) -> list[Outcome]:
     """The study's rows by the weights that ship now, pooled over blocks, methods in order.
 
@@ -57,6 +58,7 @@ def outcomes(
     def asked(p: Mapping[str, Any]) -> bool:
         return (
             p["tier"] == tier
+            and p["extractor"] == extractor
             and p["released_routing"] == released_routing
             and (p["first_seed"] >= SWEEP_SEED) == sweep
             and methods.is_current(p)
@@ -87,8 +89,7 @@ def candidates(
     """One method's outcomes, by block length; without guidance, guide and scale do not matter."""
     if method == "none":
         guide, scale = "none", 0.0
-    wanted = method, guide, sampler, scale
-    return [o for o in found if (o.method, o.guide, o.sampler, o.scale) == wanted]
+    return matching(found, method=method, guide=guide, sampler=sampler, scale=scale)
 
 
 def pick(
@@ -146,7 +147,8 @@ def ranks(
     """By published column, how our order of the methods agrees with the published order.
 
     Only the ordering is comparable: theirs is ImageNet at 256 pixels. Where the paper has one row
-    for gradients on x0-hat, ours is the one through the denoiser. Needs at least three methods.
+    for gradients on x0-hat, ours is the one through the denoiser. On the blocks of seeds that all
+    methods share; needs at least three methods.
     """
     from scipy.stats import spearmanr
 
@@ -159,10 +161,12 @@ def ranks(
     }
     if len(ours) < 3:
         return {}
+    first, *others = ours.values()
+    blocks = first.shared(*others)
     table = {}
     for column, mine in PUBLISHED_COLUMNS.items():
         a = [theirs[method][column] for method in ours]
-        b = [outcome.mean(mine) for outcome in ours.values()]
+        b = [outcome.mean(mine, blocks) for outcome in ours.values()]
         table[column] = Ranks(float(spearmanr(a, b).statistic), tuple(ours))
     return table
 

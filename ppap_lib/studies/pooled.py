@@ -16,17 +16,19 @@ class _Column(NamedTuple):
     """By which result of a row every image contributes to a column, and how much.
 
     `exact`: the column is the mean of what images contribute; else it only moves as that does.
+    `by_real`: real images contribute, which are the same ones in every block.
     """
 
     by_image: str
     factor: int = 1
     exact: bool = True
+    by_real: bool = False
 
 
 COLUMNS = {
     "kid": _Column("witness", 2, exact=False),
     "precision": _Column("precise"),
-    "recall": _Column("covered"),
+    "recall": _Column("covered", by_real=True),
     "judge": _Column("judge_correct"),
     "guide": _Column("guide_correct"),
 }
@@ -65,11 +67,15 @@ class Pooled:
             return None
 
     def by_image(self, column: str, blocks: Sequence[int] | None = None) -> Tensor:
-        """Per image, numbers whose mean moves with the images as the column does: [images]."""
+        """Per image, numbers whose mean moves with the images as the column does: [images].
+
+        A recall's are per real image, averaged over blocks, since all blocks ask of the same: [n].
+        """
         blocks = sorted(self.rows) if blocks is None else blocks
-        name, factor, _ = COLUMNS[column]
-        parts = [self.rows[block]["results"][name] for block in blocks]
-        return factor * torch.tensor(parts, dtype=torch.float64).flatten()
+        about = COLUMNS[column]
+        parts = [self.rows[block]["results"][about.by_image] for block in blocks]
+        each = about.factor * torch.tensor(parts, dtype=torch.float64)
+        return each.mean(0) if about.by_real else each.flatten()
 
     def estimate(self, column: str) -> Estimate:
         """The column with its bootstrap interval over images.
@@ -136,10 +142,6 @@ def aligned(*sides: Iterable[Kind]) -> tuple[Kind, ...] | None:
     return best[1] or None
 
 
-def matching(found: Iterable[Kind], **wanted: Any) -> Kind | None:
-    """The one whose parameters are as `wanted`; of several, that of most images."""
-    best: Kind | None = None
-    for one in found:
-        if all(one.params[name] == value for name, value in wanted.items()):
-            best = one if best is None or one.images > best.images else best
-    return best
+def matching(found: Iterable[Kind], **wanted: Any) -> list[Kind]:
+    """Those whose parameters are as `wanted`: the candidates of a side of `aligned`."""
+    return [o for o in found if all(o.params[name] == v for name, v in wanted.items())]

@@ -13,6 +13,9 @@ from ppap_lib.params import Parameters, param
 from ppap_lib.samplers import ddim
 from ppap_lib.tiers import tier
 
+DISTANCES_FROM = 50
+"""Fewer images have no distance to real ones: it would be all noise."""
+
 
 @dataclass(frozen=True)
 class Quality(Parameters):
@@ -44,33 +47,55 @@ def distances(
 
     KID and FD64, with real against real at the same N; precision, recall, and inception score.
     """
-    real = metrics.real_features(name, extractor, device)
+    real = reference(len(images), name, extractor, device)
     return columns(metrics.extract(images, extractor, device=device), real)
+
+
+def reference(
+    n: int, name: str, extractor: str = "lite2", device: torch.device | str = "cpu"
+) -> metrics.Features:
+    """Real features for n images of a tier: twice as many, for real against real at that n.
+
+    Raises `MetricError` if the tier has too few test images.
+    """
+    return metrics.real_features(name, extractor, device, 2 * n)
 
 
 def measured(
     images: Tensor, name: str, extractor: str = "lite2", device: torch.device | str = "cpu"
 ) -> dict[str, Any]:
-    """The same columns, and what every image contributes to them."""
-    real = metrics.real_features(name, extractor, device)
+    """The same columns, and what every image contributes to them; below `DISTANCES_FROM` none."""
+    if len(images) < DISTANCES_FROM:
+        return {}
+    real = reference(len(images), name, extractor, device)
     found = metrics.extract(images, extractor, device=device)
     return columns(found, real) | by_image(found, real)
 
 
 def columns(found: metrics.Features, real: metrics.Features) -> dict[str, float]:
-    """The same from features; `real` holds at least twice as many, of which the first count."""
-    reference, same = metrics.Reference(real), real[: len(found)]
-    baseline = metrics.real_against_real(real, len(found), reference)[0]
+    """The same from features; `real` holds at least twice as many, of which the first count.
+
+    FD64 only of more images than its components, and the distance in full dimension from
+    `metrics.FULL_DIMENSION_FROM` up: FID, with Inception's features.
+    """
+    n, same = len(found), real[: len(found)]
+    # The same components at every n.
+    reference = metrics.Reference(real[: metrics.SHIPPED])
+    baseline = metrics.real_against_real(real, n, reference)[0]
     precision, recall = metrics.precision_recall(found, same)
-    return {
+    table = {
         "kid": metrics.kid(found, same),
-        "fd64": metrics.fd64(found, same, reference),
         "kid_real": baseline["kid"],
-        "fd64_real": baseline["fd64"],
         "precision": precision,
         "recall": recall,
         "inception_score": metrics.inception_score(found),
     }
+    if n > metrics.COMPONENTS:
+        table["fd64"] = metrics.fd64(found, same, reference)
+        table["fd64_real"] = baseline["fd64"]
+    if n >= metrics.FULL_DIMENSION_FROM:
+        table["fd"] = metrics.fd(found, same)
+    return table
 
 
 def by_image(found: metrics.Features, real: metrics.Features) -> dict[str, list[float]]:

@@ -68,11 +68,11 @@ def spread(vectors: Tensor, labels: Tensor) -> float:
 def run(params: Guidance, device: torch.device | str = "cpu") -> dict[str, Any]:
     """Draw and measure; the row's results. Real images are measured alike, at the same n.
 
-    Distances to real images need more images than principal components.
+    A few images have no distances to real ones, as in `quality.measured`.
     """
     images = guidance.draw(params, device)
     found = metrics.extract(images, params.extractor, device=device)
-    real = metrics.real_features(params.tier, params.extractor, device)
+    real = quality.reference(params.n, params.tier, params.extractor, device)
     block, classes = params.first_seed + torch.arange(params.n), len(preset(params.tier).classes)
     results: dict[str, Any] = guidance.judged(params, images, device)
     results |= {name: float(share.mean()) for name, share in at_the_ends(images).items()}
@@ -81,7 +81,7 @@ def run(params: Guidance, device: torch.device | str = "cpu") -> dict[str, Any]:
     results["spread_real"] = spread(
         real.vectors[: params.n], seeds.labels(range(params.n), classes)
     )
-    if params.n > metrics.COMPONENTS:
+    if params.n >= quality.DISTANCES_FROM:
         results |= quality.columns(found, real) | quality.by_image(found, real)
     return results
 
