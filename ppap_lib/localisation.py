@@ -1,7 +1,8 @@
 """Where a network looks: maps of attention, and what can be measured on them.
 
 Maps are [B, H, W], not negative, at the images' size; their scale carries no meaning. A map that
-is zero everywhere points nowhere, and counts as uniform. Masks are bool [B, H, W].
+is zero everywhere is empty: it points nowhere, and all that is measured on it is nan. Masks are
+bool [B, H, W].
 """
 
 from collections.abc import Sequence
@@ -71,12 +72,11 @@ def _enlarged(maps: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def _shares(maps: Tensor) -> Tensor:
-    """Each pixel's share of its map's energy: float64 [B, H, W], summing to 1."""
+    """Each pixel's share of its map's energy: float64 [B, H, W], summing to 1; nan if empty."""
     if maps.ndim != 3 or not bool((maps >= 0).all()):
         raise LocalisationError(f"maps are [B, H, W], not negative; this is {list(maps.shape)}")
     maps = maps.double()
-    peak = maps.amax((1, 2), keepdim=True)
-    maps = torch.where(peak > 0, maps / peak, 1.0)  # tiny maps would underflow in their sum
+    maps = maps / maps.amax((1, 2), keepdim=True)  # tiny maps would underflow in their sum
     return maps / maps.sum((1, 2), keepdim=True)
 
 

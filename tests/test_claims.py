@@ -205,34 +205,41 @@ def test_routing_compares_the_same_experts_on_the_same_seeds(empty):
 def test_entropy_changes_photograph_by_photograph(empty):
     made = reading.photographs()
     base = [0.1 * i for i in range(20)]
-    rise = {0.0: 0.0, 300.0: 4.0, 999.0: 3.0}
+    rise = {0.0: 0.0, 300.0: 4.0, 999.0: 1.5}
     entropies = [[b + rise.get(t, 2.0) for b in base] for t in made.times]
     ledger.record(reading.STUDY, made.recorded(), {"entropies": entropies}, seconds=1.0)
     assert answer("entropy_change", at_least=20, start=0, end=300) == "holds"
     assert answer("entropy_change", at_least=20, start=300, end=999) == "does not hold"
+    least = MEASURES["least_entropy_change"].ours().estimate
+    assert least == pytest.approx((-2.5, -2.5, -2.5))  # from the peak to the end
 
 
-def test_attention_is_read_at_one_noise_level(empty):
+def test_attention_is_read_over_all_noise_levels(empty):
+    trends = {"entropy": (0.1, 0.05, 0.15), "frequency": (0.1, -0.05, 0.25)}
+    overall = {name: Estimate(*t)._asdict() | {"images": 90} for name, t in trends.items()}
     made = attention.plan("resnet18")["multi5"]
-    trend = [Estimate(0.1, 0.05 - k, 0.15)._asdict() for k in range(len(made.times))]
-    results = {"kept": 190, "trend": {"entropy": trend}}
-    ledger.record(attention.STUDY, made.recorded(), results, seconds=1.0)
-    assert answer("attention_trend", measure="entropy", t=100) == "holds"
-    assert answer("attention_trend", measure="entropy", t=300) == "undecided"
+    ledger.record(attention.STUDY, made.recorded(), {"overall": overall}, seconds=1.0)
+    assert MEASURES["attention_trend"].ours("entropy") == ((0.1, 0.05, 0.15), 90)
+    assert answer("attention_trend", measure="entropy") == "holds"
+    assert answer("attention_trend", measure="frequency") == "undecided"
+    assert claims.judge(claim("attention_trend", measure="entropy", guide="vit")).words[:2] == "no"
 
 
-def test_power_is_shared_over_the_blocks_that_are_whole(empty):
+def test_an_interval_leads_if_alone_it_changes_more_than_any_other_alone(empty):
     for run in intervals.plan(blocks=2):
-        part = 1.0 if run.span == (1, 5) else 0.8 if run.first == 5 else 0.1
+        layout = {(1, 1): 0.1, (4, 4): 0.5, (5, 5): 0.8}.get(run.span, 0.2)
+        if run.first < run.last:
+            layout = 9.0  # several intervals are no rivals
         results = {
             "judge_correct": [1] * run.n,
-            "layout": [part * (1 + i) for i in range(run.n)],
-            "detail": [part] * run.n,
+            "layout": [layout + i for i in range(run.n)],
+            "detail": [0.5] * run.n,
         }
         ledger.record(intervals.STUDY, run.recorded(), results, seconds=1.0)
-    found = MEASURES["power_share"].ours("layout", 5, 5)
-    assert found.estimate == pytest.approx((0.8, 0.8, 0.8)) and found.images == 80
-    assert answer("power_share", above=0.5, of="detail", first=1, last=1) == "does not hold"
+    found = MEASURES["power_lead"].ours("layout", 5)
+    assert found.estimate == pytest.approx((0.3, 0.3, 0.3)) and found.images == 80
+    assert answer("power_lead", of="layout", interval=4) == "does not hold"
+    assert answer("power_lead", of="detail", interval=1) == "undecided"
 
 
 def contributions(n, **means):
@@ -285,7 +292,7 @@ def test_solvers_are_compared_at_one_budget_on_one_grid(empty):
 
 def test_the_table_has_a_line_per_claim_and_no_broken_cell():
     lines = claims.markdown(CLAIMS).splitlines()
-    assert len(lines) == 2 + len(CLAIMS) and {line.count("|") for line in lines} == {5}
+    assert len(lines) == 2 + len(CLAIMS) and {line.count("|") for line in lines} == {6}
 
 
 def test_the_landing_page_reads_the_table_as_myst():

@@ -34,7 +34,7 @@ def random_masks():
 
 class TestEnergyRatio:
     def test_a_uniform_map_scores_one(self):
-        for value in (1.0, 1e-30, 0.0):  # zero everywhere counts as uniform
+        for value in (1.0, 1e-30):
             ratio = energy_ratio(torch.full((B, H, W), value), random_masks())
             torch.testing.assert_close(ratio, torch.ones(B, dtype=torch.float64))
 
@@ -69,9 +69,8 @@ class TestEnergyRatio:
 
 class TestMapEntropy:
     def test_uniform_is_log_n_and_one_pixel_is_zero(self):
-        for value in (2.0, 0.0):
-            found = map_entropy(torch.full((B, H, W), value))
-            torch.testing.assert_close(found, torch.full((B,), math.log(H * W)).double())
+        found = map_entropy(torch.full((B, H, W), 2.0))
+        torch.testing.assert_close(found, torch.full((B,), math.log(H * W)).double())
         pixel = torch.zeros(1, H, W)
         pixel[0, 3, 4] = 0.1
         assert map_entropy(pixel).item() == 0
@@ -79,6 +78,14 @@ class TestMapEntropy:
     def test_k_equal_pixels_have_log_k(self):
         masks = random_masks()
         torch.testing.assert_close(map_entropy(masks.float()), masks.double().sum((1, 2)).log())
+
+
+def test_an_empty_map_has_neither_energy_nor_entropy():
+    maps = torch.ones(2, H, W)
+    maps[1] = 0
+    masks = random_masks()[:2]
+    for measured in (energy_ratio(maps, masks), map_entropy(maps)):
+        assert measured.isfinite().tolist() == [True, False]
 
 
 class TestMeanFrequency:

@@ -108,26 +108,49 @@ class TestAttention:
             assert np.shape(clean[name]) == (1, 2) and np.shape(same[name]) == (3, 2)
             np.testing.assert_allclose(same[name], 3 * clean[name], rtol=1e-6)
         for trends in same["trend"].values():
-            assert all(entry == {"mean": 0, "low": 0, "high": 0} for entry in trends)
-        assert clean["trend"] == {} and clean["centre"] == same["centre"]
+            assert all(
+                (entry["mean"], entry["low"], entry["high"]) == (0, 0, 0) for entry in trends
+            )
+        assert clean["trend"] == clean["overall"] == {} and clean["centre"] == same["centre"]
         assert clean["random"] == pytest.approx(1, abs=0.1)
 
         for parameter in three.bank.members[2].parameters():
             nn.init.normal_(parameter, std=0.05)
         changed = attention.measure(self.PARAMS)
-        for name in attention.MEASURES:
+        for name in ("frequency", "empty", "accuracy"):
             np.testing.assert_allclose(changed[name][:2], same[name][:2], rtol=1e-6)
+        for name in attention.MEASURES:
             assert not np.allclose(changed[name][2], same[name][2])
 
     def test_the_trend_is_the_least_squares_slope(self):
         values = torch.rand(4, 2, 30, dtype=torch.float64)
         values += 3 * torch.arange(4).view(4, 1, 1)
         place = torch.arange(4.0, dtype=torch.float64)
-        for t, found in enumerate(attention._trends(values)):
+        for t, slopes in enumerate(attention._slopes(values)):
+            found = attention._estimate(slopes)
             design = torch.stack([torch.ones(4, dtype=torch.float64), place], 1)
             slope = torch.linalg.lstsq(design, values[:, t].mean(1, keepdim=True)).solution[1]
-            assert found["mean"] == pytest.approx(slope.item())
+            assert found["mean"] == pytest.approx(slope.item()) and found["images"] == 30
             assert found["low"] < found["mean"] < found["high"]
+
+    def test_an_image_counts_where_no_experts_map_is_empty(self, monkeypatch):
+        found = torch.rand(2, 2, 6, 5, dtype=torch.float64)  # experts, times, images, columns
+        found[1, 0, :2, :2] = torch.nan  # expert 2 finds nothing in two images, at the first time
+        monkeypatch.setattr(
+            attention, "matrix", lambda *_: (found, torch.ones(6, 4, 4, dtype=torch.bool))
+        )
+        row = attention.measure(attention.Looks("any", "any", n=6, times=(100.0, 700.0)))
+        assert row["kept"] == {"inside": [4, 6], "entropy": [4, 6], "frequency": [6, 6]}
+        expected = [found[0, 0, 2:, 1].mean().item(), found[0, 1, :, 1].mean().item()]
+        assert row["entropy"][0] == pytest.approx(expected)  # expert 1 on the same images
+        assert [entry["images"] for entry in row["trend"]["entropy"]] == [4, 6]
+        steps = (found[1] - found[0])[..., 1]
+        assert row["overall"]["entropy"]["images"] == 4
+        assert row["overall"]["entropy"]["mean"] == pytest.approx(steps.mean(0)[2:].mean().item())
+
+    def test_a_trend_of_less_than_two_images_is_not_known(self):
+        found = attention._estimate(torch.tensor([1.0, torch.nan]))
+        assert found.pop("images") == 1 and all(math.isnan(end) for end in found.values())
 
     def test_every_guide_has_a_layer(self):
         assert attention.LAYERS.keys() == set(FASHION.guides)

@@ -1,10 +1,10 @@
-"""Published claims, each with a verdict that ledger rows decide.
+"""Claims, published ones and this book's own, each with a verdict that ledger rows decide.
 
 A claim is an entry of a YAML file, `book/claims.yml` in this book:
 
     - id: five_beat_one
       claim: Five experts guide better than one noise-aware model.
-      source: go2023ppap                       # a key of the bibliography
+      source: go2023ppap                       # a key of the bibliography; none: this book
       page: notebooks/06_guidance_ablation     # where the details are
       metric: gain                             # one of `measures.MEASURES`
       rows: {method: multi5, over: single}     # what the metric is asked of

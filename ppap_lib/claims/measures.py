@@ -5,8 +5,10 @@ FID for our KID or judge accuracy, so that bounds compare signs and shares, neve
 signed such that larger means more of what the metric's name says.
 """
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from statistics import fmean
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -125,33 +127,58 @@ def routing(
 
 def entropy_change(start: float, end: float) -> Effect | None:
     """How the off-the-shelf classifier's entropy changes from one timestep to another, in nats."""
-    made = reading.photographs()
-    if (row := ledger.find(reading.STUDY, made.recorded())) is None:
+    if (entropies := _entropies()) is None:
         return None
-    before, after = (row["results"]["entropies"][made.times.index(t)] for t in (start, end))
+    before, after = entropies[start], entropies[end]
     return Effect(bootstrap.difference(after, before), len(after))
 
 
-def attention_trend(
-    measure: str, t: float, method: str = "multi5", guide: str = "resnet18"
-) -> Effect | None:
-    """What one expert up, to the next noisier interval, changes in a measure at fixed noise."""
+def least_entropy_change() -> Effect | None:
+    """The least change of that entropy from any timestep to any later one, in nats.
+
+    Negative if it falls anywhere. The two timesteps are chosen by the mean over photographs.
+    """
+    if (entropies := _entropies()) is None:
+        return None
+    pairs = itertools.combinations(entropies.values(), 2)
+    before, after = min(pairs, key=lambda pair: fmean(pair[1]) - fmean(pair[0]))
+    return Effect(bootstrap.difference(after, before), len(after))
+
+
+def _entropies() -> dict[float, list[float]] | None:
+    """The off-the-shelf classifier's entropy on every photograph, by timestep."""
+    made = reading.photographs()
+    row = ledger.find(reading.STUDY, made.recorded())
+    return row and dict(zip(made.times, row["results"]["entropies"], strict=True))
+
+
+def attention_trend(measure: str, method: str = "multi5", guide: str = "resnet18") -> Effect | None:
+    """What one expert up, to the next noisier interval, changes in a measure at fixed noise.
+
+    Averaged over all of the study's noise levels.
+    """
     made = attention.plan(guide).get(method)
     if made is None or (row := ledger.find(attention.STUDY, made.recorded())) is None:
         return None
-    trend = row["results"]["trend"][measure][made.times.index(t)]
-    return Effect(Estimate(**trend), row["results"]["kept"])
+    trend = row["results"]["overall"][measure]
+    return Effect(Estimate(*(trend[end] for end in Estimate._fields)), trend["images"])
 
 
-def power_share(of: str, first: int, last: int, method: str = "ppap5") -> Effect | None:
-    """The power of the change in layout or detail by some intervals alone, over that by all."""
-    runs = intervals.plan(method)
-    found, _ = intervals.effects(runs)
-    part, whole = found.get((first, last)), found.get((1, runs[0].n_intervals))
-    if part is None or whole is None:
+def power_lead(of: str, interval: int, method: str = "ppap5") -> Effect | None:
+    """The power of the change in layout or detail by one interval alone, above any other's alone.
+
+    Above that of the other interval with the largest mean, image by image.
+    """
+    found, _ = intervals.effects(intervals.plan(method))
+    alone = {
+        span[0]: getattr(effect, of)
+        for span, effect in found.items()
+        if span is not None and span[0] == span[1]
+    }
+    if interval not in alone or len(alone) < 2:
         return None
-    powers = [getattr(side, of) for side in (part, whole)]
-    return Effect(bootstrap.ratio(*powers), len(powers[0]))
+    own = alone.pop(interval)
+    return Effect(bootstrap.difference(own, max(alone.values(), key=fmean)), len(own))
 
 
 def tweak(name: str, steps: int = 25) -> Effect | None:
@@ -229,8 +256,9 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         "deceived": Measure("the guide's accuracy minus the judge's", deceived),
         "routing": Measure("judge accuracy", routing),
         "entropy_change": Measure("nats", entropy_change),
+        "least_entropy_change": Measure("nats", least_entropy_change),
         "attention_trend": Measure("per expert", attention_trend),
-        "power_share": Measure("share of the power", power_share),
+        "power_lead": Measure("power", power_lead),
         "tweak": Measure("KID", tweak, "FID", published_tweak),
         "by_scale": Measure("change", by_scale),
         "solver_lead": Measure("KID gained", solver_lead, "FID gained", published_lead),

@@ -39,12 +39,13 @@ def _interval(estimate: Estimate) -> str:
 
 def markdown(claims: Iterable[Claim]) -> str:
     """The claims as a MyST table, with links to their pages and sources."""
-    lines = ["| claim | published | here | details |", "| --- | --- | --- | --- |"]
+    lines = ["| claim | source | published | here | details |", "| --- | --- | --- | --- | --- |"]
     for claim in claims:
         theirs, (answer, words) = published(claim), judge(claim)
-        source = f" {{cite:p}}`{claim.source}`" if claim.source else ""
+        unsigned = "this book" if claim.published is None else "an unsigned table"
+        source = f"{{cite:t}}`{claim.source}`" if claim.source else unsigned
         said = "" if theirs is None else f"{theirs.answer}: {theirs.words}"
         lines.append(
-            f"| {claim.claim}{source} | {said} | **{answer}**: {words} | {{doc}}`{claim.page}` |"
+            f"| {claim.claim} | {source} | {said} | **{answer}**: {words} | {{doc}}`{claim.page}` |"
         )
     return "\n".join(lines)

@@ -71,7 +71,8 @@ def look(network: nn.Module, layer: str, x_t: Tensor, labels: Tensor, masks: Ten
 
     Columns: energy of its Grad-CAM inside the masks [B, H, W] over their area, entropy of the
     map, frequency of the gradient of log p(label | x_t) in x_t (`MEASURES`), whether the map
-    is empty, and whether the network is right.
+    is empty, and whether the network is right. An empty map has no energy and no entropy, a
+    gradient of zero no frequency: these are nan.
     """
     maps = localisation.cam(network, x_t, labels, layer)
     gradient = at_xt(network, Classification(), labels)(x_t, _ANY, None)
@@ -106,17 +107,20 @@ def matrix(params: Looks, device: torch.device | str = "cpu") -> tuple[Tensor, T
 
 
 def measure(params: Looks, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """The results of one run: [experts][times] of every measure's mean and of its standard error.
+    """The results of one run: every measure's mean over images, [experts][times].
+
+    At each time these are the images for which every expert has the measure (`look`), so that
+    experts are compared on the same ones; `kept` [times] counts them, by measure. `empty` and
+    `accuracy` are shares of all images.
 
     `trend` has, per measure and time, what one expert up changes at this fixed noise (the
-    least-squares slope over the experts, per image) with its 95 % interval; none for a single
-    network. `centre` and `random` are what maps score inside the object that ignore the image, and
-    `area` is the object's share of it. Images whose gradient vanishes for some expert are left out
-    of all means; `kept` counts the rest.
+    least-squares slope over the experts, per image) with its 95 % interval and the number of
+    images; `overall` has its mean over all times, of the images that count at every one. There is
+    neither for a single network. `centre` and `random` are what maps score inside the object
+    that ignore the image, and `area` is the object's share of it.
     """
     found, masks = matrix(params, device)
-    found = found[:, :, found.isfinite().all(3).all(1).all(0)]
-    kept, size = found.shape[2], masks.shape[1:]
+    size = masks.shape[1:]
     seeds = range(params.first_seed, params.first_seed + params.n)
     blind = {
         "centre": localisation.centre(len(masks), *size),
@@ -125,22 +129,32 @@ def measure(params: Looks, device: torch.device | str = "cpu") -> dict[str, Any]
     results: dict[str, Any] = {
         name: float(localisation.energy_ratio(maps, masks).mean()) for name, maps in blind.items()
     }
-    results |= {"kept": kept, "area": float(masks.double().mean())}
-    for i, name in enumerate((*MEASURES, "empty", "accuracy")):
-        results[name] = found[..., i].mean(2).tolist()
-        results[f"{name}_error"] = (found[..., i].std(2) / kept**0.5).tolist()
-    results["trend"] = {
-        name: _trends(found[..., i]) for i, name in enumerate(MEASURES) if len(found) > 1
-    }
+    results |= {"area": float(masks.double().mean()), "kept": {}, "trend": {}, "overall": {}}
+    for name, values in zip((*MEASURES, "empty", "accuracy"), found.unbind(3), strict=True):
+        values = values.where(values.isfinite().all(0), torch.nan)
+        results[name] = values.nanmean(2).tolist()
+        if name in MEASURES:
+            results["kept"][name] = values[0].isfinite().sum(1).tolist()
+            if len(values) > 1:
+                slopes = _slopes(values)
+                results["trend"][name] = [_estimate(at_one) for at_one in slopes]
+                results["overall"][name] = _estimate(slopes.mean(0))
     return results
 
 
-def _trends(values: Tensor) -> list[dict[str, float]]:
-    """Per time, the mean slope over the experts of values [experts, times, n], and its interval."""
+def _slopes(values: Tensor) -> Tensor:
+    """The least-squares slopes over the experts of values [experts, times, n]: [times, n]."""
     place = torch.arange(len(values), dtype=torch.float64)
     place = (place - place.mean()).view(-1, 1, 1)
-    slopes = (place * values).sum(0) / place.square().sum()
-    return [bootstrap.mean(slope)._asdict() for slope in slopes]
+    return (place * values).sum(0) / place.square().sum()
+
+
+def _estimate(slopes: Tensor) -> dict[str, float]:
+    """The mean of slopes [n] with its interval, nan left out; all nan for less than two images."""
+    slopes = slopes[slopes.isfinite()]
+    known = len(slopes) > 1
+    found = bootstrap.mean(slopes) if known else bootstrap.Estimate(*3 * (torch.nan,))
+    return found._asdict() | {"images": len(slopes)}
 
 
 def record(
