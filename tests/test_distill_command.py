@@ -75,12 +75,12 @@ def test_the_command_line_transfers_resumes_and_summarises(
 
 
 def test_the_command_line_trains_with_labels_in_the_released_way(tmp_path, tiny_fashion):
-    released = ["--rank", "1", "--no-scale", "--warm-start", "--shared-time"]
+    released = ["--rank", "1", "--warm-start", "--shared-time"]
     assert main(["supervised", *TRAIN, *released, "--folder", str(tmp_path)]) == 0
     summary = json.loads((tmp_path / SUMMARY).read_text())
     assert summary["released"]["warm start"] and "shared_time=True" in summary["objective"]
     assert (tmp_path / "expert-2" / "log.jsonl").exists()
-    assert sets.read(tmp_path / EXPERTS, tiny_fashion).bank.members[1].plan.scale == 1
+    assert sets.read(tmp_path / EXPERTS, tiny_fashion).bank.members[1].plan.rank == 1
 
 
 @pytest.mark.parametrize(
@@ -93,6 +93,7 @@ def test_the_command_line_trains_with_labels_in_the_released_way(tmp_path, tiny_
         (["transfer", *TRAIN, "--labelled", "--experts", "0"], "cannot be cut into 0"),
         (["transfer", *TRAIN, "--labelled", "--clip", "1"], "clip=0"),
         (["supervised", *TRAIN, "--no-scale"], "no LoRA scale"),
+        (["supervised", *TRAIN, "--rank", "1", "--no-scale"], "of convolutions only"),
         (["supervised", *TRAIN, "--images", "9"], "one budget"),
         (["supervised", *TRAIN, "--tier", "mnist"], "no tier 'mnist'"),
         (["supervised", *TRAIN, "--tier", "tin10"], "tin10's"),

@@ -128,13 +128,19 @@ def updates(
     """Fresh updates of `trunk`, one per interval, by the preset of `guide`; `seed` decides A.
 
     `rank` replaces the preset's. Without `scaled`, alpha is the rank: no LoRA scale, as in the
-    linear layers of PPAP's released code.
+    linear layers of PPAP's released code; `DistillError` where the plan has none.
     """
     if guide not in UPDATES:
         raise DistillError(f"no updates for a guide {guide!r}: there are {', '.join(UPDATES)}")
     preset = UPDATES[guide]
     rank = preset.rank if rank is None else rank
     plan = preset.plan(trunk, rank, rank * preset.scale if scaled else float(rank))
+    layers = [trunk.get_submodule(name) for name in plan.layers]
+    if not scaled and not any(isinstance(layer, nn.Linear) for layer in layers):
+        raise DistillError(
+            f"{guide}'s updates are of convolutions only, which the released code scales: "
+            f"leave out --no-scale, or take a guide with linear layers"
+        )
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
         return low_rank(trunk, plan, intervals)

@@ -57,7 +57,7 @@ def _ablation(given: argparse.Namespace) -> None:
 
 def _ablations(given: argparse.Namespace) -> None:
     variants.record(
-        given.only or variants.VARIANTS,
+        given.only or variants.available(given.guide),
         given.guide,
         Path(given.data),
         given.images,

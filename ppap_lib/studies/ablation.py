@@ -13,13 +13,14 @@ from typing import Any, Literal
 
 import torch
 
-from ppap_lib import seeds, zoo
+from ppap_lib import ledger, seeds, zoo
 from ppap_lib.experts import Experts
 from ppap_lib.generate import generate
 from ppap_lib.params import param
 from ppap_lib.samplers import ddim
 from ppap_lib.studies import distillation, filed, guidance, methods, quality
 from ppap_lib.studies.distillation import Distillation
+from ppap_lib.studies.pooled import Pooled, pool
 from ppap_lib.tiers import tier as preset
 
 STUDY = "ablation"
@@ -92,3 +93,14 @@ def record(
     """Guide by the finished training in `folder`, and file what the ledger does not hold yet."""
     training, trained, _ = distillation.finished(folder)
     filed.record(STUDY, plan(training, scales, n, blocks), partial(run, trained), device, tell)
+
+
+def outcomes(
+    guide: str, tier: str = "fashion", scale: float = guidance.PUBLISHED_SCALE
+) -> list[Pooled]:
+    """What the trainings of a guide's experts were worth at a scale, pooled over blocks.
+
+    By the denoiser and the judge that ship now.
+    """
+    asked = {"guide": guide, "tier": tier, "scale": scale}
+    return pool(ledger.rows(STUDY), lambda p: asked.items() <= p.items() and methods.is_current(p))
