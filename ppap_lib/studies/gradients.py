@@ -20,7 +20,7 @@ from ppap_lib.tiers import tier as preset
 
 STUDY = "gradients"
 YARDSTICK = "multi5"
-"""The method whose direction the others are compared with: the best supervised one."""
+"""The method whose direction the others are compared with: the published study's best."""
 
 
 @dataclass(frozen=True)
