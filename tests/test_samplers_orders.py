@@ -12,6 +12,7 @@ import torch
 
 from ppap_lib.analytic import Gaussian, Mixture
 from ppap_lib.samplers import (
+    EXTRAPOLATING,
     Posterior,
     SamplingError,
     ddim,
@@ -29,12 +30,14 @@ from ppap_lib.samplers import (
     heun,
     k_lms,
     large_variance,
+    ode_solvers,
     plms,
     prk,
     probability_flow,
     rk4,
     s_pndm,
     sample,
+    trajectory,
     unipc,
 )
 from ppap_lib.samplers.pndm import _adams_bashforth
@@ -136,6 +139,29 @@ class TestQuadrature:
         nodes, moments = [0.0, -0.7, -1.1, 1.0], np.array([1.0, 0.3, -2.0, 0.1])
         w = weights(nodes, moments)
         np.testing.assert_allclose([np.dot(w, np.power(nodes, k)) for k in range(4)], moments)
+
+
+class TestLowerFinal:
+    @pytest.mark.parametrize("name", EXTRAPOLATING)
+    def test_the_step_to_the_last_noisy_level_is_of_first_order(self, name):
+        """That is DDIM's step, but for UniPC's corrections of the step before it."""
+        grid = (*falling(6), CLEAN)
+        lowered = ode_solvers(CONTINUOUS, grid)[name]
+        path = list(trajectory(MIXTURE.denoise, X_T, grid, lowered))
+        before, last, end = path[-3:]
+        expected = sample(MIXTURE.denoise, before.x, grid[-3:-1], ddim())
+        if not name.startswith("unipc"):
+            torch.testing.assert_close(last.x, expected, rtol=1e-9, atol=1e-12)
+        assert torch.equal(end.x, end.prediction.x0)
+        # Both ways of ending agree until the order falls, at the step before if it was 3.
+        full = list(trajectory(MIXTURE.denoise, X_T, grid, ode_solvers(CONTINUOUS)[name]))
+        same = [torch.equal(a.x, b.x) for a, b in zip(path, full, strict=True)]
+        assert same.index(False) == (4 if "_3" in name or "3m" in name else 5)
+
+    def test_the_grid_is_the_one_that_is_walked(self):
+        step = dpmpp_multistep(2, lower_final=falling(6))
+        with pytest.raises(SamplingError, match="t = 881.25 is not on the grid .* lower_final"):
+            sample(MIXTURE.denoise, X_T, falling(8), step)
 
 
 def ends(first, second, grid):

@@ -11,6 +11,7 @@ a literal transcription of the paper's algorithm, in the tests beside this one.
 """
 
 import itertools
+from functools import partial
 
 import numpy as np
 import pytest
@@ -105,41 +106,52 @@ class TestVariancePreserving:
         scheduler.set_timesteps(steps)
         return scheduler.sigmas
 
+    @pytest.mark.parametrize("lower", [False, True], ids=["full", "lower"])
     @pytest.mark.parametrize(
-        ("kind", "step", "config"),
+        ("kind", "solver", "config"),
         [
             (
                 "DPMSolverMultistepScheduler",
-                dpmpp_multistep(2),
+                partial(dpmpp_multistep, 2),
                 dict(solver_order=2, solver_type="midpoint"),
             ),
             (
                 "DPMSolverMultistepScheduler",
-                dpmpp_multistep(3, halved=True),
+                partial(dpmpp_multistep, 3, halved=True),
                 dict(solver_order=3, solver_type="midpoint"),
             ),
             (
                 "DPMSolverMultistepScheduler",
-                deis(2),
+                partial(deis, 2),
                 dict(solver_order=2, algorithm_type="dpmsolver", solver_type="heun"),
             ),
-            ("DEISMultistepScheduler", deis(2), dict(solver_order=2)),
-            ("DEISMultistepScheduler", deis(3), dict(solver_order=3)),
-            ("UniPCMultistepScheduler", unipc(1), dict(solver_order=1)),
-            ("UniPCMultistepScheduler", unipc(2), dict(solver_order=2)),
-            ("UniPCMultistepScheduler", unipc(2, "bh1"), dict(solver_order=2, solver_type="bh1")),
-            ("UniPCMultistepScheduler", unipc(3), dict(solver_order=3)),
-            ("UniPCMultistepScheduler", unipc(3, "bh1"), dict(solver_order=3, solver_type="bh1")),
+            ("DEISMultistepScheduler", partial(deis, 2), dict(solver_order=2)),
+            ("DEISMultistepScheduler", partial(deis, 3), dict(solver_order=3)),
+            ("UniPCMultistepScheduler", partial(unipc, 1), dict(solver_order=1)),
+            ("UniPCMultistepScheduler", partial(unipc, 2), dict(solver_order=2)),
+            (
+                "UniPCMultistepScheduler",
+                partial(unipc, 2, "bh1"),
+                dict(solver_order=2, solver_type="bh1"),
+            ),
+            ("UniPCMultistepScheduler", partial(unipc, 3), dict(solver_order=3)),
+            (
+                "UniPCMultistepScheduler",
+                partial(unipc, 3, "bh1"),
+                dict(solver_order=3, solver_type="bh1"),
+            ),
         ],
         ids=lambda value: None if callable(value) else str(value),
     )
-    def test_multistep(self, kind, step, config):
-        """At the end they lower the order by rules of their own: switched off where there is an
-        option, and the grid ends at the cleanest noisy level."""
+    def test_multistep(self, kind, solver, config, lower):
+        """Where the order falls at the end, it does so in the last steps between noisy levels: the
+        grid ends at the cleanest of them. Below 15 steps, for two of theirs."""
         final = {} if "DEIS" in kind else dict(final_sigmas_type="sigma_min")
-        scheduler = getattr(diffusers, kind)(**CONFIG, **config, **final, lower_order_final=False)
-        ratios = self.ratios(scheduler, 16)
-        close(states(step, grid_of(ratios)), self.run(scheduler, ratios))
+        scheduler = getattr(diffusers, kind)(**CONFIG, **config, **final, lower_order_final=lower)
+        ratios = self.ratios(scheduler, 12)
+        grid = grid_of(ratios)
+        step = solver(lower_final=grid if lower else None)
+        close(states(step, grid), self.run(scheduler, ratios))
 
     def test_3m_at_full_weight_has_no_scheduler(self):
         """All public 3M codes halve the second difference; ours at full weight is UniPC's

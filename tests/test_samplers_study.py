@@ -7,7 +7,7 @@ from torch import nn
 from ppap_lib import bootstrap, ledger, metrics, published, zoo
 from ppap_lib.denoise import Prediction
 from ppap_lib.params import ParameterError
-from ppap_lib.samplers import OTHER_NAMES, SamplingError, noise_solvers, ode_solvers
+from ppap_lib.samplers import EXTRAPOLATING, OTHER_NAMES, SamplingError, noise_solvers, ode_solvers
 from ppap_lib.schedule import ContinuousSchedule
 from ppap_lib.studies import methods, samplers, standings
 from ppap_lib.studies.samplers import Sampling
@@ -82,6 +82,27 @@ def test_without_guidance_there_is_one_run_for_all_guides_and_scales():
     assert plain == Sampling("ddim", scale=20.0).recorded()
     guided = [Sampling("ddim", method="naive", scale=s).recorded() for s in (1.0, 20.0)]
     assert guided[0] != guided[1]
+
+
+def test_only_solvers_that_extrapolate_are_filed_by_how_they_end(quick):
+    for solver in samplers.FIXED:
+        lowered, full = (Sampling(solver, 20, lower_final=on).recorded() for on in (True, False))
+        assert "lower_final" not in full
+        assert (lowered != full) == (solver in EXTRAPOLATING)
+    ends = []
+    for lower_final in (True, False):
+        rows = [
+            row("ddim", kid=0.1),
+            row("dpmpp_2m", kid=0.2),
+            row("dpmpp_2m", kid=0.3, lower_final=False),
+        ]
+        found = standings.chosen(standings.standings(rows, lower_final=lower_final))
+        ends.append({name: one.mean("kid") for name, one in found.items()})
+    assert ends == [{"ddim": 0.1, "dpmpp_2m": 0.2}, {"ddim": 0.1, "dpmpp_2m": 0.3}]
+    drawn = [
+        samplers.draw(Sampling("deis_2", 4, n=N, lower_final=on)).images for on in (True, False)
+    ]
+    assert not torch.equal(*drawn)
 
 
 def test_a_row_keeps_to_its_budget_and_says_what_each_image_contributes(quick):

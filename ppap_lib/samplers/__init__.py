@@ -2,6 +2,7 @@
 
 from ppap_lib.samplers.adaptive import adaptive, probability_flow
 from ppap_lib.samplers.catalogue import (
+    EXTRAPOLATING,
     FEWEST_STEPS,
     OTHER_NAMES,
     affordable,
@@ -48,6 +49,7 @@ from ppap_lib.samplers.stochastic import (
 )
 
 __all__ = [
+    "EXTRAPOLATING",
     "FEWEST_STEPS",
     "HISTORY",
     "History",

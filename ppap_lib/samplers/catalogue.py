@@ -31,8 +31,33 @@ from ppap_lib.samplers.stochastic import (
 from ppap_lib.schedule import ContinuousSchedule, Level, Schedule
 
 
-def ode_solvers(schedule: Schedule | ContinuousSchedule) -> dict[str, Step]:
-    """The steps that draw no noise and follow the probability flow, by name."""
+def _extrapolating(
+    schedule: Schedule | ContinuousSchedule, lower_final: Sequence[Level] | None
+) -> dict[str, Step]:
+    return {
+        "dpmpp_2m": dpmpp_multistep(2, lower_final=lower_final),
+        "dpmpp_3m": dpmpp_multistep(3, lower_final=lower_final),
+        "dpmpp_3m_halved": dpmpp_multistep(3, halved=True, lower_final=lower_final),
+        "deis_2": deis(2, lower_final=lower_final),
+        "deis_3": deis(3, lower_final=lower_final),
+        "deis_3_time": deis(3, schedule, lower_final),
+        "unipc_2": unipc(2, lower_final=lower_final),
+        "unipc_3": unipc(3, lower_final=lower_final),
+        "unipc_2_bh1": unipc(2, "bh1", lower_final),
+    }
+
+
+EXTRAPOLATING = tuple(_extrapolating(ContinuousSchedule(), None))
+"""The solvers that `lower_final` changes."""
+
+
+def ode_solvers(
+    schedule: Schedule | ContinuousSchedule, lower_final: Sequence[Level] | None = None
+) -> dict[str, Step]:
+    """The steps that draw no noise and follow the probability flow, by name.
+
+    Those in `EXTRAPOLATING` end at low order on the grid `lower_final`, if one is given.
+    """
     return {
         "ddim": ddim(),
         "euler": euler,
@@ -51,16 +76,8 @@ def ode_solvers(schedule: Schedule | ContinuousSchedule) -> dict[str, Step]:
         "dpmpp_2s": dpmpp_singlestep(2, schedule),
         "dpmpp_3s": dpmpp_singlestep(3, schedule),
         "dpmpp_1m": dpmpp_multistep(1),
-        "dpmpp_2m": dpmpp_multistep(2),
-        "dpmpp_3m": dpmpp_multistep(3),
-        "dpmpp_3m_halved": dpmpp_multistep(3, halved=True),
-        "deis_2": deis(2),
-        "deis_3": deis(3),
-        "deis_3_time": deis(3, schedule),
         "unipc_1": unipc(1),
-        "unipc_2": unipc(2),
-        "unipc_3": unipc(3),
-        "unipc_2_bh1": unipc(2, "bh1"),
+        **_extrapolating(schedule, lower_final),
     }
 
 

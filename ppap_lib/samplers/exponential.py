@@ -3,7 +3,15 @@
 Each solver is a choice of form, points, variable and rule of `quadrature`. Orders are global, on a
 smooth schedule and away from its clean end; N steps count the last, to the clean end, which is
 Euler's and costs nothing further.
+
+`lower_final`, of the multistep solvers, is the grid that will be walked. Over its last two steps
+between noisy levels orders are then at most 2 and 1, as by the `lower_order_final` of public codes
+(diffusers' DPM-Solver++ and DEIS only below 15 steps): where the last step is long in log-SNR, as
+on grids even in time, a polynomial would reach far beyond its nodes. Singlestep solvers have nodes
+inside the step, and K-LMS's public code keeps its order.
 """
+
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -30,14 +38,37 @@ def _check_order(solver: str, order: int, highest: int) -> None:
         raise SamplingError(f"{solver} has orders 1 to {highest}, not {order}")
 
 
+def _orders(order: int, lower_final: Sequence[Level] | None) -> Callable[[Level], int]:
+    """The order of the step to a level: `order`, but on a grid to be ended low no more than noisy
+    steps are left, itself included."""
+    if lower_final is None:
+        return lambda nxt: order
+    noisy = [float(level.t) for level in lower_final if not level.clean]
+    left = {t: count for count, t in enumerate(reversed(noisy), 1)}
+
+    def order_to(nxt: Level) -> int:
+        if float(nxt.t) not in left:
+            raise SamplingError(
+                f"t = {nxt.t:g} is not on the grid whose last orders are to be lower: pass as "
+                f"lower_final the grid that is walked"
+            )
+        return min(order, left[float(nxt.t)])
+
+    return order_to
+
+
 def _multistep(
-    solver: str, form: Form, order: int, rule: Rule = exact, variable: Variable = identity
+    solver: str,
+    form: Form,
+    orders: Callable[[Level], int],
+    rule: Rule = exact,
+    variable: Variable = identity,
 ) -> Step:
-    """The polynomial through the last `order` predictions, fewer at the start."""
+    """The polynomial through the last predictions, as many as the order, fewer at the start."""
 
     @ode_step(solver)
     def step(denoise, x, now, nxt, history, noise):
-        return advance(form, x, now, nxt, history[-order:], rule, variable)
+        return advance(form, x, now, nxt, history[-orders(nxt) :], rule, variable)
 
     return step
 
@@ -48,23 +79,28 @@ def k_lms(order: int = 4) -> Step:
     Order 4 measures at least 3, for its first steps are of lower order; N evaluations.
     """
     _check_order("k_lms", order, 4)
-    return _multistep("k_lms", NOISE, order, variable=noise_ratio)
+    return _multistep("k_lms", NOISE, _orders(order, None), variable=noise_ratio)
 
 
-def deis(order: int = 3, schedule: Schedule | ContinuousSchedule | None = None) -> Step:
+def deis(
+    order: int = 3,
+    schedule: Schedule | ContinuousSchedule | None = None,
+    lower_final: Sequence[Level] | None = None,
+) -> Step:
     """DEIS (Zhang & Chen 2023), Adams-Bashforth: exact integrals; order `order`, N evaluations.
 
     With a schedule eps is a polynomial in t (the paper's tAB), without one in log(sigma / alpha)
     (the public code's log-rho, which is DPM-Solver's multistep with exact coefficients).
     """
     _check_order("deis", order, 3)
+    orders = _orders(order, lower_final)
     if schedule is None:
-        return _multistep("deis", NOISE, order)
+        return _multistep("deis", NOISE, orders)
 
     def time(lam):
         return np.asarray(schedule.at_log_snr(2 * lam).t)
 
-    return _multistep("deis", NOISE, order, variable=time)
+    return _multistep("deis", NOISE, orders, variable=time)
 
 
 def _halved(*step) -> np.ndarray:
@@ -73,7 +109,9 @@ def _halved(*step) -> np.ndarray:
     return moments
 
 
-def dpmpp_multistep(order: int = 2, halved: bool = False) -> Step:
+def dpmpp_multistep(
+    order: int = 2, halved: bool = False, lower_final: Sequence[Level] | None = None
+) -> Step:
     """DPM-Solver++(1M, 2M, 3M) (Lu et al. 2022b): order `order`, N evaluations.
 
     2M takes the mean of x0 over a step at its middle, as the paper does. 3M gives the second
@@ -89,7 +127,7 @@ def dpmpp_multistep(order: int = 2, halved: bool = False) -> Step:
     def rule(form, now, nxt, count, variable):
         return rules[count](form, now, nxt, count, variable)
 
-    return _multistep("dpmpp_multistep", DATA, order, rule)
+    return _multistep("dpmpp_multistep", DATA, _orders(order, lower_final), rule)
 
 
 def _singlestep(
@@ -148,7 +186,7 @@ def _bh2(form: Form, now: Level, nxt: Level, count: int, variable: Variable) -> 
     return (midpoint if count == 2 else exact)(form, now, nxt, count, variable)
 
 
-def unipc(order: int = 3, variant: str = "bh2") -> Step:
+def unipc(order: int = 3, variant: str = "bh2", lower_final: Sequence[Level] | None = None) -> Step:
     """UniPC-1, -2, -3 on x0 (Zhao et al. 2023): order `order` + 1, N evaluations.
 
     Each step first corrects x: the prediction at `now` was made at the predicted x, and joins the
@@ -160,18 +198,18 @@ def unipc(order: int = 3, variant: str = "bh2") -> Step:
     rules = {"bh1": _bh1, "bh2": _bh2}
     if variant not in rules:
         raise SamplingError(f"variant must be 'bh1' or 'bh2', not {variant!r}")
-    rule = rules[variant]
+    rule, orders = rules[variant], _orders(order, lower_final)
 
     @ode_step("unipc")
     def step(denoise, x, now, nxt, history, noise):
         if len(history) > 1:
             before = history[-2].level
-            foretold = history[-order - 1 : -1]
+            foretold = history[-orders(now) - 1 : -1]
             known = history[-len(foretold) - 1 :]
             x = x + DATA.scale(now) * (
                 integral(DATA, before, now, known, rule)
                 - integral(DATA, before, now, foretold, rule)
             )
-        return advance(DATA, x, now, nxt, history[-order:], rule)
+        return advance(DATA, x, now, nxt, history[-orders(nxt) :], rule)
 
     return step

@@ -22,6 +22,7 @@ from ppap_lib.denoise import Denoise, Prediction, clipped
 from ppap_lib.generate import generate
 from ppap_lib.params import ParameterError, Parameters, param
 from ppap_lib.samplers import (
+    EXTRAPOLATING,
     FEWEST_STEPS,
     OTHER_NAMES,
     Step,
@@ -54,8 +55,10 @@ ESTIMATION_IMAGES = 50  # on which A-DDIM estimates its variance
 ESTIMATION_SEED = 2**31  # of their noise, far from every block
 
 
-def _by_name(schedule: Schedule | ContinuousSchedule) -> dict[str, Step]:
-    return ode_solvers(schedule) | noise_solvers(schedule)
+def _by_name(
+    schedule: Schedule | ContinuousSchedule, lower_final: Sequence[Level] | None = None
+) -> dict[str, Step]:
+    return ode_solvers(schedule, lower_final) | noise_solvers(schedule)
 
 
 FIXED = (
@@ -84,14 +87,16 @@ class Sampling(Parameters):
     """One run: which solver, what it may spend, what guides it, from which seeds.
 
     `budget` bounds the evaluations of the denoiser; the adaptive "pf" has none, but a
-    `tolerance`, relative and absolute. The digests are those of the weights in use; `with_weights`
-    fills them in.
+    `tolerance`, relative and absolute. The solvers in `EXTRAPOLATING` end at low order, as their
+    public codes do, unless `lower_final` is off. The digests are those of the weights in use;
+    `with_weights` fills them in.
     """
 
     solver: str
     budget: int | None = param(10, low=2)
     tolerance: float | None = param(None, low=0.0)
     grid: Literal["uniform", "quadratic", "log_snr", "karras"] = "uniform"
+    lower_final: bool = True
     method: str = "none"
     guide: Literal["resnet18", "vit"] = "resnet18"
     scale: float = param(PUBLISHED_SCALE, low=0.0)
@@ -131,9 +136,12 @@ class Sampling(Parameters):
         return replace(made, **methods.provenance(made.method, made.guide, made.tier))
 
     def recorded(self) -> dict[str, Any]:
-        """Without guidance neither guide nor scale changes the result."""
-        unguided = {"guide": "none", "scale": 0.0} if self.method == "none" else {}
-        return super().recorded() | unguided
+        """Only what changes the result: no guide or scale without guidance; `lower_final` where
+        it is on and the solver knows it, so that rows without it are of full order to the end."""
+        made = super().recorded()
+        if not (self.lower_final and self.solver in EXTRAPOLATING):
+            del made["lower_final"]
+        return made | ({"guide": "none", "scale": 0.0} if self.method == "none" else {})
 
     @property
     def seeds(self) -> range:
@@ -202,7 +210,7 @@ def _step(params: Sampling, grid: Sequence[Level], device: torch.device | str) -
         x0 = found.images(metrics.balanced(found.labels, ESTIMATION_IMAGES)).double()
         eps = seeds.Noise(range(ESTIMATION_SEED, ESTIMATION_SEED + len(x0)), found.shape)()
         return analytic_ddim(denoise, x0.to(device), eps.to(device), grid)
-    return _by_name(schedule)[params.solver]
+    return _by_name(schedule, grid if params.lower_final else None)[params.solver]
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from ppap_lib import ledger, published
 from ppap_lib.ledger import Row
+from ppap_lib.samplers import EXTRAPOLATING
 from ppap_lib.studies import methods
 from ppap_lib.studies.pooled import Pooled, pool
 from ppap_lib.studies.samplers import ETAS, FIXED, FOLLOWED, STUDY, Sampling, plan, reason_against
@@ -57,9 +58,20 @@ class Standing(Pooled):
         return self.params["solver"]
 
 
-def standings(rows: Iterable[Row], tier: str = "fashion") -> list[Standing]:
-    """The rows made by the weights that ship now, blocks gathered."""
-    return pool(rows, lambda p: p["tier"] == tier and methods.is_current(p), Standing)
+def standings(
+    rows: Iterable[Row], tier: str = "fashion", lower_final: bool = True
+) -> list[Standing]:
+    """The rows made by the weights that ship now, blocks gathered.
+
+    Of the solvers in `EXTRAPOLATING` those that end at low order, or those that do not; the others
+    are there in both.
+    """
+
+    def asked(p: Mapping[str, Any]) -> bool:
+        as_asked = p["solver"] not in EXTRAPOLATING or p.get("lower_final", False) == lower_final
+        return p["tier"] == tier and methods.is_current(p) and as_asked
+
+    return pool(rows, asked, Standing)
 
 
 def chosen(found: Iterable[Standing], **wanted: Any) -> dict[str, Standing]:
