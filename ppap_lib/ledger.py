@@ -19,6 +19,7 @@ import platform
 import re
 import subprocess
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,9 @@ from ppap_lib import devices
 AGREEMENT = 1e-6
 """Relative difference below which two numbers are the same result (other devices and thread
 counts sum in another order)."""
+
+ZERO = 1e-9
+"""Absolute difference below which they are, too: a distance may be zero but for rounding."""
 
 PACKAGES = ("ppap_lib", "torch", "torchvision", "numpy", "timm", "torch-fidelity")
 
@@ -131,12 +135,19 @@ def frame(entries: Iterable[Row]):
     return pandas.DataFrame(table(entries))
 
 
+@cache
 def commit() -> str | None:
-    """The checkout's commit, with '+' appended if `ppap_lib` differs from it; None without git."""
+    """The checkout's commit, with '+' appended if `ppap_lib` differed from it.
+
+    As it was when this process first asked, which studies do before they compute: a later commit
+    is not the code that ran. Without a checkout of its own, `$PPAP_COMMIT` or None.
+    """
     try:
+        if Path(_git("rev-parse", "--show-toplevel")).resolve() != _ROOT.resolve():
+            return os.environ.get("PPAP_COMMIT")  # a copy within another project's repository
         head = _git("rev-parse", "HEAD")
         changed = _git("status", "--porcelain", "--", "ppap_lib")
-    except (OSError, subprocess.CalledProcessError):
+    except (OSError, subprocess.SubprocessError):
         return os.environ.get("PPAP_COMMIT")
     return head + ("+" if changed else "")
 
@@ -197,7 +208,7 @@ def _plain(name: str, value: Any) -> Any:
 def _differences(name: str, old: Any, new: Any) -> Iterable[str]:
     """Where two results differ by more than `AGREEMENT`, one phrase each."""
     numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in (old, new))
-    if numbers and math.isclose(old, new, rel_tol=AGREEMENT):
+    if numbers and math.isclose(old, new, rel_tol=AGREEMENT, abs_tol=ZERO):
         return
     if isinstance(old, dict) and isinstance(new, dict):
         for key in sorted(old.keys() | new.keys()):

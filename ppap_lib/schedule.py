@@ -335,8 +335,3 @@ class Intervals:
             raise ScheduleError(f"t must be in [0, {self.T})")
         edges = torch.tensor(self.edges[1:-1], device=t.device, dtype=torch.float64)
         return torch.searchsorted(edges, t.double().floor(), right=True)
-
-    def label(self, index: int) -> str:
-        """How pages name an interval: '2: t in [200, 400)'."""
-        steps = self[index]
-        return f"{index + 1}: t in [{steps.start}, {steps.stop})"

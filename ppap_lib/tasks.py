@@ -6,6 +6,7 @@ Guidance climbs `log_prob`; distillation descends `divergence`. A new task is on
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -41,7 +42,7 @@ class Classification:
         if output.ndim != 2:
             raise TaskError(f"a classifier returns logits [B, K], not {list(output.shape)}")
         batch, classes = output.shape
-        if target.shape != (batch,) or target.is_floating_point():
+        if target.shape != (batch,) or target.dtype != torch.int64:
             raise TaskError(
                 f"expected one class index per image, int64 [{batch}], not {target.dtype} "
                 f"{list(target.shape)}"

@@ -71,7 +71,7 @@ def test_published_values_are_those_of_the_published_tables(claim):
 
 @by_id
 def test_without_rows_nothing_is_claimed(claim, empty):
-    assert claims.judge(claim) == ("undecided", "no rows yet")
+    assert claims.judge(claim) == ("undecided", "nothing to compare yet")
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_a_guide_that_believes_more_than_the_judge_is_deceived(empty):
 
 def test_routing_compares_the_same_experts_on_the_same_seeds(empty):
     guided("ppap5", shares(40))
-    assert claims.judge(claim("routing")).words == "no rows yet"
+    assert claims.judge(claim("routing")).words == "nothing to compare yet"
     guided("ppap5", shares(20), released=True)
     assert answer("routing") == "holds"
     guided("ppap5", shares(20), sampler="ddpm250")

@@ -31,14 +31,6 @@ def test_subsets_carry_labels_and_boxes():
     assert chosen.classes == ("a", "b", "c")
 
 
-def test_a_class_filter_relabels_in_the_order_asked():
-    kept = numbered().only(["c", "a"])
-    assert kept.classes == ("c", "a")
-    assert kept.pixels[:, 0, 0, 0].tolist() == [0, 2, 3, 5] and kept.labels.tolist() == [1, 0, 1, 0]
-    with pytest.raises(DataError, match="no class .*'d'.*there are a, b, c"):
-        numbered().only(["d"])
-
-
 def test_per_class_takes_the_first_of_each():
     assert numbered(8).per_class(2).pixels[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4, 5]
     with pytest.raises(DataError, match=r"c \(2\)"):

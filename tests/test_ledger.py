@@ -46,11 +46,24 @@ def test_the_commit_is_the_checkouts():
     assert (ledger.commit() or "").rstrip("+") == (head or "")
 
 
-def test_without_git_the_commit_is_the_environments(monkeypatch, tmp_path):
-    monkeypatch.setattr(ledger, "_ROOT", tmp_path)
+def test_a_commit_made_meanwhile_is_not_that_of_the_code_that_runs(monkeypatch):
+    before = ledger.commit()
+    monkeypatch.setattr(ledger, "_git", lambda *arguments: "another")
+    assert ledger.commit() == before
+
+
+@pytest.mark.parametrize("within", [False, True])
+def test_without_a_checkout_of_its_own_the_commit_is_the_environments(
+    monkeypatch, tmp_path, within
+):
+    copy = tmp_path / "vendored" / "project"
+    copy.mkdir(parents=True)
+    if within:  # another project's repository
+        subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    monkeypatch.setattr(ledger, "_ROOT", copy)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     monkeypatch.setenv("PPAP_COMMIT", "abc")
-    assert ledger.commit() == "abc"
+    assert ledger.commit.__wrapped__() == "abc"
 
 
 def test_numbers_of_tensors_and_arrays_are_recorded_as_numbers(tmp_path):
@@ -64,6 +77,9 @@ def test_the_same_result_again_leaves_the_file_alone(tmp_path):
     path = record(tmp_path, {"kid": 0.25})
     before = path.read_bytes()
     assert ledger.record("guidance", PARAMS, {"kid": 0.25 * (1 + 1e-8)}, seconds=9, into=tmp_path)
+    zero = {**PARAMS, "steps": 1}
+    for kid in (0.0, 1e-17):  # zero but for rounding
+        ledger.record("guidance", zero, {"kid": kid}, seconds=1, into=tmp_path)
     assert path.read_bytes() == before
 
 
@@ -72,6 +88,7 @@ def test_the_same_result_again_leaves_the_file_alone(tmp_path):
     [
         ({"kid": 0.25}, {"kid": 0.26}, "kid was 0.25, is 0.26"),
         ({"kid": 0.25}, {"kid": 0.25 * (1 + 1e-5)}, "kid was 0.25"),
+        ({"kid": 0.0}, {"kid": 1e-6}, "kid was 0.0"),
         ({"kid": 0.25}, {"fd": 0.25}, "fd only in the new one; kid only in the old one"),
         ({"kid": 0.25}, {"kid": None}, "kid was 0.25, is None"),
         ({"ok": 1}, {"ok": True}, "ok was 1, is True"),

@@ -278,8 +278,16 @@ class TestMerging:
         optimiser.step()
         torch.testing.assert_close(adapted.merged(0)(x), adapted.run(0, x))
         assert len(made) == 2
-        adapted.members[0].load_state_dict(moved(net, 9).state_dict())
-        torch.testing.assert_close(adapted.merged(0)(x), adapted.run(0, x))
+        for seed, replace in ((9, False), (10, True)):  # written to, or replaced by another
+            adapted.members[0].load_state_dict(moved(net, seed).state_dict(), assign=replace)
+            torch.testing.assert_close(adapted.merged(0)(x), adapted.run(0, x))
+
+    def test_updates_loaded_in_inference_mode_can_be_merged(self):
+        net, x = trunk(), images()
+        with torch.inference_mode():
+            adapted = Adapted(net, [moved(net)])
+            torch.testing.assert_close(adapted.merged(0)(x), adapted.run(0, x))
+            assert adapted.merged(0) is adapted.merged(0)
 
     def test_moving_to_another_dtype_moves_the_merged_network(self):
         net, x = trunk(), images()

@@ -293,7 +293,3 @@ def test_routing_agrees_with_the_edges_at_real_times(data, T):
 def test_routing_keeps_the_shape_and_takes_float32():
     routed = Intervals(1000, 5).route(torch.tensor([[0.0, 199.9], [200.0, 999.5]]))
     assert routed.tolist() == [[0, 0], [1, 4]] and routed.dtype == torch.int64
-
-
-def test_pages_count_from_one():
-    assert Intervals(1000, 5).label(1) == "2: t in [200, 400)"

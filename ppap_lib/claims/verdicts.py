@@ -22,7 +22,7 @@ def judge(claim: Claim) -> Verdict:
     measure = MEASURES[claim.metric]
     found = measure.ours(**claim.rows)
     if found is None:
-        return Verdict("undecided", "no rows yet")
+        return Verdict("undecided", "nothing to compare yet")
     words = f"{measure.title} {_interval(found.estimate)}, n = {found.images}"
     if found.images < claim.at_least:
         return Verdict("undecided", f"{words}: fewer than {claim.at_least} images")

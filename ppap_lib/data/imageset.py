@@ -105,16 +105,6 @@ class ImageSet:
             raise DataError(f"asked for {count} images a class; there are fewer of {short}")
         return self.subset(torch.cat([where[:count] for where in positions]).sort().values)
 
-    def only(self, names: Sequence[str]) -> "ImageSet":
-        """The images of these classes, labelled anew by the order of `names`."""
-        if unknown := [name for name in names if name not in self.classes]:
-            raise DataError(f"no class {unknown}: there are {', '.join(self.classes)}")
-        new = torch.full((len(self.classes),), -1, device=self.labels.device)
-        for label, name in enumerate(names):
-            new[self.classes.index(name)] = label
-        kept = self.subset((new[self.labels] >= 0).nonzero().flatten())
-        return replace(kept, labels=new[kept.labels], classes=tuple(names))
-
     def _positions(self, index: Index) -> slice | Tensor:
         if isinstance(index, slice):
             return index

@@ -212,21 +212,28 @@ def merge(trunk: nn.Module, update: Update) -> nn.Module:
 
 
 class _Merged(NamedTuple):
-    """A merged network, and the versions its update's tensors had when it was made."""
+    """A merged network, its update, and the update's tensors and their versions at the time."""
 
     index: int
     network: nn.Module
-    sources: list[Tensor]
-    versions: list[int]
+    update: Update
+    state: list[tuple[Tensor, int]]
 
     @classmethod
     def of(cls, trunk: nn.Module, update: Update, index: int) -> "_Merged":
-        sources = [*update.parameters(), *update.buffers()]
-        return cls(index, merge(trunk, update), sources, [s._version for s in sources])
+        return cls(index, merge(trunk, update), update, _state(update))
 
     @property
     def current(self) -> bool:
-        return [source._version for source in self.sources] == self.versions
+        """Whether no tensor of the update was written to, or replaced, since."""
+        pairs = zip(self.state, _state(self.update), strict=True)
+        return all(then is now and before == after for (then, before), (now, after) in pairs)
+
+
+def _state(update: Update) -> list[tuple[Tensor, int]]:
+    """Tensors and versions; inference tensors, written to in inference mode only, count none."""
+    tensors = (*update.parameters(), *update.buffers())
+    return [(tensor, 0 if tensor.is_inference() else tensor._version) for tensor in tensors]
 
 
 class Adapted(nn.Module):

@@ -26,6 +26,7 @@ def record(
 
     `tell` hears of every row: what `words(params, results)` says, or else its file's name.
     """
+    ledger.commit()  # of the code that runs, not of what is committed meanwhile
     for params in runs:
         if ledger.find(study, params.recorded()) is not None:
             continue

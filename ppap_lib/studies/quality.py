@@ -11,6 +11,7 @@ from ppap_lib.denoise import clipped, v_model
 from ppap_lib.generate import generate
 from ppap_lib.params import Parameters, param
 from ppap_lib.samplers import ddim
+from ppap_lib.schedule import respace
 from ppap_lib.tiers import tier
 
 DISTANCES_FROM = 50
@@ -25,7 +26,11 @@ class Quality(Parameters):
     n: int = param(200, low=66)
     first_seed: int = param(0, low=0)
     spacing: str = "ddim25"
-    extractor: str = "lite2"
+    extractor: Literal["lite2", "inception"] = "lite2"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        respace(tier(self.tier).schedule().T, self.spacing)
 
 
 def score(

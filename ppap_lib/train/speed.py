@@ -118,7 +118,8 @@ def matmul_rate(device: torch.device, dtype: torch.dtype, repeats: int = 5) -> f
     """
     on_gpu = device.type == "cuda"
     size, products = (8192, 10) if on_gpu else (1024, 1)
-    a = torch.randn(size, size, device=device, dtype=dtype)
+    generator = torch.Generator(device).manual_seed(0)
+    a = torch.randn(size, size, device=device, dtype=dtype, generator=generator)
     best = float("inf")
     for _ in range(repeats + 1):  # the first one warms up
         start = time.perf_counter() if on_gpu else time.process_time()
