@@ -6,11 +6,19 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 import torch
 
 from ppap_lib.analytic import Mixture
-from ppap_lib.data.generated import Manifest, claim, generated, shard_path, write_shard
+from ppap_lib.data.generated import (
+    Manifest,
+    claim,
+    generated,
+    read_manifest,
+    shard_path,
+    write_shard,
+)
 from ppap_lib.data.imageset import DataError, MissingData
 from ppap_lib.generate import GenerationError, draw_set, pending
 from ppap_lib.generate.__main__ import main as generate
@@ -96,29 +104,30 @@ def test_a_process_of_two_may_die_and_the_other_goes_on(tmp_path, whole):
     assert torch.equal(generated(folder).pixels, whole)
 
 
-def under_torchrun(folder, *options):
-    """The command line in two processes; the finished command and the set's folder."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    what = ["-m", "ppap_lib.generate", "--images", "6", "--shard", "1", "--spacing", "2"]
-    where = ["--folder", str(folder), "--device", "cpu", "--quiet", *options]
-    return subprocess.Popen(
-        [*command, *what, *where], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-
-
-def test_torchrun_s_processes_share_the_set_and_one_may_be_killed(tmp_path):
+def test_one_of_torchrun_s_processes_may_be_killed_and_the_set_is_finished(
+    tmp_path, monkeypatch, capsys
+):
     whole, torn = tmp_path / "whole", tmp_path / "torn"
-    said, _ = under_torchrun(whole).communicate(timeout=200)
-    for rank in (0, 1):
-        assert f"process {rank} of 2: 3 shards drawn" in said
-    # Killed with its parent as soon as one shard of six is there; then one process finishes.
-    process = under_torchrun(torn)
-    while not list(torn.glob("*.safetensors")) and process.poll() is None:
-        time.sleep(0.01)
-    process.kill()
-    process.communicate(timeout=60)
-    alone = ["--images", "6", "--shard", "1", "--spacing", "2", "--device", "cpu", "--quiet"]
-    generate([*alone, "--folder", str(torn), "--batch", "1"])
+    what = ["--images", "10", "--shard", "1", "--spacing", "5", "--device", "cpu", "--quiet"]
+    assert generate([*what, "--folder", str(whole)]) == 0
+    manifest = read_manifest(whole)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    agent = subprocess.Popen([*torchrun, "-m", "ppap_lib.generate", *what, "--folder", str(torn)])
+    own = manifest.blocks()[1::2]
+    while not shard_path(torn, own[0]).exists() and agent.poll() is None:
+        time.sleep(0.005)
+    for worker in psutil.Process(agent.pid).children():
+        if worker.environ().get("RANK") == "1":
+            worker.kill()
+    assert agent.wait(timeout=60) != 0  # it ends the others, too
+    left = pending(torn, manifest, 1, 2)
+    assert left and len(left) < len(own)
+    capsys.readouterr()
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        assert generate([*what, "--folder", str(torn), "--batch", "1"]) == 0
+    assert f"process 1 of 2: {len(left)} shards drawn" in capsys.readouterr().out
     assert torch.equal(generated(torn).pixels, generated(whole).pixels)
 
 
@@ -141,7 +150,9 @@ def test_another_sets_folder_and_damaged_shards_are_refused(tmp_path, whole):
         generated(tmp_path)
 
 
-def test_bad_requests_are_refused(tmp_path):
+def test_bad_requests_are_refused(tmp_path, capsys):
+    assert generate(["--images", "0", "--folder", str(tmp_path), "--device", "cpu"]) == 1
+    assert capsys.readouterr().err.startswith("error: expected n >= 1")
     with pytest.raises(GenerationError, match="rank 2 of 2"):
         pending(tmp_path, MANIFEST, 2, 2)
     with pytest.raises(DataError, match="expected n >= 1"):
