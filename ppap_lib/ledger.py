@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from ppap_lib import devices
+from ppap_lib import atomic, devices
 
 AGREEMENT = 1e-6
 """Relative difference below which two numbers are the same result (other devices and thread
@@ -95,10 +95,7 @@ def record(
                 f"({'; '.join(differences[:4])}): delete it to accept the new one"
             )
         return path
-    into.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_text(json.dumps(row, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    os.replace(part, path)
+    atomic.write(path, json.dumps(row, indent=1, sort_keys=True) + "\n")
     return path
 
 

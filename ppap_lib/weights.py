@@ -4,7 +4,6 @@ Every network of the project, ours or a published one, enters through `read` and
 """
 
 import hashlib
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,6 +11,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+from ppap_lib import atomic
 
 
 class WeightsError(ValueError):
@@ -36,7 +37,7 @@ def read(path: str | Path, digest: str | None = None) -> dict[str, Tensor]:
     if digest is not None and (found := sha256(path)) != digest:
         raise WeightsError(
             f"{path.name} has sha256 {found}, expected {digest}: it is truncated, or another "
-            f"file; delete it and fetch it again"
+            f"file; delete it and fetch or make it again"
         )
     try:
         if path.suffix == ".safetensors":
@@ -86,12 +87,9 @@ def save(
     metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Write a state dict as safetensors, atomically; floating tensors are cast to `dtype`."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     cast = {key: _cast(key, value, dtype).cpu().contiguous() for key, value in state.items()}
-    part = path.with_name(path.name + ".part")
-    save_file(cast, part, dict(metadata) if metadata else None)
-    os.replace(part, path)
+    with atomic.replacing(path) as part:
+        save_file(cast, part, dict(metadata) if metadata else None)
 
 
 def _listed(keys) -> str:

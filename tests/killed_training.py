@@ -109,7 +109,6 @@ def live(folder: Path, chance: random.Random) -> dict:
         "said": numbers.get("saved", 0),
         "taken": max(numbers.values(), default=0),
         "kept": step,
-        "half_written": (folder / "checkpoint.pt.part").exists(),
     }
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,9 @@ from ppap_lib import experts as sets
 from ppap_lib.data.fashion import shipped
 from ppap_lib.schedule import Intervals
 from ppap_lib.studies import ablation, distillation, guidance, methods
+from ppap_lib.train.settings import TrainingError
+
+FILE = "experts.safetensors"
 
 
 def nbytes(module):
@@ -26,7 +30,7 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setattr(distillation, "TIMES", (0, 500))
     made = distill.updates(zoo.load("fashion/resnet18"), "resnet18", Intervals(1000, 2), rank=1)
     run = tmp_path / "run"
-    sets.save(made, run / "experts.safetensors", "fashion/resnet18")
+    sets.save(made, run / FILE, "fashion/resnet18")
     weights.save(made.state_dict(), run / "snapshots" / "000000064.safetensors", torch.float16)
     summary = {
         "tier": "fashion",
@@ -46,8 +50,8 @@ def folder(tmp_path, monkeypatch):
         "seconds": 42.0,
         "settings": {"batch": 64, "snapshots": [64]},
         "speed": {"device": "a CPU"},
-        "file": "experts.safetensors",
-        "sha256": "0" * 64,
+        "file": FILE,
+        "sha256": weights.sha256(run / FILE),
     }
     (run / "summary.json").write_text(json.dumps(summary))
     return run
@@ -59,7 +63,7 @@ def test_a_run_is_filed_with_its_cost_and_its_course(folder):
     assert row["params"]["released"] == ["shared time"] and row["params"]["rank"] == 1
     results = row["results"]
     assert results["training_seconds"] == 42.0 and results["settings"] == {"batch": 64}
-    made = sets.read(folder / "experts.safetensors", zoo.load("fashion/resnet18"))
+    made = sets.read(folder / FILE, zoo.load("fashion/resnet18"))
     trunk = nbytes(zoo.load("fashion/resnet18"))
     assert results["memory_bytes"] == trunk + nbytes(made.bank.members) < 2 * trunk
     # Updates are zero at the start, so both readings are the clean network's own.
@@ -79,6 +83,19 @@ def test_a_run_without_snapshots_has_no_course(folder):
     (folder / "snapshots" / "000000064.safetensors").unlink()
     distillation.run(folder)
     assert ledger.rows(distillation.STUDY)[0]["results"]["course"] == []
+
+
+def test_a_run_of_another_trunk_another_file_or_none_at_all_is_refused(folder, monkeypatch):
+    found = zoo.card("fashion/resnet18")
+    monkeypatch.setattr(zoo, "card", lambda *which: dataclasses.replace(found, sha256="1" * 64))
+    with pytest.raises(sets.ExpertsError, match="has 1111.*: train the experts again"):
+        distillation.finished(folder)
+    monkeypatch.undo()
+    sets.save(sets.full_copies(zoo.load("fashion/vit"), Intervals(1000, 1)), folder / FILE)
+    with pytest.raises(weights.WeightsError, match="experts.safetensors has sha256 .*, expected"):
+        distillation.finished(folder)
+    with pytest.raises(TrainingError, match="no finished training in nowhere: run .*distill first"):
+        distillation.finished(Path("nowhere"))
 
 
 def test_copies_hold_every_network(folder):

@@ -12,7 +12,8 @@ PACKAGE = Path(__file__).parents[1] / "ppap_lib"
 
 # A package is named once, for all its modules; they may import each other.
 LAYERS = {
-    0: "images seeds schedule params weights classes devices bootstrap published spectrum",
+    0: "images seeds schedule params atomic commands classes devices bootstrap published spectrum",
+    0.5: "weights",
     1: "denoise networks fetch ledger",
     2: "analytic tiers",
     2.1: "data",

@@ -1,6 +1,7 @@
 """Studies from a run's folder to the ledger, with a cheap extractor in place of the real one."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch import nn
 
 from ppap_lib import ledger, metrics, weights
 from ppap_lib.studies import curve, training
+from ppap_lib.studies.__main__ import main
 from ppap_lib.tiers import tier
 
 
@@ -72,3 +74,28 @@ def test_a_training_run_is_filed_with_its_course(tmp_path, monkeypatch):
     assert row["seconds"] == 320.0 and row["results"]["settings"] == {"batch": 32}
     assert len(row["results"]["loss"]) == len(row["results"]["images"]) <= 2 * training.POINTS
     assert row["results"]["loss"][0] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["guidance", "--methods", "foo"], "method .*'foo'"),
+        (
+            ["guidance", "--guide", "vit", "--methods", "multi5"],
+            "fashion/multi5-vit is not trained",
+        ),
+        (["ablation", "--folder", "nowhere"], "no finished training in nowhere: .*distill first"),
+        (["training", "--folder", "nowhere"], "no finished training in nowhere: .*train first"),
+        (["curve", "--folder", "nowhere", "--device", "abacus"], "abacus"),
+    ],
+)
+def test_the_command_line_says_what_is_wrong(tmp_path, monkeypatch, capsys, arguments, says):
+    monkeypatch.setenv("PPAP_RESULTS", str(tmp_path))
+    assert main(arguments) == 1
+    assert re.match(f"error: .*{says}", capsys.readouterr().err)
+
+
+def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch):
+    monkeypatch.setattr(training, "run", lambda folder: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        main(["training", "--folder", "nowhere"])

@@ -1,6 +1,7 @@
 """Weight files: only the right bytes, holding only tensors, that fit the network."""
 
 import io
+import os
 import pickle
 from pathlib import Path
 
@@ -77,7 +78,7 @@ def test_a_tampered_file_is_refused_before_it_is_read(tmp_path, state):
     content[-1] ^= 1
     path.write_bytes(content)
     weights.read(path)  # readable: only the digest can tell
-    with pytest.raises(WeightsError, match=f"sha256 .*expected {digest}.*fetch it again"):
+    with pytest.raises(WeightsError, match=f"sha256 .*expected {digest}.*fetch or make it again"):
         weights.read(path, digest)
 
 
@@ -210,4 +211,19 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, state, monkeypatch):
     monkeypatch.setattr(weights, "save_file", dies_half_way)
     with pytest.raises(OSError, match="disk full"):
         weights.save({"other": torch.zeros(1)}, path)
-    assert path.read_bytes() == before
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+def test_processes_that_save_one_path_do_not_meet(tmp_path, monkeypatch):
+    """The second one saves while the first one writes: both succeed, the last one's file stays."""
+    path, alone = tmp_path / "w.safetensors", weights.save_file
+
+    def overtaken(*what):
+        monkeypatch.setattr(weights, "save_file", alone)
+        monkeypatch.setattr(os, "getpid", lambda: -1)
+        weights.save({"second": torch.zeros(1)}, path)
+        alone(*what)
+
+    monkeypatch.setattr(weights, "save_file", overtaken)
+    weights.save({"first": torch.ones(1)}, path)
+    assert list(weights.read(path)) == ["first"] and list(tmp_path.iterdir()) == [path]

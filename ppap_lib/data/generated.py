@@ -1,14 +1,13 @@
 """Sets of generated images on disk: a manifest and shards, one file per block of seeds."""
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ppap_lib import weights
+from ppap_lib import atomic, weights
 from ppap_lib.data.imageset import DataError, ImageSet, MissingData
 
 MANIFEST = "manifest.json"
@@ -54,7 +53,6 @@ def shard_path(folder: Path, block: range) -> Path:
 
 def claim(folder: Path, manifest: Manifest) -> None:
     """Make `folder` the set's, or confirm that it is; another set's folder is refused."""
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / MANIFEST
     if path.exists():
         if (found := read_manifest(folder)) != manifest:
@@ -63,9 +61,7 @@ def claim(folder: Path, manifest: Manifest) -> None:
             )
         return
     # Several processes may do this at once; they write the same bytes.
-    part = folder / f"{MANIFEST}.{os.getpid()}.part"
-    part.write_text(json.dumps(asdict(manifest), indent=1) + "\n", "utf8")
-    os.replace(part, path)
+    atomic.write(path, json.dumps(asdict(manifest), indent=1) + "\n")
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -15,16 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ppap_lib import data, devices, distill, experts, weights, zoo
+from ppap_lib import atomic, commands, data, devices, distill, experts, weights, zoo
 from ppap_lib.data.generated import generated
 from ppap_lib.distill.fitting import PRESETS, UPDATES
-from ppap_lib.networks.lora import Adapted, LoraError
-from ppap_lib.schedule import Intervals, Schedule, ScheduleError
-from ppap_lib.tasks import Classification, TaskError
-from ppap_lib.tiers import TierError, tier
+from ppap_lib.networks.lora import Adapted
+from ppap_lib.schedule import Intervals, Schedule
+from ppap_lib.tasks import Classification
+from ppap_lib.tiers import tier
 from ppap_lib.train import options
-from ppap_lib.train.recipes import SUMMARY
-from ppap_lib.train.settings import TrainingError
+from ppap_lib.train.recipes import SUMMARY, in_words
 
 EXPERTS, TEACHER = "experts.safetensors", "teacher.safetensors"
 HELD_OUT = 100
@@ -143,7 +142,7 @@ def train(given: argparse.Namespace) -> dict[str, Any]:
         "file": file.name,
         "sha256": weights.sha256(file),
     }
-    (folder / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n", "utf8")
+    atomic.write(folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
     return summary
 
 
@@ -177,24 +176,9 @@ def _quality(
     return {"images": test.source, "readings": [asdict(reading) for reading in readings]}
 
 
-_EXPECTED = (
-    distill.DistillError,
-    experts.ExpertsError,
-    TrainingError,
-    devices.DeviceError,
-    LoraError,
-    ScheduleError,
-    TaskError,
-    TierError,
-    data.DataError,
-    weights.WeightsError,
-    zoo.ZooError,
-)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; 0, or 1 after saying what was wrong."""
-    return options.run(_parser(), train, _EXPECTED, arguments)
+    return commands.run(_parser(), lambda given: in_words(train(given)), arguments)
 
 
 if __name__ == "__main__":

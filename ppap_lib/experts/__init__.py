@@ -8,7 +8,7 @@ your own, and `released` reads the checkpoints of PPAP's authors. `publish` and 
 zoo's, for sets of experts.
 """
 
-from ppap_lib.experts.files import load, read, save
+from ppap_lib.experts.files import load, read, save, trunk
 from ppap_lib.experts.publishing import publish, verify
 from ppap_lib.experts.released import released
 from ppap_lib.experts.routing import (
@@ -32,5 +32,6 @@ __all__ = [
     "read",
     "released",
     "save",
+    "trunk",
     "verify",
 ]

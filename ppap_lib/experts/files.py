@@ -91,7 +91,7 @@ def load(name: str, device: torch.device | str = "cpu", assets: Path = ASSETS) -
     if card.sha256 is None or not path.is_file():
         raise ExpertsError(f"{name} is not trained yet: {card.note or f'there is no {path.name}'}")
     weights.read(path, card.sha256)  # verified before anything is built from it
-    return read(path, trunk(card, path, assets)).to(device)
+    return read(path, trunk(path, card.network["trunk"], assets)).to(device)
 
 
 def asset(card: zoo.Card, assets: Path = ASSETS) -> Path:
@@ -99,14 +99,14 @@ def asset(card: zoo.Card, assets: Path = ASSETS) -> Path:
     return assets / "weights" / card.file["asset"]
 
 
-def trunk(card: zoo.Card, path: str | Path, assets: Path = ASSETS) -> nn.Module:
-    """The zoo's network that the card's experts belong to, if the file was made from it."""
-    made_for, name = _record(Path(path)), card.network["trunk"]
+def trunk(path: str | Path, name: str, assets: Path = ASSETS) -> nn.Module:
+    """The zoo's network `name`, if the experts in the file were made from these very weights."""
+    made_for = _record(Path(path))
     current = zoo.card(name, assets).sha256
     if made_for.trunk_sha256 not in (None, current):
         raise ExpertsError(
-            f"{card.name} was made for the {made_for.trunk} with sha256 {made_for.trunk_sha256}, "
-            f"this {name} has {current}: train the experts again"
+            f"{Path(path).name} was made for the {made_for.trunk} with sha256 "
+            f"{made_for.trunk_sha256}, this {name} has {current}: train the experts again"
         )
     return zoo.load(name, assets=assets)
 

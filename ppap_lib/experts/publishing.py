@@ -22,7 +22,7 @@ def publish(
     state = weights.read(file)
 
     def members():
-        return read(file, trunk(card, file, assets)).bank.members
+        return read(file, trunk(file, card.network["trunk"], assets)).bank.members
 
     return install(card, state, members, {}, changes, weights.metadata(file), assets)
 

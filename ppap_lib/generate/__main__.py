@@ -5,9 +5,11 @@ torchrun --nproc-per-node 8 -m ppap_lib.generate --images 500000 --folder DIR
 
 import argparse
 import os
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from ppap_lib import devices, zoo
+from ppap_lib import commands, devices, zoo
 from ppap_lib.data.generated import Manifest
 from ppap_lib.denoise import clipped
 from ppap_lib.generate.shards import draw_set, pending
@@ -33,10 +35,10 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def main(arguments: list[str] | None = None) -> None:
+def draw(given: argparse.Namespace) -> str:
+    """Do what the command line says; what was drawn, in words."""
     from tqdm import tqdm
 
-    given = parser().parse_args(arguments)
     # torchrun's environment; without it, one process that does everything.
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     local = os.environ.get("LOCAL_RANK")
@@ -67,8 +69,13 @@ def main(arguments: list[str] | None = None) -> None:
             device=device,
             done=bar.update,
         )
-    print(f"process {rank} of {world}: {drawn} shards drawn in {given.folder}")
+    return f"process {rank} of {world}: {drawn} shards drawn in {given.folder}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; 0, or 1 after saying what was wrong."""
+    return commands.run(parser(), draw, arguments)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,12 +1,14 @@
 """`python -m ppap_lib.studies NAME ...`: studies from the command line, into the ledger."""
 
 import argparse
+import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from ppap_lib import data, devices, metrics, weights
+from ppap_lib import commands, data, devices, metrics, weights
 from ppap_lib.distill.fitting import IMAGES
 from ppap_lib.studies import (
     ablation,
@@ -34,8 +36,8 @@ def _curve(given: argparse.Namespace) -> None:
     curve.run(given.tier, Path(given.folder), given.n, device=devices.pick(given.device))
 
 
-def _training(given: argparse.Namespace) -> None:
-    print(training.run(Path(given.folder)))
+def _training(given: argparse.Namespace) -> str:
+    return str(training.run(Path(given.folder)))
 
 
 def _reference(given: argparse.Namespace) -> None:
@@ -46,8 +48,8 @@ def _reference(given: argparse.Namespace) -> None:
     print(f"{len(found)} real images: {path.name}")
 
 
-def _distillation(given: argparse.Namespace) -> None:
-    print(distillation.run(Path(given.folder)))
+def _distillation(given: argparse.Namespace) -> str:
+    return str(distillation.run(Path(given.folder)))
 
 
 def _ablation(given: argparse.Namespace) -> None:
@@ -256,6 +258,10 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; 0, or 1 after saying what was wrong."""
+    return commands.run(parser(), lambda given: given.run(given), arguments)
+
+
 if __name__ == "__main__":
-    arguments = parser().parse_args()
-    arguments.run(arguments)
+    sys.exit(main())

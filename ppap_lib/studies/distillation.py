@@ -4,7 +4,6 @@ A run of `python -m ppap_lib.distill` leaves a folder; `run` files it, with the 
 snapshot, so that quality can be seen against the images a method was trained on.
 """
 
-import json
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,10 +11,10 @@ from typing import Any, Literal
 
 from torch import nn
 
-from ppap_lib import data, distill, experts, ledger, zoo
+from ppap_lib import data, distill, experts, ledger, weights
 from ppap_lib.params import Parameters, param
 from ppap_lib.tiers import tier as preset
-from ppap_lib.train.recipes import SUMMARY
+from ppap_lib.train import recipes
 
 STUDY = "distillation"
 TIMES = tuple(range(0, 1000, 100))
@@ -40,8 +39,12 @@ class Distillation(Parameters):
 
 
 def finished(folder: Path) -> tuple[Distillation, experts.Experts, dict[str, Any]]:
-    """A finished run in `folder`: its parameters, its experts, and all that its summary says."""
-    summary = json.loads((folder / SUMMARY).read_text("utf8"))
+    """A finished run in `folder`: its parameters, its experts, and all that its summary says.
+
+    Raises `TrainingError` if there is none, `WeightsError` if the file of experts is not the one
+    that the summary is about, `ExpertsError` if they were made for another trunk than the zoo's.
+    """
+    summary = recipes.finished(folder, "distill")
     params = Distillation(
         summary["tier"],
         summary["guide"],
@@ -54,8 +57,9 @@ def finished(folder: Path) -> tuple[Distillation, experts.Experts, dict[str, Any
         summary["images_seen"],
         summary["sha256"],
     )
-    trained = experts.read(folder / summary["file"], zoo.load(summary["trunk"]))
-    return params, trained, summary
+    file = folder / summary["file"]
+    weights.read(file, summary["sha256"])  # verified before anything is built from it
+    return params, experts.read(file, experts.trunk(file, summary["trunk"])), summary
 
 
 def run(folder: Path) -> Path:

@@ -1,12 +1,11 @@
 """The course of one training run, for the pages: what its folder knows, as a ledger row."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from ppap_lib import ledger
 from ppap_lib.params import Parameters, param
-from ppap_lib.train.recipes import SUMMARY
+from ppap_lib.train import recipes
 from ppap_lib.train.record import Log
 
 STUDY = "training"
@@ -24,7 +23,7 @@ class Training(Parameters):
 
 def run(folder: Path) -> Path:
     """File the finished run in `folder`; returns the row's path."""
-    summary = json.loads((folder / SUMMARY).read_text("utf8"))
+    summary = recipes.finished(folder, "train")
     log = Log(folder / "log.jsonl").rows()
     kept = log[:: max(len(log) // POINTS, 1)]
     params = Training(summary["tier"], summary["network"], summary["sha256"])

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ppap_lib import data, devices
-from ppap_lib.tiers import TierError, tier
+from ppap_lib import commands, data, devices
+from ppap_lib.tiers import tier
 from ppap_lib.train import options, recipes
-from ppap_lib.train.objectives import PREDICTIONS, ObjectiveError
-from ppap_lib.train.settings import NETWORKS, TrainingError, settings
-from ppap_lib.weights import WeightsError
+from ppap_lib.train.objectives import PREDICTIONS
+from ppap_lib.train.settings import NETWORKS, settings
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -57,19 +56,9 @@ def train(given: argparse.Namespace) -> dict[str, Any]:
         )
 
 
-_EXPECTED = (
-    TrainingError,
-    devices.DeviceError,
-    ObjectiveError,
-    TierError,
-    WeightsError,
-    data.DataError,
-)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; 0, or 1 after saying what was wrong."""
-    return options.run(_parser(), train, _EXPECTED, arguments)
+    return commands.run(_parser(), lambda given: recipes.in_words(train(given)), arguments)
 
 
 if __name__ == "__main__":

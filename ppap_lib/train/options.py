@@ -1,12 +1,9 @@
 """What the command lines that train have in common: options, and a progress bar."""
 
 import argparse
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-from ppap_lib.train import recipes
 
 _SETTINGS = (
     "steps",
@@ -55,26 +52,6 @@ def common() -> argparse.ArgumentParser:
 def settings(given: argparse.Namespace) -> dict[str, Any]:
     """The options that are fields of `Settings`, by name; None where not given."""
     return {name: getattr(given, name) for name in _SETTINGS}
-
-
-def run(
-    parser: argparse.ArgumentParser,
-    train: Callable[[argparse.Namespace], dict[str, Any]],
-    expected: tuple[type[Exception], ...],
-    arguments: Sequence[str] | None = None,
-) -> int:
-    """Train as the command line says, and print the summary: the exit status.
-
-    It is 1 after an `expected` error, of which only the message is printed.
-    """
-    given = parser.parse_args(arguments)
-    try:
-        summary = train(given)
-    except expected as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(recipes.in_words(summary))
-    return 0
 
 
 class Bar:

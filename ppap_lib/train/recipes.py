@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ppap_lib import ledger, weights
+from ppap_lib import atomic, ledger, weights
 from ppap_lib.tiers import Tier
 from ppap_lib.train import speed
 from ppap_lib.train.loop import Trainer
@@ -81,7 +81,7 @@ def fit(
         "file": file.name,
         "sha256": weights.sha256(file),
     }
-    (trainer.folder / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n", "utf8")
+    atomic.write(trainer.folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
     return summary
 
 
@@ -123,6 +123,15 @@ def complete(
         "speed": asdict(cost),
         "versions": ledger.versions(),
     }
+
+
+def finished(folder: Path, command: str) -> dict[str, Any]:
+    """The summary that a training by `python -m ppap_lib.{command}` left in `folder`."""
+    if not (path := folder / SUMMARY).is_file():
+        raise TrainingError(
+            f"no finished training in {folder}: run python -m ppap_lib.{command} first"
+        )
+    return json.loads(path.read_text("utf8"))
 
 
 def in_words(summary: dict[str, Any]) -> str:

@@ -1,29 +1,20 @@
 """What a run leaves on disk: a checkpoint that no kill can break, and a log without repeats."""
 
 import json
-import os
 import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ppap_lib import atomic
 from ppap_lib.train.settings import TrainingError
-
-
-def _replace(path: Path, write) -> None:
-    """Write a file under another name and rename it: a kill leaves the old or the new one."""
-    part = path.with_name(path.name + ".part")
-    with open(part, "wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
 
 
 def save_checkpoint(state: dict[str, Any], path: Path) -> None:
     """Write a state of tensors and plain values, atomically."""
-    _replace(path, lambda file: torch.save(state, file))
+    with atomic.replacing(path) as part:
+        torch.save(state, part)
 
 
 def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
@@ -61,4 +52,4 @@ class Log:
     def forget_after(self, step: int) -> None:
         """Drop the rows past `step`: those steps are about to be taken again."""
         kept = [json.dumps(row) + "\n" for row in self.rows() if row["step"] <= step]
-        _replace(self.path, lambda file: file.write("".join(kept).encode("utf8")))
+        atomic.write(self.path, "".join(kept))

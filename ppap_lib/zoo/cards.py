@@ -2,11 +2,11 @@
 
 import difflib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 
+from ppap_lib import atomic
 from ppap_lib.fetch import ASSETS
 
 KINDS = ("classifier", "denoiser", "upsampler", "noisy classifier", "experts")
@@ -108,8 +108,5 @@ def write(card: Card, assets: Path = ASSETS) -> Path:
         if not (key in defaults and value == defaults[key]) and value != {}
     }
     path = assets / "cards" / f"{card.name}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(entries, indent=2, ensure_ascii=False) + "\n", "utf8")
-    os.replace(part, path)
+    atomic.write(path, json.dumps(entries, indent=2, ensure_ascii=False) + "\n")
     return path

@@ -1,0 +1,31 @@
+"""Files that are there whole or not at all, whatever is killed and whoever else writes them."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """A name beside `path` to write to; when the block ends well, the file takes `path`'s place.
+
+    The name is the process's own, so that several may write one path: the last one's file stays.
+    Makes the folder. After an error `path` is as it was.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        yield part
+        with open(part, "rb+") as file:
+            os.fsync(file.fileno())  # or a power cut may leave the new name without its bytes
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write(path: str | Path, text: str) -> None:
+    """Write `text` in UTF-8."""
+    with replacing(path) as part:
+        part.write_text(text, "utf8")
