@@ -110,7 +110,10 @@ def gradient_field(field: Field) -> Guide:
 
 @runtime_checkable
 class NoiseAware(Protocol):
-    """A model that reads x_t differently at every level: `at(level)` is a function of x_t."""
+    """A model that reads x_t differently at every level: `at(level)` is a function of x_t.
+
+    Unless that is a module, it is given the state as it is: float64 while sampling.
+    """
 
     def at(self, level: Level) -> Callable[[Tensor], Any]: ...
 
@@ -123,17 +126,40 @@ class TimeConditioned:
     time_scale: float = 1.0
 
     def at(self, level: Level) -> Callable[[Tensor], Any]:
-        return lambda x_t: self.network(x_t, level.times(x_t) * self.time_scale)
+        _refuse_training(self.network)
+        return lambda x_t: self.network(
+            _as_computed(x_t, self.network), level.times(x_t) * self.time_scale
+        )
 
 
 Model = Callable[[Tensor], Any] | NoiseAware
+"""A module is given images in its parameters' dtype, any other function float32."""
+
+
+def _refuse_training(model: Any) -> None:
+    if isinstance(model, nn.Module) and model.training:
+        raise GuidanceError(
+            f"the guide, a {type(model).__name__}, is in train mode, where batch norms read (and "
+            f"keep) the batch's statistics and dropout is random: call model.eval() first"
+        )
+
+
+def _as_computed(x: Tensor, network: Callable) -> Tensor:
+    """`x` in the dtype of the network's parameters; where it has none, float64 becomes float32."""
+    # The state may be float64, networks seldom are.
+    if isinstance(network, nn.Module) and (first := next(network.parameters(), None)) is not None:
+        return x.to(first.dtype)
+    return x.float() if x.dtype == torch.float64 else x
 
 
 def _log_prob(model: Model, task: Task, target: Any, x: Tensor, level: Level) -> Tensor:
     """log p(target | model's reading of x) per image, [B]."""
-    read = model.at(level) if isinstance(model, NoiseAware) else model
-    if isinstance(read, nn.Module) and (first := next(read.parameters(), None)) is not None:
-        x = x.to(first.dtype)  # the state may be float64, networks seldom are
+    aware = isinstance(model, NoiseAware)
+    read = model.at(level) if aware else model
+    _refuse_training(model)
+    _refuse_training(read)
+    if not aware or isinstance(read, nn.Module):
+        x = _as_computed(x, read)
     value = task.log_prob(read(x), target)
     if value.shape != x.shape[:1]:
         raise GuidanceError(
@@ -156,7 +182,8 @@ def _gradient(value: Tensor, of: Tensor, keep_graph: bool = False) -> Tensor:
 def at_xt(model: Model, task: Task, target: Any) -> Guide:
     """Read the noisy image: grad_{x_t} log p(target | model(x_t)).
 
-    A clean model here is naive guidance; experts or a noise-aware model are the remedy.
+    A clean model here is naive guidance; experts or a noise-aware model are the remedy. Modules
+    must be in evaluation mode.
     """
 
     def field(x_t: Tensor, level: Level, prediction: Prediction) -> Tensor:

@@ -49,6 +49,11 @@ def noisy(count=6, seed=0):
 TARGET = torch.tensor([0, 1, 2, 0, 1, 2])
 
 
+def linear_reader():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(4, 3)).eval()
+
+
 def constant(value=1.0):
     return gradient_field(lambda x_t, level, prediction: torch.full_like(x_t, value))
 
@@ -169,7 +174,9 @@ class TestAlgebra:
 class TestReadingX0:
     def reader(self):
         torch.manual_seed(0)
-        return nn.Sequential(nn.Flatten(), nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3)).double()
+        return (
+            nn.Sequential(nn.Flatten(), nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3)).double().eval()
+        )
 
     def log_prob_at(self, x_t, level, model):
         x0 = hills().denoise(x_t, level).x0
@@ -222,15 +229,30 @@ class TestTheSeam:
             calls.append(torch.is_grad_enabled() and x_t.requires_grad)
             return hills().denoise(x_t, level)
 
-        model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)).double()
+        model = linear_reader().double()
         steered = guided(watched, at_x0(model, TASK, TARGET, through))(noisy(), LINEAR.at(300))
         assert calls == [through]
         assert not steered.x0.requires_grad and not steered.eps.requires_grad
 
     def test_a_float32_model_steers_a_float64_state(self):
-        model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+        model = linear_reader()
         steered = guided(hills().denoise, at_xt(model, TASK, TARGET))(noisy(), LINEAR.at(300))
         assert steered.eps.dtype == torch.float64
+
+    @pytest.mark.parametrize(
+        "wrapped",
+        [
+            lambda network: lambda x: network(x),
+            lambda network: TimeConditioned(lambda x, t: network(x)),
+        ],
+    )
+    def test_functions_around_a_float32_network_guide_as_it_does(self, wrapped):
+        network, x_t, level = linear_reader(), noisy(), LINEAR.at(300)
+        expected = at_xt(network, TASK, TARGET)(x_t, level, None)
+        assert torch.equal(at_xt(wrapped(network), TASK, TARGET)(x_t, level, None), expected)
+        prediction = hills().denoise(x_t, level)
+        for guide in (at_x0(m, TASK, TARGET, False) for m in (network, wrapped(network))):
+            assert guide(x_t, level, prediction).dtype == torch.float64
 
     def test_a_time_conditioned_network_is_read_at_its_level(self):
         seen = []
@@ -301,6 +323,27 @@ class TestBadInput:
         with pytest.raises(GuidanceError, match="no graph back to x_t"):
             at_x0(lambda x: x.flatten(1), TASK, TARGET, through=True)(x_t, level, prediction)
 
+    def test_models_in_train_mode(self):
+        """Batch norms would guide by the batch's statistics, and move their own."""
+        norm = nn.BatchNorm2d(1)
+        network = nn.Sequential(norm, nn.Flatten(), nn.Linear(4, 3))
+
+        class Timed(nn.Module):
+            def forward(self, x, t):
+                return network(x)
+
+        x_t, level = noisy(), LINEAR.at(300)
+        prediction = Prediction(x_t, x_t)
+        guides = (
+            at_xt(network, TASK, TARGET),
+            at_xt(TimeConditioned(Timed()), TASK, TARGET),
+            at_x0(network, TASK, TARGET, through=False),
+        )
+        for guide in guides:
+            with pytest.raises(GuidanceError, match=r"in train mode.*call model.eval\(\) first"):
+                guide(x_t, level, prediction)
+        assert not norm.running_mean.any()
+
     def test_a_guide_adds_only_to_guides(self):
         with pytest.raises(TypeError):
             constant() + (lambda x, level, p: x)
@@ -310,7 +353,7 @@ class TestBadInput:
 def test_guiding_a_network_of_your_own_takes_ten_lines():
     """The library's promise, on the smallest possible networks."""
     denoise = eps_model(lambda x_t, t: 0.5 * x_t)
-    brightness = nn.Sequential(nn.AvgPool2d(4), nn.Flatten(), nn.Linear(1, 2))
+    brightness = nn.Sequential(nn.AvgPool2d(4), nn.Flatten(), nn.Linear(1, 2)).eval()
     brightness[2].weight.data = torch.tensor([[-4.0], [4.0]])
     x_T, target = torch.randn(4, 1, 4, 4, generator=torch.Generator().manual_seed(0)), torch.ones(4)
     guide = at_xt(brightness, TASK, target.long())

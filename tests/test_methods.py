@@ -58,7 +58,7 @@ def test_a_given_model_takes_the_place_of_the_method_s_own(x_t, resnet):
         def forward(self, x):
             return -resnet(x.float())
 
-    given = methods.steering("naive", model=Opposite())(PART)(x_t, LEVEL).eps
+    given = methods.steering("naive", model=Opposite().eval())(PART)(x_t, LEVEL).eps
     assert not torch.equal(given, methods.steering("naive")(PART)(x_t, LEVEL).eps)
 
 
