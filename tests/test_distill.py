@@ -56,10 +56,10 @@ def network(seed=0) -> nn.Module:
     return made.eval()
 
 
-def adapted(intervals=TWO, trunk=None) -> Experts:
+def adapted(intervals=TWO, trunk=None, alpha=1.0) -> Experts:
     trunk = network() if trunk is None else trunk
     torch.manual_seed(1)
-    return low_rank(trunk, lora.plan(trunk, ("0", "4"), 2, 1.0, ("1.*", "4.bias")), intervals)
+    return low_rank(trunk, lora.plan(trunk, ("0", "4"), 2, alpha, ("1.*", "4.bias")), intervals)
 
 
 def copies(intervals=TWO) -> Experts:
@@ -323,6 +323,22 @@ class TestResume:
         assert same(end, straight[1])
         with pytest.raises(TrainingError, match="resume"):
             run(tmp_path / "broken")
+
+    @pytest.mark.parametrize(
+        ("build", "other", "says"),
+        [
+            (adapted, lambda: adapted(alpha=2.0), "trained .* scale 0.5 there, .* scale 1 here"),
+            (adapted, lambda: adapted(trunk=network(7)), r"trunk crc32 \w+ there, crc32 \w+ here"),
+            (copies, lambda: full_copies(network(7), TWO), r"trunk crc32 \w+ there, .*folder"),
+        ],
+    )
+    def test_other_updates_and_another_trunk_are_refused(self, tmp_path, build, other, says):
+        """Of tensors of the same names and shapes, as the checkpoint holds them."""
+        arguments = transfer(), PIXELS, LOGITS, plan(steps=1), tmp_path
+        fit(build(), *arguments)
+        with pytest.raises(TrainingError, match=f"is another run's: {says}"):
+            fit(other(), *arguments, resume=True)
+        fit(build(), *arguments, resume=True)
 
 
 class TestReleased:

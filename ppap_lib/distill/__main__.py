@@ -6,7 +6,6 @@ Leaves experts.safetensors, which `experts.read` and `experts.load` read, and su
 import argparse
 import json
 import sys
-import zlib
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -23,6 +22,7 @@ from ppap_lib.schedule import Intervals, Schedule
 from ppap_lib.tasks import Classification
 from ppap_lib.tiers import tier
 from ppap_lib.train import options
+from ppap_lib.train.loop import crc32
 from ppap_lib.train.recipes import SUMMARY, in_words
 
 EXPERTS, TEACHER = "experts.safetensors", "teacher.safetensors"
@@ -151,7 +151,7 @@ def _teacher(name: str, device: torch.device, pixels: Tensor, folder: Path) -> T
     path = folder / TEACHER
     made_from = {
         "teacher": f"{name} {zoo.card(name).sha256}",
-        "images": f"{len(pixels)}, crc32 {zlib.crc32(pixels.contiguous().numpy()):08x}",
+        "images": f"{len(pixels)}, crc32 {crc32(pixels):08x}",
     }
     if not path.is_file():
         logits = distill.teacher_logits(zoo.load(name, device), pixels)

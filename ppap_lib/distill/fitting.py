@@ -14,7 +14,7 @@ from ppap_lib.experts import Experts, low_rank
 from ppap_lib.networks import lora
 from ppap_lib.schedule import Intervals
 from ppap_lib.train import recipes
-from ppap_lib.train.loop import Trainer
+from ppap_lib.train.loop import Trainer, crc32
 from ppap_lib.train.settings import Settings
 
 OnLog = Callable[[dict[str, Any]], None]
@@ -180,12 +180,13 @@ def fit(
             f"clip = {settings.clip} bounds the norm of all experts' gradients together, so that "
             f"one expert's would change another's: use clip=0"
         )
+    about = _about(experts)
     folder, title = Path(folder), "1 model" if len(experts) == 1 else f"{len(experts)} experts"
 
     def run(
         loss: NoisyLoss, settings: Settings, folder: Path, on_log: OnLog, optimizer: Any = None
     ) -> tuple[Experts, dict[str, Any], dict[str, Any]]:
-        trainer = Trainer(experts, loss, pixels, targets, settings, folder, device)
+        trainer = Trainer(experts, loss, pixels, targets, settings, folder, device, about=about)
         if optimizer is not None:
             trainer.optimizer.load_state_dict(optimizer)
         averaged, figures = recipes.complete(trainer, title, resume, on_start, on_log)
@@ -198,6 +199,17 @@ def fit(
         return averaged, {**figures, "images_per_expert": _shares(loss, figures["images_seen"])}
     finally:
         experts.eval()  # the trunk is the caller's
+
+
+def _about(experts: Experts) -> dict[str, str]:
+    """What is trained, and what it starts from: a checkpoint's tensors do not tell."""
+    bank = experts.bank
+    if isinstance(bank, lora.Adapted):
+        plan, trunk = bank.members[0].plan, bank.trunk
+        trained = f"updates of rank {plan.rank} and scale {plan.scale:g}"
+    else:
+        trained, trunk = "whole networks", bank.members[0]
+    return {"trained": trained, "trunk": f"crc32 {crc32(*trunk.state_dict().values()):08x}"}
 
 
 def _shares(loss: NoisyLoss, images: int) -> list[int]:

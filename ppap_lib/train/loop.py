@@ -12,10 +12,11 @@ import copy
 import math
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -42,7 +43,9 @@ class Trainer:
 
     `labels` [N, ...] are what the objective is told of each image: a class index, or a teacher's
     logits. The whole set is held on `device`. Call `resume` to continue from the folder's
-    checkpoint, then `run`, which returns the averaged network. `clock` counts seconds.
+    checkpoint, then `run`, which returns the averaged network. `about` says, by name, what else
+    makes this run another than others: a checkpoint of which it is not true is not resumed.
+    `clock` counts seconds.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class Trainer:
         folder: str | Path,
         device: torch.device | str = "cpu",
         clock: Callable[[], float] = time.monotonic,
+        about: Mapping[str, str] = MappingProxyType({}),
     ):
         if data.dtype != torch.uint8 or data.ndim != 4 or not len(data) or len(data) != len(labels):
             raise TrainingError(
@@ -67,7 +71,8 @@ class Trainer:
             "seed": settings.seed,
             "batch": settings.batch,
             "objective": repr(objective),
-            "data": f"{len(data)} images, crc32 {_crc32(data, labels):08x}",
+            "data": f"{len(data)} images, crc32 {crc32(data, labels):08x}",
+            **about,
         }
         self.layout = torch.channels_last if settings.channels_last else torch.contiguous_format
         self.network = network.to(self.device, memory_format=self.layout)
@@ -150,8 +155,8 @@ class Trainer:
     def resume(self) -> bool:
         """Continue from the folder's checkpoint, if there is one; whether there was.
 
-        A checkpoint of other data, batch size, seed or objective is refused; the budget, the
-        learning rate and the like may change.
+        A checkpoint of other data, batch size, seed, objective or `about` is refused; the budget,
+        the learning rate and the like may change.
         """
         if not self.checkpoint.exists():
             return False
@@ -260,8 +265,12 @@ class Trainer:
         return row
 
 
-def _crc32(data: Tensor, labels: Tensor) -> int:
-    return zlib.crc32(labels.cpu().numpy(), zlib.crc32(data.cpu().contiguous().numpy()))
+def crc32(*tensors: Tensor) -> int:
+    """The checksum of the tensors' bytes, one after the other."""
+    found = 0
+    for tensor in tensors:
+        found = zlib.crc32(tensor.cpu().contiguous().numpy(), found)
+    return found
 
 
 def _averaged(
