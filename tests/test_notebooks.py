@@ -22,7 +22,7 @@ SMALL = {
     "04_experts_gradcam": {"n": 5, "sketch": 4, "shown": 3, "experts": "multi5"},
     "05_one_expert_at_a_time": {"method": "naive", "n_intervals": 2, "shown": 2},
     "06_guidance_ablation": {"method": "ppap5", "steps": 10},
-    "07_practical": {"n_experts": 2, "rank": 1},
+    "07_practical": {"guide": "vit", "n_experts": 2, "rank": 1},
     "08_noise_and_beta": {"n": 2, "steps": 3},
     "09_accelerated_sampling": {"budget": 5, "finest": 40, "images": 2},
     "10_scale_and_resolution": {
