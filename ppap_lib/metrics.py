@@ -139,7 +139,7 @@ def extract_real(
     tier: str, extractor: str = "lite2", device: torch.device | str = "cpu", count: int = SHIPPED
 ) -> Features:
     """`real_features`, computed from the images."""
-    found = data.load(tier, "test")
+    found = data.test_images(tier)
     return extract(found.pixels[balanced(found.labels, count)], extractor, device=device)
 
 

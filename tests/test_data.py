@@ -259,6 +259,13 @@ def test_missing_tiny_imagenet_says_what_to_put_where_and_pages_get_drawings(tmp
     assert images.shape == (3, 32, 32) and images.classes == tier("tin10").classes
 
 
+def test_measurements_take_shipped_photographs_and_never_drawn_shapes():
+    images = data.test_images("fashion")
+    assert len(images) == 1000 and not images.stand_in
+    with pytest.raises(MissingData, match="tiny-imagenet-200.zip"):
+        data.test_images("tin10")
+
+
 def test_tiny_imagenet_is_downloaded_into_the_cache_when_asked(tmp_path, monkeypatch):
     source = write_tiny(tmp_path / "server.zip", tiny_files())
     monkeypatch.setattr(tiny_module, "_URL", source.as_uri())

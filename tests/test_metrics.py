@@ -189,7 +189,7 @@ class TestLite2:
         images = SimpleNamespace(pixels=torch.arange(2000)[:, None, None, None], labels=labels)
         monkeypatch.setattr(metrics, "extract", extracted)
         monkeypatch.setattr(metrics, "extract_real", metrics.extract_real.__wrapped__)
-        monkeypatch.setattr(metrics.data, "load", lambda tier, split: images)
+        monkeypatch.setattr(metrics.data, "test_images", lambda tier: images)
         few, many = (metrics.extract_real("fashion", count=n) for n in (1000, 2000))
         assert torch.equal(
             metrics.real_features("fashion", count=1500).vectors, many.vectors[:1500]

@@ -168,7 +168,7 @@ def _quality(
     trained: experts.Experts, name: str, schedule: Schedule, device: torch.device
 ) -> dict[str, Any]:
     """How the experts read held-out images, every hundredth timestep."""
-    test = data.load(name, "test")
+    test = data.test_images(name)
     test = test.per_class(min(HELD_OUT, int(test.labels.bincount().min()))).to(device)
     readings = distill.accuracy_by_t(
         trained, test.images(), test.labels, schedule, range(0, schedule.T, 100)

@@ -85,7 +85,7 @@ def run(folder: Path) -> Path:
 def readings(model: experts.Experts, tier: str) -> list[dict[str, float]]:
     """How the experts read the test images at `TIMES`, as dicts of `distill.Reading`."""
     chosen = preset(tier)
-    test = data.load(tier, "test").per_class(HELD_OUT)
+    test = data.test_images(tier).per_class(HELD_OUT)
     found = distill.accuracy_by_t(model, test.images(), test.labels, chosen.schedule(), TIMES)
     return [asdict(reading) for reading in found]
 

@@ -92,7 +92,7 @@ def pictures(images: str, n: int) -> ImageSet:
     """The first `n` images that all models read, balanced over the classes."""
     if images == "photographs":
         return imagenet_photographs().subset(range(n))
-    found = data.load(images, "test")
+    found = data.test_images(images)
     return found.subset(metrics.balanced(found.labels, n))
 
 

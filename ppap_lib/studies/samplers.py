@@ -206,7 +206,7 @@ def _step(params: Sampling, grid: Sequence[Level], device: torch.device | str) -
     if params.solver == "analytic_ddim":
         # The unguided denoiser's variance, with guidance too: the data have no guide.
         denoise = clipped(zoo.denoiser(f"{params.tier}/denoiser", device=device))
-        found = data.load(params.tier, "test")
+        found = data.test_images(params.tier)
         x0 = found.images(metrics.balanced(found.labels, ESTIMATION_IMAGES)).double()
         eps = seeds.Noise(range(ESTIMATION_SEED, ESTIMATION_SEED + len(x0)), found.shape)()
         return analytic_ddim(denoise, x0.to(device), eps.to(device), grid)
