@@ -83,6 +83,12 @@ def test_the_command_line_trains_with_labels_in_the_released_way(tmp_path, tiny_
     assert sets.read(tmp_path / EXPERTS, tiny_fashion).bank.members[1].plan.rank == 1
 
 
+def test_training_under_torchrun_is_refused(tmp_path, tiny_fashion, capsys, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    assert main(["supervised", *TRAIN, "--folder", str(tmp_path)]) == 1
+    assert "torchrun started 8" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
