@@ -131,16 +131,21 @@ def real_features(
     path = reference_file(tier, extractor)
     if count <= SHIPPED and path.exists():
         return Features(weights.read(path)["vectors"].float(), extractor)
-    return extract_real(tier, extractor, device, max(count, SHIPPED))
+    found = extract_real(tier, extractor, device, max(count, SHIPPED))
+    if len(found) < count:
+        raise MetricError(f"{tier} has {len(found)} balanced test images, not {count}")
+    return found
 
 
 @lru_cache(maxsize=2)
 def extract_real(
     tier: str, extractor: str = "lite2", device: torch.device | str = "cpu", count: int = SHIPPED
 ) -> Features:
-    """`real_features`, computed from the images."""
+    """`real_features`, computed from the images: `count`, or all of a tier that has fewer."""
     found = data.test_images(tier)
-    return extract(found.pixels[balanced(found.labels, count)], extractor, device=device)
+    most = int(found.labels.bincount().min()) * int(found.labels.max() + 1)
+    chosen = balanced(found.labels, min(count, most))
+    return extract(found.pixels[chosen], extractor, device=device)
 
 
 @dataclass(frozen=True, eq=False)

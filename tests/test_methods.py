@@ -62,17 +62,18 @@ def test_a_given_model_takes_the_place_of_the_method_s_own(x_t, resnet):
     assert not torch.equal(given, methods.steering("naive")(PART)(x_t, LEVEL).eps)
 
 
+@pytest.mark.parametrize("tier", ["fashion", "tin10"])
 @pytest.mark.parametrize("guide", ["resnet18", "vit"])
-def test_methods_are_listed_with_weights_that_ship(guide):
-    there = methods.installed(guide)
+def test_methods_are_listed_with_weights_that_ship(guide, tier):
+    there = methods.installed(guide, tier)
     assert there[0] == "none" and set(there) <= set(methods.METHODS)
     for method in methods.METHODS:
-        name = methods.weights_of(method, guide)
+        name = methods.weights_of(method, guide, tier)
         assert (method in there) == (name is None or zoo.card(name).trained)
         if method in there and name is not None:
-            record = methods.provenance(method, guide)
+            record = methods.provenance(method, guide, tier)
             assert record["guide_sha256"] == zoo.card(name).sha256
-            assert record["denoiser_sha256"] == zoo.card("fashion/denoiser").sha256
+            assert record["denoiser_sha256"] == zoo.card(f"{tier}/denoiser").sha256
 
 
 def test_every_method_has_its_row_in_the_published_table():

@@ -20,9 +20,12 @@ from ppap_lib.weights import WeightsError
 from ppap_lib.zoo import Vision, ZooError, publish, verify
 from ppap_lib.zoo.cards import from_json, write
 
-TIERS = [f"{t}/{n}" for t in ("fashion", "tin10") for n in ("denoiser", "judge", "resnet18", "vit")]
+PRESETS = ("fashion", "tin10")
+TIERS = [f"{tier}/{net}" for tier in PRESETS for net in ("denoiser", "judge", "resnet18", "vit")]
 SETS = ("single", "multi5", "ppap5", "ppap10")
-EXPERTS = [f"fashion/{kind}-{guide}" for kind in SETS for guide in ("resnet18", "vit")]
+EXPERTS = [
+    f"{tier}/{kind}-{guide}" for tier in PRESETS for kind in SETS for guide in ("resnet18", "vit")
+]
 ADM = [f"adm_{size}x{size}_cond" for size in (64, 128, 256, 512)] + [
     "adm_256x256_uncond",
     "adm_64_256_upsampler",
