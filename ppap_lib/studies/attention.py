@@ -115,8 +115,7 @@ def measure(params: Looks, device: torch.device | str = "cpu") -> dict[str, Any]
 
     `trend` has, per measure and time, what one expert up changes at this fixed noise (the
     least-squares slope over the experts, per image) with its 95 % interval and the number of
-    images; `overall` has its mean over all times, of the images that count at every one. There is
-    neither for a single network. `centre` and `random` are what maps score inside the object
+    images; `overall` has the mean of these over all times. There is neither for a single network. `centre` and `random` are what maps score inside the object
     that ignore the image, and `area` is the object's share of it.
     """
     found, masks = matrix(params, device)
@@ -138,7 +137,7 @@ def measure(params: Looks, device: torch.device | str = "cpu") -> dict[str, Any]
             if len(values) > 1:
                 slopes = _slopes(values)
                 results["trend"][name] = [_estimate(at_one) for at_one in slopes]
-                results["overall"][name] = _estimate(slopes.mean(0))
+                results["overall"][name] = _estimate(_over_times(slopes))
     return results
 
 
@@ -147,6 +146,19 @@ def _slopes(values: Tensor) -> Tensor:
     place = torch.arange(len(values), dtype=torch.float64)
     place = (place - place.mean()).view(-1, 1, 1)
     return (place * values).sum(0) / place.square().sum()
+
+
+def _over_times(slopes: Tensor) -> Tensor:
+    """Values [n] whose mean over images is the mean over times of the mean slopes [times, n].
+
+    Linearised, as in `bootstrap.ratio`: an image that does not count at a time says nothing of that
+    time's mean, rather than drop out of all. One that never counts is nan.
+    """
+    counts = slopes.isfinite()
+    means = slopes.nanmean(1, keepdim=True)
+    weights = counts.any(0).sum() / counts.sum(1, keepdim=True)
+    by_image = means + ((slopes - means) * weights).where(counts, 0)
+    return by_image.mean(0).where(counts.any(0), torch.nan)
 
 
 def _estimate(slopes: Tensor) -> dict[str, float]:
