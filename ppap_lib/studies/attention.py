@@ -115,8 +115,9 @@ def measure(params: Looks, device: torch.device | str = "cpu") -> dict[str, Any]
 
     `trend` has, per measure and time, what one expert up changes at this fixed noise (the
     least-squares slope over the experts, per image) with its 95 % interval and the number of
-    images; `overall` has the mean of these over all times. There is neither for a single network. `centre` and `random` are what maps score inside the object
-    that ignore the image, and `area` is the object's share of it.
+    images; `overall` has the mean of these over all times. There is neither for a single network.
+    `centre` and `random` are what maps score inside the object that ignore the image, and `area` is
+    the object's share of it.
     """
     found, masks = matrix(params, device)
     size = masks.shape[1:]
