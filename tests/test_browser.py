@@ -333,11 +333,11 @@ def test_the_explorers_are_live_in_jupyterlab(chromium, jupyterlab, name, slider
         page.set_default_timeout(120_000)
         run_until_shown(page, IMAGE)
         shown = page.locator(IMAGE).get_attribute("src")
-        page.locator(".widget-vbox .widget-label", has_text=before).wait_for()
+        page.locator(".widget-vbox .widget-html", has_text=before).wait_for()
 
         page.locator(".widget-slider .noUi-handle").nth(slider).focus()
         page.keyboard.press("ArrowRight")
-        page.locator(".widget-vbox .widget-label", has_text=after).wait_for()
+        page.locator(".widget-vbox .widget-html", has_text=after).wait_for()
         page.wait_for_function(
             "([selector, shown]) => document.querySelector(selector).src !== shown",
             arg=[IMAGE, shown],

@@ -17,8 +17,8 @@ from typing import Any
 import ipywidgets as ipw
 from matplotlib.figure import Figure
 
-FRAME_LIMIT = 120
-"""More frames than this make a page of several megabytes."""
+FRAME_LIMIT = 40
+"""More frames than this make a page heavy to load."""
 
 
 class WidgetError(ValueError):
@@ -78,7 +78,7 @@ class Explorer(ipw.VBox):
             )
             for name, values in self._axes.items()
         }
-        self.status = ipw.Label()
+        self.status = ipw.HTML()  # a `Label` cuts what does not fit on one line
         self.image = ipw.Image(format="webp", layout=ipw.Layout(max_width="100%"))
         controls = list(self.sliders.values())
         if len(controls) == 1:
@@ -122,10 +122,13 @@ class Explorer(ipw.VBox):
     def _refresh(self, _change: object = None) -> None:
         values = self.values
         if self._valid(**values):
-            self.status.value = self._describe(**values)
+            self._say(self._describe(**values))
             self.image.value = encode(self._draw(**values))
         else:
-            self.status.value = self._refusal
+            self._say(self._refusal)
+
+    def _say(self, words: str) -> None:
+        self.status.value = html.escape(words, quote=False)
 
     def _combinations(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """The page's valid ones: (slider positions as "i,j", values by name)."""
