@@ -158,7 +158,8 @@ def thresholded(denoise: Denoise, quantile: float = 0.995) -> Denoise:
     def threshold(x_t: Tensor, level: Level) -> Prediction:
         prediction = denoise(x_t, level)
         x0 = prediction.x0
-        s = x0.flatten(1).abs().quantile(quantile, dim=1).clamp(min=1).view(-1, 1, 1, 1)
+        s = x0.flatten(1).abs().quantile(quantile, dim=1).clamp(min=1)
+        s = s.view(-1, *[1] * (x0.ndim - 1))
         return prediction.with_x0(x0.clamp(-s, s) / s, x_t, level)
 
     return threshold

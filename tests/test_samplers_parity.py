@@ -5,9 +5,8 @@ in single precision, hence the tolerance of 1e-5. The last step, to the clean en
 where theirs differs it is left out.
 
 No scheduler exists for RK4, FON and S-PNDM (diffusers has F-PNDM, whose first steps are PRK, and
-PLMS), for DEIS with a polynomial in t, for DDIM's sigma-hat, for A-DDIM, for an adaptive solver,
-and any longer for the stochastic sampler of Karras et al. Their proofs are orders, identities and
-a literal transcription of the paper's algorithm, in the tests beside this one.
+PLMS), for DEIS with a polynomial in t, for A-DDIM and for an adaptive solver. Their proofs are
+orders and identities, in the tests beside this one.
 """
 
 import itertools
@@ -21,6 +20,7 @@ from ppap_lib.analytic import Mixture
 from ppap_lib.denoise import thresholded
 from ppap_lib.samplers import (
     ddim,
+    ddim_sigma_hat,
     ddpm,
     deis,
     dpm2,
@@ -33,6 +33,7 @@ from ppap_lib.samplers import (
     f_pndm,
     heun,
     k_lms,
+    karras,
     plms,
     small_variance,
     trajectory,
@@ -298,6 +299,35 @@ class TestVarianceExploding:
         same = iter(noise[1::2])  # every step's second half draws
         close(states(dpm2_ancestral(LINEAR), grid, lambda: next(same)), theirs)
 
+    def test_karras(self):
+        """Their model returns minus eps, and their noise is of single precision. No noise is added
+        above 50 and below 0.05, so the grid's ends are not raised."""
+        from diffusers.schedulers.deprecated.scheduling_karras_ve import KarrasVeScheduler
+
+        sigmas = np.geomspace(80, 0.02, 10)
+        scheduler = KarrasVeScheduler(s_noise=1.01, s_churn=2)  # gamma = 2 / 10
+        scheduler.set_timesteps(len(sigmas))
+        grid = grid_of([*(s * 1.2 if 0.05 <= s <= 50 else s for s in sigmas), 0.0])
+
+        def model(x, sigma):
+            level = level_of(sigma)
+            return -MIXTURE.denoise(level.alpha * x, level).eps
+
+        generator = torch.Generator().manual_seed(5)
+        x, high, path = start() / grid[0].alpha, sigmas[0], []
+        for low, level in zip(sigmas[1:], grid[1:-1], strict=True):
+            euler_step = scheduler.step(model(x, high), high, low, x)
+            ahead, slope = euler_step.prev_sample, euler_step.derivative
+            corrected = scheduler.step_correct(model(ahead, low), high, low, x, ahead, slope)
+            x, high = scheduler.add_noise_to_input(corrected.prev_sample, low, generator)
+            path.append(x * level.alpha)
+        path.append(scheduler.step(model(x, high), high, 0.0, x).prev_sample)
+
+        generator = torch.Generator().manual_seed(5)
+        drawn = iter([torch.randn(SHAPE, generator=generator).double() for _ in sigmas])
+        step = karras(LINEAR, gamma=0.2, inflation=1.01)
+        close(states(step, grid, lambda: next(drawn)), path)
+
 
 def scheduler_input(scheduler, x, t):
     scheduler.scale_model_input(x, t)  # which only notes that it was called: eps is known
@@ -321,9 +351,14 @@ class TestDiffusion:
         grid = LINEAR.grid([float(t) for t in scheduler.timesteps])
         close(states(ddim(eta), grid, lambda: next(same)), path)
 
-    def test_ddpm(self):
+    @pytest.mark.parametrize(
+        ("variance_type", "step"),
+        [("fixed_small_log", ddpm(small_variance)), ("fixed_large", ddim_sigma_hat)],
+        ids=["small", "sigma-hat"],
+    )
+    def test_ddpm(self, variance_type, step):
         scheduler = diffusers.DDPMScheduler(
-            **CONFIG, variance_type="fixed_small_log", clip_sample=False
+            **CONFIG, variance_type=variance_type, clip_sample=False
         )
         scheduler.set_timesteps(20)
         x, path = start(), []
@@ -334,4 +369,4 @@ class TestDiffusion:
             path.append(x)
         same = iter(noise)
         grid = LINEAR.grid([float(t) for t in scheduler.timesteps])
-        close(states(ddpm(small_variance), grid, lambda: next(same)), path)
+        close(states(step, grid, lambda: next(same)), path)

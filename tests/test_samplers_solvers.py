@@ -9,6 +9,8 @@ from ppap_lib.analytic import Gaussian, Mixture
 from ppap_lib.denoise import Prediction
 from ppap_lib.guidance import at_xt, gradient_field, guided
 from ppap_lib.samplers import (
+    ORDERS,
+    OTHER_NAMES,
     SamplingError,
     adaptive,
     analytic_ddim,
@@ -65,27 +67,29 @@ def normal(count, seed=0):
 
 @pytest.mark.parametrize("name", ode_solvers(CONTINUOUS))
 def test_guidance_at_scale_1_leads_to_the_conditional_law(name):
-    """Quantile for quantile, after 100 steps: within 0.02 (solvers of order 1: 0.05)."""
+    """Quantile for quantile, after 100 steps: within 0.005 (solvers of order 1: 0.05)."""
     step = ode_solvers(CONTINUOUS)[name]
     x_T = torch.linspace(-2, 2, 9, dtype=torch.float64)[:, None]
     grid = CONTINUOUS.grid(torch.linspace(1000, 50, 101, dtype=torch.float64).tolist())
     exact = [of_class(label).quantile_map(x_T, grid[0], grid[-1]) for label in (0, 1)]
     target = torch.tensor([0, 1]).repeat_interleave(9)
     end = sample(steered(target), x_T.repeat(2, 1), grid, step)
-    first_order = name in ("ddim", "euler", "dpm_solver_1", "dpmpp_1m")
-    torch.testing.assert_close(end, torch.cat(exact), rtol=0, atol=0.05 if first_order else 0.02)
+    tolerance = 0.05 if ORDERS[name] == 1 else 0.005
+    torch.testing.assert_close(end, torch.cat(exact), rtol=0, atol=tolerance)
 
 
-@pytest.mark.parametrize("name", noise_solvers(LINEAR))
+@pytest.mark.parametrize(
+    "name", [name for name in noise_solvers(LINEAR) if name not in OTHER_NAMES]
+)
 def test_guidance_at_scale_1_draws_from_the_conditional_law(name):
-    """Kolmogorov-Smirnov distance below 0.06 with 2,000 draws and 100 steps.
+    """Kolmogorov-Smirnov distance below 0.03 with 10,000 draws and 100 steps.
 
-    Sampling alone reaches 0.036 once in a hundred; the rest is for the discretisation.
+    Sampling alone reaches 0.016 once in a hundred; the rest is for the discretisation.
     """
-    step, noise = SOLVERS[name], normal(2000)
-    denoise = steered(torch.ones(2000, dtype=torch.long))
+    step, noise = SOLVERS[name], normal(10_000)
+    denoise = steered(torch.ones(10_000, dtype=torch.long))
     end = sample(denoise, noise(), LINEAR.grid("100"), step, noise)
-    assert distance_from_class_1(end) < 0.06
+    assert distance_from_class_1(end) < 0.03
 
 
 def distance_from_class_1(draws):
@@ -99,11 +103,11 @@ def distance_from_class_1(draws):
 
 def test_guidance_at_scale_1_draws_from_the_conditional_law_with_the_optimal_variance():
     """A-DDIM, whose variance is the unconditional denoiser's; the distance as above."""
-    noise, grid = normal(2000), LINEAR.grid("100")
+    noise, grid = normal(10_000), LINEAR.grid("100")
     x0, _ = LABELLED.sample(2000, torch.Generator().manual_seed(4))
     step = analytic_ddim(LABELLED.denoise, x0, normal(2000, 5)(), grid)
-    end = sample(steered(torch.ones(2000, dtype=torch.long)), noise(), grid, step, noise)
-    assert distance_from_class_1(end) < 0.06
+    end = sample(steered(torch.ones(10_000, dtype=torch.long)), noise(), grid, step, noise)
+    assert distance_from_class_1(end) < 0.03
 
 
 def test_guidance_at_scale_1_leads_the_adaptive_solver_to_the_conditional_law():
@@ -215,6 +219,12 @@ class TestKarras:
         expected, raised = self.literal(x_T / grid[0].alpha, ratios, gamma, draws)
         torch.testing.assert_close(end / grid[-1].alpha, expected, rtol=1e-9, atol=1e-9)
 
+    def test_noise_from_below_the_schedule_is_refused(self):
+        """Below t = 0 there is no level to add noise from."""
+        with pytest.raises(SamplingError, match="does not reach .* up to t = 0: raise low"):
+            noise = normal(3)
+            sample(LABELLED.denoise, noise(), LINEAR.grid("ddim5"), karras(LINEAR, low=0.0), noise)
+
     def test_without_churn_it_is_heun(self):
         x_T, grid = normal(3)(), LINEAR.grid("ddim10")
         for step in (karras(LINEAR, 0.0), karras(LINEAR, low=60.0, high=70.0)):
@@ -320,7 +330,7 @@ class TestGrids:
         (lambda: plms(5), "plms has orders 1 to 4, not 5"),
         (lambda: plms(0), "orders 1 to 4"),
         (lambda: k_lms(5), "orders 1 to 4"),
-        (lambda: deis(4), "orders 1 to 3"),
+        (lambda: deis(5), "orders 1 to 4"),
         (lambda: dpm_solver(4, LINEAR), "orders 1 to 3"),
         (lambda: dpmpp_singlestep(0, LINEAR), "orders 1 to 3"),
         (lambda: dpmpp_multistep(4), "orders 1 to 3"),
@@ -334,3 +344,8 @@ class TestGrids:
 def test_bad_arguments_are_refused(build, message):
     with pytest.raises(SamplingError, match=message):
         build()
+
+
+def test_a_solver_that_was_not_made_is_no_step():
+    with pytest.raises(SamplingError, match=r"ddim does not: .* such as ddim\(\)"):
+        sample(LABELLED.denoise, normal(2)(), LINEAR.grid("ddim5"), ddim)

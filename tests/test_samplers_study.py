@@ -13,6 +13,7 @@ from ppap_lib.studies import methods, samplers, standings
 from ppap_lib.studies.samplers import Sampling
 
 N = 66
+GUIDED = (("resnet18", 7.5), ("resnet18", 1.0), ("vit", 7.5))
 
 
 def white(x_t, level):
@@ -96,7 +97,7 @@ def test_only_solvers_that_extrapolate_are_filed_by_how_they_end(quick):
             row("dpmpp_2m", kid=0.2),
             row("dpmpp_2m", kid=0.3, lower_final=False),
         ]
-        found = standings.chosen(standings.standings(rows, lower_final=lower_final))
+        found = standings.chosen(standings.standings(rows, lower_final=lower_final), 10)
         ends.append({name: one.mean("kid") for name, one in found.items()})
     assert ends == [{"ddim": 0.1, "dpmpp_2m": 0.2}, {"ddim": 0.1, "dpmpp_2m": 0.3}]
     drawn = [
@@ -132,7 +133,7 @@ def test_a_row_keeps_to_its_budget_and_says_what_each_image_contributes(quick):
 def row(solver, first_seed=0, kid=0.1, witness=0.0, judge=0.5, sha=None, budget=10, **extra):
     """A ledger row whose images differ a little, alike for all solvers."""
     params = Sampling.with_weights(
-        solver=solver, budget=budget, n=N, first_seed=first_seed, **extra
+        solver=solver, budget=budget, first_seed=first_seed, **{"n": N, **extra}
     )
     noise = torch.randn(N, generator=torch.Generator().manual_seed(first_seed)).double()
     results = {
@@ -152,9 +153,7 @@ def test_blocks_are_pooled_and_rows_of_other_weights_left_out():
         row("heun"),
         row("heun", N, sha="0" * 64),
     ]
-    ddim, heun = (
-        standings.chosen(standings.standings(rows), budget=10)[s] for s in ("ddim", "heun")
-    )
+    ddim, heun = (standings.chosen(standings.standings(rows), 10)[s] for s in ("ddim", "heun"))
     assert (ddim.images, heun.images) == (2 * N, N)
     assert ddim.mean("kid") == pytest.approx(0.2)
     assert ddim.seconds == pytest.approx(0.5)
@@ -166,6 +165,26 @@ def test_blocks_are_pooled_and_rows_of_other_weights_left_out():
     assert gap.low == gap.high == pytest.approx(0.0)
     with pytest.raises(bootstrap.BootstrapError, match="share no block"):
         heun.minus(standings.standings([row("ddim", N)])[0], "kid")
+
+
+def test_what_is_compared_differs_in_its_solver_only():
+    rows = [
+        row("ddim"),
+        row("heun"),
+        row("ddim", n=2 * N),  # of a longer block, alone
+        *(row("ddim", method="naive", guide=g, scale=s) for g, s in GUIDED),
+        row("ddim", extractor="inception"),
+        row("ddim", grid="log_snr"),
+    ]
+    found = standings.standings(rows)
+    plain = standings.chosen(found, 10)
+    assert {name: one.params["n"] for name, one in plain.items()} == {"ddim": N, "heun": N}
+    assert plain["ddim"].params["extractor"] == "lite2"
+    assert len(standings.comparable(found, 10)) == 3
+    assert standings.lead(plain.values(), "kid").best.solver in plain
+    for guide, scale in GUIDED:
+        alone = standings.chosen(found, 10, method="naive", guide=guide, scale=scale)["ddim"]
+        assert (alone.params["guide"], alone.params["scale"]) == (guide, scale)
 
 
 def test_the_pick_is_the_best_picture_among_the_most_accurate():
@@ -185,11 +204,23 @@ def test_the_pick_is_the_best_picture_among_the_most_accurate():
 
 def test_what_the_full_study_asks_for_and_what_is_missing(tmp_path, monkeypatch):
     monkeypatch.setenv("PPAP_RESULTS", str(tmp_path))
-    runs = standings.asked(n=N, blocks=2)
-    by_budget = {b: [p.solver for p in runs if p.budget == b] for b in (5, 10, 20, 50, 100)}
+    runs = standings.asked(blocks=2)
+    by_budget = {b: [p.solver for p in runs if p.budget == b] for b in {p.budget for p in runs}}
     assert "f_pndm" not in by_budget[5] + by_budget[10] and "f_pndm" in by_budget[20]
-    assert set(by_budget[50]) == set(samplers.FOLLOWED) and len(by_budget[50]) == 8
+    assert set(by_budget[50]) == {*samplers.FOLLOWED, "s_pndm", "fon"}
+    assert len(by_budget[100]) == 2 * len(samplers.FOLLOWED)
     assert set(by_budget[20]) == set(samplers.FIXED)
+    # Ten and twenty steps of every solver in the PNDM table.
+    for steps in (10, 20):
+        for solver, extra in standings.WARM_UP.items():
+            assert solver in by_budget[steps + extra]
+            assert len(samplers.levels(Sampling(solver, steps + extra))) == steps + 1
+    assert {(p.solver, p.tolerance) for p in runs if p.budget is None} == {
+        ("pf", tolerance) for tolerance in samplers.TOLERANCES
+    }
+    assert {p.n for p in runs} == {200}
+    guided = standings.asked("ppap5", blocks=2)
+    assert {p.n for p in guided} == {100} and {p.budget for p in guided} == {5, 10, 20, 50, 100}
     assert len({ledger.digest(p.recorded()) for p in runs}) == len(runs)
     ledger.record(samplers.STUDY, runs[0].recorded(), {"kid": 0.1}, seconds=1)
     assert standings.missing(runs) == runs[1:]

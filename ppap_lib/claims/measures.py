@@ -215,12 +215,18 @@ def by_scale(
 
 
 def solver_lead(
-    better: str, worse: str, budget: int, grid: str = "uniform", method: str = "none"
+    better: str,
+    worse: str,
+    budget: int,
+    grid: str = "uniform",
+    method: str = "none",
+    guide: str = "resnet18",
+    scale: float = samplers.PUBLISHED_SCALE,
 ) -> Effect | None:
     """KID of a solver below another's, at equal evaluations on a grid."""
     found = standings.standings(ledger.rows(samplers.STUDY))
-    alike = {"method": method, "budget": budget, "grid": grid}
-    return _difference("kid", *(pooled.matching(found, solver=s, **alike) for s in (worse, better)))
+    alike = standings.comparable(found, budget, method, guide, float(scale), grid)
+    return _difference("kid", *(pooled.matching(alike, solver=s) for s in (worse, better)))
 
 
 def published_lead(

@@ -4,6 +4,7 @@ from ppap_lib.samplers.adaptive import adaptive, probability_flow
 from ppap_lib.samplers.catalogue import (
     EXTRAPOLATING,
     FEWEST_STEPS,
+    ORDERS,
     OTHER_NAMES,
     affordable,
     evaluations,
@@ -55,6 +56,7 @@ __all__ = [
     "History",
     "LogVariance",
     "Moment",
+    "ORDERS",
     "OTHER_NAMES",
     "Posterior",
     "SamplingError",

@@ -44,10 +44,10 @@ def probability_flow(
     """Take `x_T` [B, ...] from `now` to `nxt`, yielding the state after every round.
 
     A round tries one step of every image, six evaluations of the batch; an image keeps its step
-    if the root mean square of error / (atol + rtol |x|), x in its own scaling, is below 1, and
-    repeats it smaller if not. `State.level` holds one level per image. Images that have arrived
-    wait, unchanged. Follows d(x / alpha) = eps d(sigma / alpha) in log(sigma / alpha); to end
-    clean, evaluate the last state once more and take its x0.
+    if the root mean square of error / (atol + rtol |x|), x in its own scaling and the larger of the
+    step's ends, is below 1, and repeats it smaller if not. `State.level` holds one level per image.
+    Images that have arrived wait, unchanged. Follows d(x / alpha) = eps d(sigma / alpha) in
+    log(sigma / alpha); to end clean, evaluate the last state once more and take its x0.
     """
     check_x(x_T)
     if now.clean or nxt.clean or not bool(now.log_snr < nxt.log_snr):
@@ -75,9 +75,9 @@ def probability_flow(
             tried = y + _like(width, y) * weighted_sum(shares, slopes)
             value, ahead = slope(tried, place + share * width)
             slopes.append(value)
-        alpha = _like(schedule.at_log_snr(-2 * (place + width)).alpha, y)
-        size = alpha * torch.maximum(y.abs(), tried.abs())
-        error = alpha * _like(width, y) * weighted_sum(_ERROR, slopes) / (atol + rtol * size)
+        old, new = (_like(schedule.at_log_snr(-2 * at).alpha, y) for at in (place, place + width))
+        size = torch.maximum(old * y.abs(), new * tried.abs())
+        error = new * _like(width, y) * weighted_sum(_ERROR, slopes) / (atol + rtol * size)
         ratio = error.flatten(1).square().mean(1).sqrt().double().cpu()
 
         started, accepted = prediction, ratio <= 1

@@ -96,6 +96,16 @@ def noise_solvers(schedule: Schedule | ContinuousSchedule) -> dict[str, Step]:
     }
 
 
+ORDERS: Mapping[str, int] = {
+    **dict.fromkeys(("ddim", "euler", "dpm_solver_1", "dpmpp_1m"), 1),
+    **dict.fromkeys(("heun", "dpm2", "dpm_solver_2", "dpmpp_2s", "dpmpp_2m", "deis_2"), 2),
+    **dict.fromkeys(("prk", "plms", "s_pndm", "f_pndm", "dpmpp_3m_halved", "unipc_1"), 2),
+    **dict.fromkeys(("dpm_solver_3", "dpmpp_3s", "dpmpp_3m", "deis_3", "deis_3_time"), 3),
+    **dict.fromkeys(("unipc_2", "unipc_2_bh1"), 3),
+    **dict.fromkeys(("rk4", "fon", "k_lms", "unipc_3"), 4),
+}
+"""The global orders of `ode_solvers`, once a solver's first steps have stopped to matter."""
+
 OTHER_NAMES: Mapping[str, str] = {
     "euler": "ddim",
     "dpm_solver_1": "ddim",

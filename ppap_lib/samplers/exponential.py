@@ -90,9 +90,10 @@ def deis(
     """DEIS (Zhang & Chen 2023), Adams-Bashforth: exact integrals; order `order`, N evaluations.
 
     With a schedule eps is a polynomial in t (the paper's tAB), without one in log(sigma / alpha)
-    (the public code's log-rho, which is DPM-Solver's multistep with exact coefficients).
+    (the public code's log-rho, which is DPM-Solver's multistep with exact coefficients). An order
+    counts points: 1 to 4 are the paper's tAB0 to tAB3.
     """
-    _check_order("deis", order, 3)
+    _check_order("deis", order, 4)
     orders = _orders(order, lower_final)
     if schedule is None:
         return _multistep("deis", NOISE, orders)

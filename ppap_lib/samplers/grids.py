@@ -52,8 +52,8 @@ def quadratic_grid(
     start: float | None = None,
     stop: float | None = None,
 ) -> Grid:
-    """Even in the square root of t (Song et al. 2021, appendix D.3; the public code's start is
-    0.8 T)."""
+    """Even in the square root of t (Song et al. 2021, appendix D.2, for CIFAR-10; the public
+    code's start is 0.8 T)."""
     return _spaced(
         schedule, steps, start, stop, lambda level: math.sqrt(level.t), lambda c: schedule.at(c**2)
     )

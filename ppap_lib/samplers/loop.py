@@ -6,6 +6,7 @@ It takes both its levels from the grid. No step evaluates the clean end.
 """
 
 import functools
+import inspect
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -100,6 +101,17 @@ def _check_start(x_T: Tensor, grid: Sequence[Level]) -> None:
     check_x(x_T)
 
 
+def _check_step(step: Step) -> None:
+    try:
+        inspect.signature(step).bind("denoise", "x", "now", "nxt", "history", "noise")
+    except TypeError as error:
+        name = getattr(step, "__name__", repr(step))
+        raise SamplingError(
+            f"a step takes (denoise, x, now, nxt, history, noise), {name} does not: if it makes "
+            f"steps, pass one that it made, such as {name}()"
+        ) from error
+
+
 def check_x(x_T: Tensor) -> None:
     """That a start is a batch of real numbers."""
     if x_T.ndim < 2 or not x_T.is_floating_point():
@@ -141,6 +153,7 @@ def trajectory(
     The state keeps x_T's dtype (float64 is best: networks are still called in float32).
     """
     _check_start(x_T, grid)
+    _check_step(step)
     tally, history, x = Tally(denoise), deque(maxlen=HISTORY), x_T
     for index, (now, nxt) in enumerate(zip(grid, grid[1:], strict=False)):
         tally.step = index

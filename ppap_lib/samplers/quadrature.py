@@ -25,7 +25,8 @@ from ppap_lib.schedule import Level
 Variable = Callable[[np.ndarray], np.ndarray]
 """A function of lambda, monotone, in which predictions are taken for polynomials."""
 
-# Gauss-Legendre on [0, 1]: exact to rounding for these integrands, even over the whole path.
+# Gauss-Legendre on [0, 1]: exact to rounding for polynomials in lambda and in sigma / alpha, even
+# over the whole path. A table of betas is piecewise, so in t exact only up to its kinks.
 _AT, _SHARE = np.polynomial.legendre.leggauss(16)
 _AT, _SHARE = (_AT + 1) / 2, _SHARE / 2
 

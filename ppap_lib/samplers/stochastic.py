@@ -11,7 +11,7 @@ from ppap_lib.denoise import Denoise, Prediction
 from ppap_lib.samplers.loop import SamplingError, Step, score_form
 from ppap_lib.samplers.pndm import heun
 from ppap_lib.samplers.quadrature import transfer
-from ppap_lib.schedule import ContinuousSchedule, Level, Schedule
+from ppap_lib.schedule import ContinuousSchedule, Level, Schedule, ScheduleError
 
 
 @dataclass(frozen=True, eq=False)
@@ -238,7 +238,13 @@ def karras(
         down = math.inf if nxt.clean else _noise_ratio(nxt) / (1 + gamma)
         if not gamma or not low <= down <= high:
             return heun(denoise, x, now, nxt, history, noise)
-        lower = _at_noise_ratio(schedule, down)
+        try:
+            lower = _at_noise_ratio(schedule, down)
+        except ScheduleError as error:
+            raise SamplingError(
+                f"the schedule does not reach the noise level {down:g} from which karras adds "
+                f"noise up to t = {nxt.t:g}: raise low above it, and Heun takes that step"
+            ) from error
         x = heun(denoise, x, now, lower, history, noise)
         return _renoised(x / lower.alpha, down, nxt, inflation * noise())
 

@@ -127,6 +127,7 @@ def _samplers(given: argparse.Namespace) -> None:
         given.blocks,
         given.tier,
         given.grid,
+        given.tolerances,
     )
     samplers.record(runs, devices.pick(given.device))
 
@@ -231,6 +232,9 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--solvers", nargs="+", metavar="NAME", help="(default: all)")
     sub.add_argument("--grid", default="uniform", choices=tuple(samplers.GRIDS))
     sub.add_argument("--budgets", type=int, nargs="+", default=[10], help="(default: 10)")
+    sub.add_argument(
+        "--tolerances", type=float, nargs="+", default=samplers.TOLERANCES, help="of pf"
+    )
     sub.add_argument("--method", default="none", choices=tuple(methods.METHODS))
     sub.add_argument("--guide", default="resnet18", help="resnet18 or vit (default: resnet18)")
     sub.add_argument("--scale", type=float, default=guidance.PUBLISHED_SCALE, help="of guidance")

@@ -7,7 +7,7 @@ from ppap_lib import ledger, published
 from ppap_lib.ledger import Row
 from ppap_lib.studies import methods
 from ppap_lib.studies.guidance import PUBLISHED_SCALE, STUDY, SWEEP_SEED, Guidance, plan
-from ppap_lib.studies.pooled import Pooled, aligned, matching, pool
+from ppap_lib.studies.pooled import Pooled, aligned, matching, of_one_length, pool
 
 PUBLISHED_COLUMNS = {
     "fid": "kid",
@@ -69,14 +69,6 @@ def outcomes(
         pool(rows, asked, Outcome),
         key=lambda o: (o.sampler, order.index(o.method), o.guide, o.scale, o.params["n"]),
     )
-
-
-def of_one_length(found: Iterable[Outcome]) -> list[Outcome]:
-    """Those with blocks of the length at which most settings were run; of equals the longest."""
-    by_length: dict[int, list[Outcome]] = {}
-    for one in found:
-        by_length.setdefault(one.params["n"], []).append(one)
-    return max(by_length.items(), key=lambda item: (len(item[1]), item[0]), default=(0, []))[1]
 
 
 def candidates(

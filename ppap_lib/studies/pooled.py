@@ -142,6 +142,14 @@ def aligned(*sides: Iterable[Kind]) -> tuple[Kind, ...] | None:
     return best[1] or None
 
 
+def of_one_length(found: Iterable[Kind]) -> list[Kind]:
+    """Those with blocks of the length at which most settings were run; of equals the longest."""
+    by_length: dict[int, list[Kind]] = {}
+    for one in found:
+        by_length.setdefault(one.params["n"], []).append(one)
+    return max(by_length.items(), key=lambda item: (len(item[1]), item[0]), default=(0, []))[1]
+
+
 def matching(found: Iterable[Kind], **wanted: Any) -> list[Kind]:
     """Those whose parameters are as `wanted`: the candidates of a side of `aligned`."""
     return [o for o in found if all(o.params[name] == v for name, v in wanted.items())]

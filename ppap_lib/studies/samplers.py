@@ -80,6 +80,8 @@ ETAS = {
 """DDIM's eta, as the published table writes it, and the solver."""
 
 SOLVERS = (*FIXED, "pf")
+TOLERANCES = (0.1, 0.03)
+"""Of "pf", the adaptive solver."""
 
 
 @dataclass(frozen=True)
@@ -159,15 +161,23 @@ def plan(
     blocks: int = 1,
     tier: str = "fashion",
     grid: str = "uniform",
+    tolerances: Iterable[float] = TOLERANCES,
 ) -> list[Sampling]:
-    """The runs of a study, block by block, so that an interrupted one compares equals."""
+    """The runs of a study, block by block, so that an interrupted one compares equals.
+
+    Every solver at every budget, but "pf" at every tolerance.
+    """
+    names = list(solvers)
+    limits = [dict(budget=budget, tolerance=None) for budget in budgets]
+    limits += [dict(budget=None, tolerance=tolerance) for tolerance in tolerances]
     given = dict(method=method, guide=guide, scale=scale, n=n, tier=tier, grid=grid)
     given |= methods.provenance(method, guide, tier)
     return [
-        Sampling(solver=name, budget=budget, first_seed=block * n, **given)
+        Sampling(solver=name, **limit, first_seed=block * n, **given)
         for block in range(blocks)
-        for budget in budgets
-        for name in solvers
+        for limit in limits
+        for name in names
+        if (name == "pf") == (limit["budget"] is None)
     ]
 
 
@@ -274,7 +284,8 @@ def record(
     for params in runs:
         if ledger.find(STUDY, params.recorded()) is not None:
             continue
-        named = f"{params.solver} within {params.budget}, {methods.title(params.method)}"
+        limit = f"to {params.tolerance:g}" if params.budget is None else f"within {params.budget}"
+        named = f"{params.solver} {limit}, {methods.title(params.method)}"
         if reason := reason_against(params):
             tell(f"{named}: left blank, {reason}")
             continue

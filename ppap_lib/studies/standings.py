@@ -8,8 +8,18 @@ from ppap_lib import ledger, published
 from ppap_lib.ledger import Row
 from ppap_lib.samplers import EXTRAPOLATING
 from ppap_lib.studies import methods
-from ppap_lib.studies.pooled import Pooled, pool
-from ppap_lib.studies.samplers import ETAS, FIXED, FOLLOWED, STUDY, Sampling, plan, reason_against
+from ppap_lib.studies.pooled import Pooled, matching, of_one_length, pool
+from ppap_lib.studies.samplers import (
+    ETAS,
+    FIXED,
+    FOLLOWED,
+    PUBLISHED_SCALE,
+    STUDY,
+    TOLERANCES,
+    Sampling,
+    plan,
+    reason_against,
+)
 
 TITLES = {
     "ddim": "DDIM",
@@ -74,13 +84,28 @@ def standings(
     return pool(rows, asked, Standing)
 
 
-def chosen(found: Iterable[Standing], **wanted: Any) -> dict[str, Standing]:
-    """By solver, the standing whose parameters are as `wanted`; of several, that of most images."""
-    best: dict[str, Standing] = {}
-    for standing in sorted(found, key=lambda s: s.images):
-        if all(standing.params[name] == value for name, value in wanted.items()):
-            best[standing.solver] = standing
-    return best
+def comparable(
+    found: Iterable[Standing],
+    budget: int | None,
+    method: str = "none",
+    guide: str = "resnet18",
+    scale: float = PUBLISHED_SCALE,
+    grid: str = "uniform",
+    extractor: str = "lite2",
+) -> list[Standing]:
+    """Those that differ in the solver only, and in the length of their blocks.
+
+    Without guidance, guide and scale do not matter; the adaptive solver is at budget None.
+    """
+    if method == "none":
+        guide, scale = "none", 0.0
+    alike = {"guide": guide, "scale": scale, "grid": grid, "extractor": extractor}
+    return matching(found, budget=budget, method=method, **alike)
+
+
+def chosen(found: Iterable[Standing], budget: int, **options: Any) -> dict[str, Standing]:
+    """By solver, the standings that are `comparable`, all with blocks of one length."""
+    return {s.solver: s for s in of_one_length(comparable(found, budget, **options))}
 
 
 class Lead(NamedTuple):
@@ -107,12 +132,26 @@ def pick(found: Iterable[Standing]) -> Lead:
     return lead([best, *rivals], "kid")
 
 
-def asked(
-    method: str = "none", n: int = 100, blocks: int = 3, tier: str = "fashion", **options: Any
-) -> list[Sampling]:
-    """Every run of the full study that can be: all solvers at 10 and 20, some from 5 to 100."""
-    given = dict(method=method, n=n, blocks=blocks, tier=tier, **options)
+IMAGES = {"none": 200, "ppap5": 100}
+"""In every block of the full study, by method of guidance."""
+
+BESIDE_PNDM = {11: ("s_pndm",), 19: ("f_pndm", "fon"), 21: ("s_pndm",), 29: ("f_pndm", "fon")}
+BESIDE_PNDM[50] = ("s_pndm", "fon")
+"""By budget, what else the PNDM table compares: as many steps as DDIM's, 10 and 20, and 50
+evaluations."""
+
+
+def asked(method: str = "none", blocks: int = 3, tier: str = "fashion") -> list[Sampling]:
+    """Every run of the full study that can be: all solvers at 10 and 20, some from 5 to 100.
+
+    Without guidance also what is published, by PNDM's authors and of the adaptive solver.
+    """
+    given = dict(method=method, n=IMAGES[method], blocks=blocks, tier=tier)
     runs = plan(FIXED, (10, 20), **given) + plan(FOLLOWED, (5, 50, 100), **given)
+    if method == "none":
+        for budget, solvers in BESIDE_PNDM.items():
+            runs += plan(solvers, (budget,), **given)
+        runs += plan(("pf",), tolerances=TOLERANCES, **given)
     return [params for params in runs if reason_against(params) is None]
 
 
