@@ -76,6 +76,17 @@ def test_the_plan_repeats_the_base_alone():
     assert [run.variant for run in runs if run.seed == 5] == ["base"]
 
 
+def test_what_trains_on_the_stand_in_is_not_filed(monkeypatch, tmp_path):
+    def require(name, split):
+        raise data.DataError(f"no {split} images of {name}")
+
+    monkeypatch.setenv("PPAP_RESULTS", str(tmp_path))
+    monkeypatch.setattr(data, "require", require)
+    with pytest.raises(data.DataError, match="no train images of fashion"):
+        architecture.record(architecture.plan("fashion", 0.01))
+    assert not any(tmp_path.iterdir())
+
+
 def test_a_gpu_is_refused():
     with pytest.raises(ParameterError, match="processor time: run it on the CPU, not meta"):
         architecture.measure(Architecture(), "meta")

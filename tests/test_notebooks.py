@@ -7,32 +7,30 @@ import shutil
 from pathlib import Path
 
 import nbformat
+import printed
 import pytest
 
 from ppap_lib.notebooks import NotebookError, clean, main
+from ppap_lib.params import Parameters
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
-# Per notebook: parameters of a small run, and bad ones with what the error says.
-SMALL = {
-    "01_forward_process": {"T": 50, "n_intervals": 7, "picture": "chelsea", "size": 32},
-    "02_samples": {"n": 10, "spacing": "4", "neighbours": 3},
-    "03_entropy": {"n": 20, "sketch": 10, "picture": "coffee"},
-    "04_experts_gradcam": {"n": 5, "sketch": 4, "shown": 3, "experts": "multi5"},
-    "05_one_expert_at_a_time": {"method": "naive", "n_intervals": 2, "shown": 2},
-    "06_guidance_ablation": {"method": "ppap5", "steps": 10},
+# What makes a page's printed papermill commands, taken together, a run of a few seconds.
+SMALLER = {
+    "01_forward_process": {"size": 32},
+    "02_samples": {"n": 10, "neighbours": 3},
+    "03_entropy": {"n": 20, "sketch": 10},
+    "04_experts_gradcam": {"n": 5, "sketch": 4, "shown": 3},
+    "05_one_expert_at_a_time": {"n_intervals": 2, "shown": 2},
+    "06_guidance_ablation": {},
     "07_practical": {"guide": "vit", "n_experts": 2, "rank": 1},
-    "08_noise_and_beta": {"n": 2, "steps": 3},
+    "08_noise_and_beta": {"shown": 2, "steps": 3, "save": False},
     "09_accelerated_sampling": {"budget": 5, "finest": 40, "images": 2},
-    "10_scale_and_resolution": {
-        "methods_shown": ["naive"],
-        "scales_shown": [1.0, 50.0],
-        "classes_shown": ["bag"],
-        "shown": 1,
-    },
-    "11_architecture": {"seconds": 0.05, "batch": 2, "held_out": 10},
+    "10_scale_and_resolution": {"scales_shown": [2.0, 100.0], "classes_shown": ["bag"], "shown": 1},
+    "11_architecture": {"sketch": 0.05, "seeds": 1, "save": False},
 }
+# Bad parameters, and what the error says.
 BAD = {
     "01_forward_process": [
         ({"n_interval": 7}, "unknown parameter 'n_interval': did you mean 'n_intervals'"),
@@ -67,6 +65,7 @@ BAD = {
     ],
     "08_noise_and_beta": [
         ({"steps": 1}, r"steps must be in \[2, 1000\], not 1"),
+        ({"n": 20}, r"n must be in \[66, 2000\], not 20"),
         ({"clip": False}, "unknown parameter 'clip'"),
     ],
     "09_accelerated_sampling": [
@@ -114,12 +113,12 @@ def outputs(notebook, kind):
 
 def test_every_page_has_a_small_run_and_bad_parameters():
     toc = (ROOT / "book" / "_toc.yml").read_text("utf8")
-    assert set(re.findall(r"file: notebooks/(\w+)", toc)) == SMALL.keys() == BAD.keys()
+    assert set(re.findall(r"file: notebooks/(\w+)", toc)) == SMALLER.keys() == BAD.keys()
 
 
-@pytest.mark.parametrize("name", SMALL)
-def test_a_notebook_runs_with_other_parameters(name, execute):
-    notebook = execute(name, SMALL[name])
+@pytest.mark.parametrize("name", SMALLER)
+def test_a_notebook_runs_with_the_parameters_that_it_prints(name, execute):
+    notebook = execute(name, printed.parameters(name) | SMALLER[name])
     injected = [c for c in notebook.cells if "injected-parameters" in c.metadata.get("tags", [])]
     assert len(injected) == 1
     assert not [o for o in outputs(notebook, "stream") if o.name == "stderr"]
@@ -127,14 +126,42 @@ def test_a_notebook_runs_with_other_parameters(name, execute):
     assert any("image/png" in o.data for o in shown)
 
 
+def checked(name: str, parameters: dict) -> Parameters:
+    """What a page makes of parameters: all it runs up to their check, in this process."""
+    reading = pytest.importorskip("papermill.iorw")
+    writing = pytest.importorskip("papermill.parameterize")
+    notebook = reading.load_notebook_node(str(ROOT / "notebooks" / f"{name}.ipynb"))
+    notebook = writing.parameterize_notebook(notebook, parameters)
+    sources = [cell.source for cell in notebook.cells if cell.cell_type == "code"][:3]
+    page = {"In": sources}
+    for source in sources:
+        exec(source, page)
+    return page["P"]
+
+
+@pytest.mark.parametrize("command", [line for _, line in printed.lines("papermill notebooks/")])
+def test_a_printed_papermill_command_is_of_a_page_and_its_parameters(command):
+    pytest.importorskip("papermill")
+    path, parameters = printed.papermills(command)
+    assert (ROOT / path).is_file() and parameters
+    page = checked(Path(path).stem, parameters)
+    for name, value in parameters.items():
+        assert getattr(page, name) == (tuple(value) if isinstance(value, list) else value)
+
+
 @pytest.mark.parametrize(
     ("name", "parameters", "message"),
     [(name, *bad) for name, cases in BAD.items() for bad in cases],
 )
-def test_a_bad_parameter_stops_the_run_before_anything_is_computed(
-    name, parameters, message, execute, tmp_path
-):
+def test_a_bad_parameter_is_refused(name, parameters, message):
+    with pytest.raises(ValueError, match=message):
+        checked(name, parameters)
+
+
+def test_a_bad_parameter_stops_papermill_before_anything_is_computed(execute, tmp_path):
     papermill = pytest.importorskip("papermill")
+    name = "01_forward_process"
+    parameters, message = BAD[name][0]
     with pytest.raises(papermill.PapermillExecutionError, match=message):
         execute(name, parameters)
     stopped = nbformat.read(tmp_path / "executed.ipynb", as_version=4)
@@ -142,7 +169,7 @@ def test_a_bad_parameter_stops_the_run_before_anything_is_computed(
     assert len(ran) == 3, "parameters, injected parameters, check"
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", SMALLER)
 def test_the_rhythm_of_a_page(name):
     notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]

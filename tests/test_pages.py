@@ -1,52 +1,118 @@
-"""What pages print: every command is one that its program understands."""
+"""What pages print: every command is one that its program understands, and carries out."""
 
 import re
 import shlex
-from collections.abc import Iterator
-from pathlib import Path
+import shutil
 
-import nbformat
+import printed
 import pytest
+from printed import ROOT
+from torch import nn
 
+from ppap_lib import data, metrics
 from ppap_lib.book import restructured, with_aliases
-from ppap_lib.distill.__main__ import _parser as distill
-from ppap_lib.generate.__main__ import parser as generate
+from ppap_lib.distill import __main__ as distill
+from ppap_lib.generate import __main__ as generate
+from ppap_lib.studies import distillation, filed
 from ppap_lib.studies.__main__ import parser as studies
-from ppap_lib.train.__main__ import _parser as train
+from ppap_lib.train import __main__ as train
 
-ROOT = Path(__file__).parents[1]
-PARSERS = {"distill": distill, "generate": generate, "studies": studies, "train": train}
+PARSERS = {
+    "distill": distill._parser,
+    "generate": generate.parser,
+    "studies": studies,
+    "train": train._parser,
+}
+COMMANDS = printed.lines("-m ppap_lib.")
+
+# What makes a printed command one of a few seconds; of a study's runs the last one alone is made.
+SMALLER = {
+    "distill": "--images 10 --batch 2 --device cpu --quiet",
+    "generate": "--images 20 --spacing 2 --device cpu --quiet",
+    "train": "--minutes 0.01 --batch 4 --device cpu --quiet",
+    "ablation": "--n 2 --device cpu",
+    "ablations": "--images 10 --only shared-time --n 2 --device cpu",
+    "architecture": "--seconds 0.05",
+    "distillation": "",
+    "guidance": "--n 2 --device cpu",
+    "intervals": "--n 2 --device cpu",
+    "noise": "--n 66 --steps 2 --device cpu",
+    "samplers": "--n 66 --budgets 5 --device cpu",
+    "scales": "--n 11 --device cpu",
+}
 
 
-def texts() -> Iterator[tuple[str, str]]:
-    """(name, prose) of every page."""
-    for page in sorted((ROOT / "book").glob("*.md")):
-        yield page.stem, page.read_text("utf8")
-    for page in sorted((ROOT / "notebooks").glob("*.ipynb")):
-        cells = nbformat.read(page, as_version=4).cells
-        yield page.stem, "\n".join(c.source for c in cells if c.cell_type == "markdown")
-
-
-def commands() -> list[tuple[str, str]]:
-    """(page, command) of every line of a bash block that runs one of the programs."""
-    found = []
-    for name, text in texts():
-        for block in re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL):
-            lines = block.replace("\\\n", " ").splitlines()
-            found += [(name, " ".join(line.split())) for line in lines if "-m ppap_lib." in line]
-    return found
-
-
-@pytest.mark.parametrize(("page", "command"), commands())
-def test_a_printed_command_is_understood(page, command):
+def arguments(command: str) -> tuple[str, list[str]]:
+    """The program of ours that a command line runs, and what it hands to it."""
     words = shlex.split(command)
-    module = next(word for word in words if word.startswith("ppap_lib."))
-    parser = PARSERS[module.removeprefix("ppap_lib.")]()
-    parser.parse_args(words[words.index(module) + 1 :])
+    place = next(i for i, word in enumerate(words) if word.startswith("ppap_lib."))
+    return words[place].removeprefix("ppap_lib."), words[place + 1 :]
+
+
+@pytest.mark.parametrize(("page", "command"), COMMANDS)
+def test_a_printed_command_is_understood(page, command):
+    program, given = arguments(command)
+    PARSERS[program]().parse_args(given)
 
 
 def test_there_are_such_commands():
-    assert {page for page, _ in commands()} >= {"paper_scale", "02_samples", "08_noise_and_beta"}
+    assert {page for page, _ in COMMANDS} >= {"paper_scale", "02_samples", "08_noise_and_beta"}
+
+
+class Pooled(nn.Module):
+    """Pixels as features: 9x9 averages of the image."""
+
+    def forward(self, images):
+        vectors = nn.functional.adaptive_avg_pool2d(images.float() / 255, 9).flatten(1)
+        return vectors, vectors[:, :10]
+
+
+@pytest.fixture
+def small_world(tmp_path, monkeypatch, quick_training):
+    """An empty folder to work in; a copy of the ledger, few images, and a cheap extractor."""
+    images = data.load("fashion", "test")
+    file_last = filed.record
+
+    def record(study, runs, *rest):
+        file_last(study, list(runs)[-1:], *rest)
+
+    shutil.copytree(ROOT / "book" / "results", tmp_path / "results")
+    monkeypatch.setenv("PPAP_RESULTS", str(tmp_path / "results"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(filed, "record", record)
+    monkeypatch.setattr(data, "require", lambda name, split: images.subset(range(40)))
+    monkeypatch.setattr(distill, "HELD_OUT", 2)
+    monkeypatch.setattr(distillation, "HELD_OUT", 2)
+    monkeypatch.setitem(metrics.EXTRACTORS, "lite2", lambda device: Pooled())
+    monkeypatch.setattr(metrics, "reference_file", lambda tier, extractor: tmp_path / "none")
+    return tmp_path
+
+
+def carry_out(program: str, given: list[str]) -> None:
+    """A printed command, made small."""
+    if program == "studies":
+        parsed = studies().parse_args([*given, *SMALLER[given[0]].split()])
+        parsed.run(parsed)
+    else:
+        main = {"distill": distill.main, "generate": generate.main, "train": train.main}[program]
+        assert not main([*given, *SMALLER[program].split()])
+
+
+@pytest.mark.parametrize("page", dict.fromkeys(page for page, _ in COMMANDS))
+def test_what_a_page_prints_is_carried_out(page, small_world):
+    """In the order of the page: a study files a row, and other programs leave their folder."""
+    told = [arguments(command) for name, command in COMMANDS if name == page]
+    sets = {words[words.index("--data") + 1] for _, words in told if "--data" in words}
+    made = {words[words.index("--folder") + 1] for program, words in told if program == "generate"}
+    for folder in sets - made:  # another page says how
+        carry_out("generate", ["--images", "20", "--folder", folder])
+    for program, given in told:
+        before = len(list(small_world.glob("results/*.json")))
+        carry_out(program, given)
+        if program == "studies":
+            assert len(list(small_world.glob("results/*.json"))) > before
+        else:
+            assert any((small_world / "runs").rglob("*.safetensors"))
 
 
 def test_docstrings_become_restructured_text():

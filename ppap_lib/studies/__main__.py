@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from ppap_lib import commands, data, devices, metrics, weights
+from ppap_lib import commands, devices, metrics, weights
 from ppap_lib.distill.fitting import IMAGES
 from ppap_lib.studies import (
     ablation,
@@ -99,9 +99,7 @@ def _gradients(given: argparse.Namespace) -> None:
 
 
 def _architecture(given: argparse.Namespace) -> None:
-    data.require(given.tier, "train")  # not on the stand-in
-    runs = architecture.plan(given.tier, given.seconds)
-    filed.record(architecture.STUDY, runs, architecture.measure)
+    architecture.record(architecture.plan(given.tier, given.seconds))
 
 
 def _noise(given: argparse.Namespace) -> None:
@@ -113,7 +111,7 @@ def _noise(given: argparse.Namespace) -> None:
         given.repeats,
         given.tier,
     )
-    filed.record(noise.STUDY, runs, noise.measure, devices.pick(given.device))
+    noise.record(runs, devices.pick(given.device))
 
 
 def _samplers(given: argparse.Namespace) -> None:

@@ -6,8 +6,8 @@ processor time, so that a larger network sees fewer images: the budget that a re
 
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
@@ -19,6 +19,7 @@ from ppap_lib import data
 from ppap_lib.data import ImageSet
 from ppap_lib.networks.adm import UNet
 from ppap_lib.params import ParameterError, Parameters, param
+from ppap_lib.studies import filed
 from ppap_lib.tiers import tier
 from ppap_lib.train import recipes, speed
 from ppap_lib.train.loop import Trainer
@@ -173,3 +174,18 @@ def plan(name: str, seconds: float, seeds: Sequence[int] = (0, 1, 2)) -> list[Ar
     """
     wanted = [(variant, seeds[0]) for variant in VARIANTS] + [("base", s) for s in seeds[1:]]
     return [Architecture(tier=name, variant=v, seconds=seconds, seed=seed) for v, seed in wanted]
+
+
+def sketched(params: Architecture, seconds: float) -> Architecture:
+    """The run shortened to what a page can wait for: it times the network and hardly trains it."""
+    return replace(params, seconds=seconds, batch=4, held_out=10)
+
+
+def record(runs: Sequence[Architecture], tell: Callable[[str], None] = print) -> None:
+    """Run what the ledger does not hold yet, one row after the other.
+
+    Raises `DataError` without the tier's training images: the stand-in's are not filed.
+    """
+    for name in {params.tier for params in runs}:
+        data.require(name, "train")
+    filed.record(STUDY, runs, measure, tell=tell)

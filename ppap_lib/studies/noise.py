@@ -5,7 +5,7 @@ timestep t, whatever noise the sampler's betas have put there. `told="level"` is
 in which it is asked about the level that x_t really has.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
@@ -19,7 +19,7 @@ from ppap_lib.generate import generate
 from ppap_lib.params import Parameters, param
 from ppap_lib.samplers import ddpm
 from ppap_lib.schedule import Level, Schedule
-from ppap_lib.studies import quality
+from ppap_lib.studies import filed, quality
 from ppap_lib.tiers import tier as preset
 
 STUDY = "noise"
@@ -147,3 +147,12 @@ def plan(
 def measure(params: Noise, device: torch.device | str = "cpu") -> dict[str, Any]:
     """The columns of the protocol for the run's images, and what every image contributes."""
     return quality.measured(draw(params, device), params.tier, params.extractor, device)
+
+
+def record(
+    runs: Iterable[Noise],
+    device: torch.device | str = "cpu",
+    tell: Callable[[str], None] = print,
+) -> None:
+    """Run what the ledger does not hold yet, one row after the other."""
+    filed.record(STUDY, runs, measure, device, tell)
