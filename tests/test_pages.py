@@ -60,6 +60,7 @@ class Pooled(nn.Module):
 def small_world(tmp_path, monkeypatch, quick_training):
     """An empty folder to work in; a copy of the ledger, few images, and a cheap extractor."""
     images = data.load("fashion", "test")
+    few = images.subset(range(40))
     file_last = filed.record
 
     def record(study, runs, *rest):
@@ -69,7 +70,9 @@ def small_world(tmp_path, monkeypatch, quick_training):
     monkeypatch.setenv("PPAP_RESULTS", str(tmp_path / "results"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(filed, "record", record)
-    monkeypatch.setattr(data, "require", lambda name, split: images.subset(range(40)))
+    monkeypatch.setattr(
+        data, "require", lambda name, split="test": images if split == "test" else few
+    )
     monkeypatch.setattr(distill, "HELD_OUT", 2)
     monkeypatch.setattr(distillation, "HELD_OUT", 2)
     monkeypatch.setitem(metrics.EXTRACTORS, "lite2", lambda device: Pooled())
