@@ -59,8 +59,7 @@ class Pooled(nn.Module):
 @pytest.fixture
 def small_world(tmp_path, monkeypatch, quick_training):
     """An empty folder to work in; a copy of the ledger, few images, and a cheap extractor."""
-    images = data.load("fashion", "test")
-    few = images.subset(range(40))
+    images = data.load("fashion", "test").subset(range(200))
     file_last = filed.record
 
     def record(study, runs, *rest):
@@ -70,9 +69,8 @@ def small_world(tmp_path, monkeypatch, quick_training):
     monkeypatch.setenv("PPAP_RESULTS", str(tmp_path / "results"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(filed, "record", record)
-    monkeypatch.setattr(
-        data, "require", lambda name, split="test": images if split == "test" else few
-    )
+    monkeypatch.setattr(data, "require", lambda name, split: images)
+    monkeypatch.setattr(data, "test_images", lambda name: images)
     monkeypatch.setattr(distill, "HELD_OUT", 2)
     monkeypatch.setattr(distillation, "HELD_OUT", 2)
     monkeypatch.setitem(metrics.EXTRACTORS, "lite2", lambda device: Pooled())
