@@ -183,6 +183,13 @@ def test_wrappers_leave_an_x0_in_range_alone(wrap):
     assert torch.equal(prediction.x0, inside)
 
 
+@pytest.mark.parametrize("shape", [(3, 7), (3, 2, 5), (3, 2, 5, 5, 5)])
+def test_thresholding_works_on_states_of_any_shape(shape):
+    x0, level = 3 * draw(*shape, seed=9), SCHEDULE.at(500)
+    found = thresholded(lambda x, level: Prediction(x0, x0))(x0, level).x0
+    assert found.shape == x0.shape and float(found.abs().max()) == 1
+
+
 def test_clipping_clamps_and_lets_gradients_through():
     x_t, level = draw(2, 3, 16, 16).requires_grad_(), SCHEDULE.at(500)
     plain = x0_model(lambda x, t: 5 * x)
