@@ -20,7 +20,7 @@ from ppap_lib.train import __main__ as train
 PROGRAMS = {"distill": distill, "generate": generate, "studies": studies, "train": train}
 COMMANDS = printed.lines("-m ppap_lib.")
 
-# What makes a printed command one of a few seconds; of a study's runs the last one alone is made.
+# What makes a printed command one of a few seconds; most studies make the last of their runs alone.
 SMALLER = {
     "distill": "--images 10 --batch 2 --device cpu --quiet",
     "generate": "--images 20 --spacing 2 --device cpu --quiet",
@@ -32,7 +32,7 @@ SMALLER = {
     "guidance": "--n 2 --device cpu",
     "intervals": "--n 2 --device cpu",
     "noise": "--n 66 --steps 2 --device cpu",
-    "samplers": "--n 66 --budgets 5 --device cpu",
+    "samplers": "--solvers ddim --n 66 --budgets 5 --blocks 1 --device cpu",
     "scales": "--n 11 --device cpu",
 }
 
