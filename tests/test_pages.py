@@ -62,8 +62,8 @@ def small_world(tmp_path, monkeypatch, quick_training):
     images = data.load("fashion", "test").subset(range(200))
     file_last = filed.record
 
-    def record(study, runs, *rest):
-        file_last(study, list(runs)[-1:], *rest)
+    def record(study, runs, *rest, **options):
+        file_last(study, list(runs)[-1:], *rest, **options)
 
     shutil.copytree(ROOT / "book" / "results", tmp_path / "results")
     monkeypatch.setenv("PPAP_RESULTS", str(tmp_path / "results"))
