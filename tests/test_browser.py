@@ -45,9 +45,71 @@ def small_notebook(folder: Path) -> None:
     (folder / NOTEBOOK.name).write_text(text, "utf8")
 
 
+# The second page and notebook: explorers of what guidance makes. Each has a value that the built
+# page lacks, to be drawn live.
+GUIDED = """
+from ppap_lib.generate import generate
+from ppap_lib.samplers import ddim
+from ppap_lib.studies import methods
+from ppap_lib.tiers import tier
+from ppap_lib.widgets import guidance_explorer
+
+fashion = tier("fashion")
+grid = fashion.schedule().grid("ddim5")
+
+def draw(cls, scale, method):
+    k = fashion.classes.index(cls)
+    steering = methods.steering(method, scale=scale)
+    return generate(steering, fashion.shape, [k, k + 10], grid, ddim(), steered=True)
+
+guidance_explorer(
+    draw,
+    lambda cls: draw(cls, 0.0, "none"),
+    lambda *given: "Drawn live.",
+    classes=["sneaker", "bag"],
+    scales=[0.0, 7.5],
+    methods={"naive": "naive guidance"},
+    page={"cls": ["sneaker"]},
+)
+"""
+RANGED = """
+from ppap_lib import data, seeds
+from ppap_lib.studies import guidance, intervals
+from ppap_lib.widgets import reading, timestep_explorer
+
+image = data.load("fashion", "test").images([0])
+eps = seeds.Noise([0], image.shape[1:])()
+clean = methods.reader("naive", "resnet18", "fashion")
+run = guidance.Guidance("naive", "resnet18", n=2)
+
+def noised(t):
+    return fashion.schedule().at(t).noised(image, eps)[0]
+
+timestep_explorer(
+    noised,
+    lambda t: {"clean": reading(clean, noised(t), fashion.schedule().at(t))},
+    lambda begin, end: intervals.draw_ranges(run, [(begin, end)])[0],
+    guidance.draw(guidance.Guidance("none", n=2)),
+    points=[0, 200, 600, 1000],
+    classes=fashion.classes,
+    page=[0, 200, 1000],
+)
+"""
+
+
+def explorers_notebook(folder: Path) -> None:
+    """A notebook with a title, `GUIDED` and `RANGED`."""
+    nbformat = pytest.importorskip("nbformat").v4
+    cells = [nbformat.new_code_cell(source.strip()) for source in (GUIDED, RANGED)]
+    book = nbformat.new_notebook(cells=[nbformat.new_markdown_cell("# Explorers"), *cells])
+    book.metadata.kernelspec = {"name": "python3", "display_name": "Python 3"}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "explorers.ipynb").write_text(json.dumps(book), "utf8")
+
+
 @pytest.fixture(scope="module")
-def built(tmp_path_factory):
-    """The first page alone, as `jupyter-book build book/` makes it from our settings."""
+def pages(tmp_path_factory):
+    """The folder of the first page and the explorers', as `jupyter-book build book/` makes them."""
     pytest.importorskip("jupyter_book")
     root = tmp_path_factory.mktemp("book")
     for name in ("ppap_lib", "_config.yml"):
@@ -56,8 +118,10 @@ def built(tmp_path_factory):
     for name in ("references.bib", "bibliography.md", "_static"):
         (root / "book" / name).symlink_to(ROOT / "book" / name)
     small_notebook(root / "book" / "notebooks")
+    explorers_notebook(root / "book" / "notebooks")
     (root / "book" / "_toc.yml").write_text(
-        "format: jb-book\nroot: bibliography\nchapters:\n- file: notebooks/01_forward_process\n"
+        "format: jb-book\nroot: bibliography\nchapters:\n"
+        "- file: notebooks/01_forward_process\n- file: notebooks/explorers\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", JUPYTER_BOOK, "build", "book/"],
@@ -67,7 +131,12 @@ def built(tmp_path_factory):
         timeout=240,
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return root / "_build" / "html" / "notebooks" / "01_forward_process.html"
+    return root / "_build" / "html" / "notebooks"
+
+
+@pytest.fixture(scope="module")
+def built(pages):
+    return pages / "01_forward_process.html"
 
 
 @contextmanager
@@ -153,42 +222,38 @@ def test_the_page_fits_a_narrow_screen(chromium, built):
         assert page.evaluate("document.documentElement.scrollWidth") <= 400
 
 
-def test_a_range_with_two_ends_plays_and_refuses(chromium, tmp_path):
-    pytest.importorskip("ipywidgets")
-    figures = pytest.importorskip("matplotlib.figure")
-    from ppap_lib.widgets import Explorer
+@pytest.mark.timeout(400)
+def test_the_built_explorers_of_guidance_turn_and_refuse(chromium, pages):
+    with opened(chromium, (pages / "explorers.html").as_uri()) as (page, troubles):
+        guided, ranged = page.locator(".ppap-explorer").all()
 
-    def draw(begin, end):
-        figure = figures.Figure(figsize=(2, 1))
-        figure.subplots().axvspan(begin, end)
-        return figure
+        def shown(explorer):
+            image, words = explorer.locator("img"), explorer.locator("output").inner_text()
+            return image.get_attribute("src"), image.get_attribute("alt"), words
 
-    explorer = Explorer(
-        draw,
-        "from {begin} to {end}".format,
-        valid=lambda begin, end: begin < end,
-        refusal="an empty range",
-        start={"begin": 200, "end": 400},
-        begin=[0, 200, 400],
-        end=[200, 400, 1000],
-    )
-    path = tmp_path / "page.html"
-    path.write_text(f"<!doctype html><body>{explorer.static_html()}</body>", "utf8")
-    with opened(chromium, path.as_uri()) as (page, troubles):
-        image, words = page.locator("img"), page.locator("output")
-        begin, end = page.locator("input").all()
-        first = image.get_attribute("src")
-        assert words.inner_text() == "from 200 to 400"
-        end.focus()
-        page.keyboard.press("ArrowRight")
-        second = image.get_attribute("src")
-        assert words.inner_text() == image.get_attribute("alt") == "from 200 to 1000"
-        end.fill("0")
-        assert words.inner_text() == "an empty range" and image.get_attribute("src") == second
-        begin.focus()
-        page.keyboard.press("ArrowLeft")
-        assert words.inner_text() == "from 0 to 200"
-        assert len({first, second, image.get_attribute("src")}) == 3 and troubles == []
+        def press(slider, key):
+            slider.focus()
+            page.keyboard.press(key)
+
+        first, other = shown(guided), shown(ranged)
+        assert "scale 0, towards sneaker." in first[1] == first[2]
+        press(guided.locator("input").nth(1), "ArrowRight")
+        second = shown(guided)
+        assert "scale 7.5, towards sneaker." in second[1] == second[2] and second[0] != first[0]
+
+        assert shown(ranged) == other  # one explorer does not move the other
+        assert "at timesteps 0 to 999." in other[1] == other[2]
+        begin, end = ranged.locator("input").all()
+        press(end, "ArrowLeft")
+        early = shown(ranged)
+        assert "at timesteps 0 to 199." in early[1] == early[2]
+        press(begin, "ArrowRight")
+        assert shown(ranged) == (*early[:2], "The range is empty: it must begin below its end.")
+        press(end, "ArrowRight")
+        late = shown(ranged)
+        assert "at timesteps 200 to 999." in late[1] == late[2]
+        assert len({other[0], early[0], late[0]}) == 3
+        assert [trouble for trouble in troubles if "THEBE_JS_URL" not in trouble] == []
 
 
 # No question which kernel, no cell left out because it is out of sight, no news from the network.
@@ -201,44 +266,12 @@ SETTINGS = {
 }
 
 
-# The second notebook of the live test: a scale of zero lies in the page, the other does not.
-GUIDED = """
-from ppap_lib.generate import generate
-from ppap_lib.samplers import ddim
-from ppap_lib.studies import methods
-from ppap_lib.tiers import tier
-from ppap_lib.widgets import guidance_explorer
-
-fashion = tier("fashion")
-grid = fashion.schedule().grid("ddim5")
-
-def draw(cls, scale, method):
-    k = fashion.classes.index(cls)
-    steering = methods.steering(method, scale=scale)
-    return generate(steering, fashion.shape, [k, k + 10], grid, ddim(), steered=True)
-
-guidance_explorer(
-    draw,
-    lambda cls: draw(cls, 0.0, "none"),
-    lambda *given: "Drawn live.",
-    classes=["sneaker", "bag"],
-    scales=[0.0, 7.5],
-    methods={"naive": "naive guidance"},
-    page={"cls": ["sneaker"], "scale": [0.0]},
-)
-"""
-
-
 @pytest.fixture(scope="module")
 def jupyterlab(tmp_path_factory):
-    """The address of a JupyterLab that serves the small notebook and `GUIDED`."""
+    """The address of a JupyterLab that serves the explorers' notebook."""
     pytest.importorskip("jupyterlab")
-    nbformat = pytest.importorskip("nbformat").v4
     tmp_path = tmp_path_factory.mktemp("lab")
-    small_notebook(tmp_path / "notebooks")
-    guided = nbformat.new_notebook(cells=[nbformat.new_code_cell(GUIDED.strip())])
-    guided.metadata.kernelspec = {"name": "python3", "display_name": "Python 3"}
-    (tmp_path / "notebooks" / "guided.ipynb").write_text(json.dumps(guided), "utf8")
+    explorers_notebook(tmp_path / "notebooks")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -319,26 +352,23 @@ def run_until_shown(page, selector: str) -> None:
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize(
-    ("name", "slider", "before", "after"),
-    [
-        (NOTEBOOK.name, 0, "Timestep 17,", "Timestep 21,"),
-        ("guided.ipynb", 1, "scale 0, towards sneaker.", "scale 7.5, towards sneaker."),
-    ],
-    ids=["time", "guidance"],
-)
-def test_the_explorers_are_live_in_jupyterlab(chromium, jupyterlab, name, slider, before, after):
-    address = f"{jupyterlab}/lab/workspaces/t/tree/notebooks/{name}?token=local&reset"
+def test_the_explorers_are_live_in_jupyterlab(chromium, jupyterlab):
+    address = f"{jupyterlab}/lab/workspaces/t/tree/notebooks/explorers.ipynb?token=local&reset"
     with opened(chromium, address, viewport={"width": 1400, "height": 1100}) as (page, _):
         page.set_default_timeout(120_000)
-        run_until_shown(page, IMAGE)
-        shown = page.locator(IMAGE).get_attribute("src")
-        page.locator(".widget-vbox .widget-html", has_text=before).wait_for()
-
-        page.locator(".widget-slider .noUi-handle").nth(slider).focus()
-        page.keyboard.press("ArrowRight")
-        page.locator(".widget-vbox .widget-html", has_text=after).wait_for()
-        page.wait_for_function(
-            "([selector, shown]) => document.querySelector(selector).src !== shown",
-            arg=[IMAGE, shown],
-        )
+        run_until_shown(page, f":nth-match({IMAGE}, 2)")
+        for place, slider, key, before, after in (
+            (0, 0, "ArrowRight", "scale 0, towards sneaker.", "scale 0, towards bag."),
+            (1, 1, "ArrowLeft", "timesteps 0 to 999.", "timesteps 0 to 599."),
+        ):
+            explorer = page.locator(".widget-vbox").nth(place)
+            explorer.locator(".widget-html", has_text=before).wait_for()
+            shown = explorer.locator(IMAGE).get_attribute("src")
+            explorer.locator(".widget-slider .noUi-handle").nth(slider).focus()
+            page.keyboard.press(key)
+            explorer.locator(".widget-html", has_text=after).wait_for()
+            page.wait_for_function(
+                "([selector, place, shown]) =>"
+                " document.querySelectorAll(selector)[place].src !== shown",
+                arg=[IMAGE, place, shown],
+            )
