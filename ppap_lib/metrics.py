@@ -141,10 +141,11 @@ def real_features(
 def extract_real(
     tier: str, extractor: str = "lite2", device: torch.device | str = "cpu", count: int = SHIPPED
 ) -> Features:
-    """`real_features`, computed from the images: `count`, or all of a tier that has fewer."""
+    """`real_features`, computed from the images: `count`, up to `SHIPPED` as many as there are."""
     found = data.test_images(tier)
-    most = int(found.labels.bincount().min()) * int(found.labels.max() + 1)
-    chosen = balanced(found.labels, min(count, most))
+    if count <= SHIPPED:
+        count = min(count, int(found.labels.bincount().min()) * int(found.labels.max() + 1))
+    chosen = balanced(found.labels, count)
     return extract(found.pixels[chosen], extractor, device=device)
 
 

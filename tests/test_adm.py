@@ -3,7 +3,6 @@
 import gzip
 import json
 import math
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -135,10 +134,11 @@ def test_bfloat16_stays_within_three_percent(name):
 
 
 @torch.no_grad()
-@pytest.mark.skipif(not shutil.which("c++"), reason="torch.compile needs a C++ compiler")
-def test_compiled_equals_eager():
+def test_it_compiles_to_one_graph_that_computes_the_same():
     network, inputs, expected = golden("adm_plain")
-    assert relative(torch.compile(network)(**inputs), expected) < 1e-4
+    # Whether it can be captured is ours; the code that the default backend makes of it is torch's.
+    compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
+    assert relative(compiled(**inputs), expected) < 1e-4
 
 
 def test_the_fashion_denoiser_has_the_size_the_design_states():

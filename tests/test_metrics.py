@@ -195,10 +195,12 @@ class TestLite2:
             metrics.real_features("fashion", count=1500).vectors, many.vectors[:1500]
         )
         assert torch.equal(few.vectors, many.vectors[:1000])
-        with pytest.raises(MetricError, match="fashion has 2000 balanced test images, not 2002"):
+        with pytest.raises(MetricError, match="2002 balanced images need 201 of every class"):
             metrics.real_features("fashion", count=2002)
         monkeypatch.setattr(metrics, "SHIPPED", 3000)  # more than there are, as for tin10
         assert len(metrics.real_features("tin10", count=100)) == 2000
+        with pytest.raises(MetricError, match="tin10 has 2000 balanced test images, not 2002"):
+            metrics.real_features("tin10", count=2002)
 
     def test_the_shipped_reference_is_what_the_extractor_says(self):
         path = metrics.reference_file("fashion", "lite2")

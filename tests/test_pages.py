@@ -13,8 +13,9 @@ from ppap_lib import data, metrics
 from ppap_lib.book import restructured, with_aliases
 from ppap_lib.distill import __main__ as distill
 from ppap_lib.generate import __main__ as generate
+from ppap_lib.samplers import ddim
 from ppap_lib.studies import __main__ as studies
-from ppap_lib.studies import distillation, filed
+from ppap_lib.studies import distillation, filed, guidance
 from ppap_lib.train import __main__ as train
 
 PROGRAMS = {"distill": distill, "generate": generate, "studies": studies, "train": train}
@@ -69,6 +70,7 @@ def small_world(tmp_path, monkeypatch, quick_training):
     monkeypatch.setenv("PPAP_RESULTS", str(tmp_path / "results"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(filed, "record", record)
+    monkeypatch.setattr(guidance, "sampler", lambda name: guidance.Sampler("2", ddim, "score"))
     monkeypatch.setattr(data, "require", lambda name, split: images)
     monkeypatch.setattr(data, "test_images", lambda name: images)
     monkeypatch.setattr(distill, "HELD_OUT", 2)
