@@ -135,8 +135,13 @@ def pick(found: Iterable[Standing]) -> Lead:
 IMAGES = {"none": 200, "ppap5": 100}
 """In every block of the full study, by method of guidance."""
 
-BESIDE_PNDM = {11: ("s_pndm",), 19: ("f_pndm", "fon"), 21: ("s_pndm",), 29: ("f_pndm", "fon")}
-BESIDE_PNDM[50] = ("s_pndm", "fon")
+BESIDE_PNDM: Mapping[int, tuple[str, ...]] = {
+    11: ("s_pndm",),
+    19: ("f_pndm", "fon"),
+    21: ("s_pndm",),
+    29: ("f_pndm", "fon"),
+    50: ("s_pndm", "fon"),
+}
 """By budget, what else the PNDM table compares: as many steps as DDIM's, 10 and 20, and 50
 evaluations."""
 
