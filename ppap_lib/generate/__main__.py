@@ -29,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--first-seed", type=int, default=1_000_000, help="seed of the first image")
     top.add_argument("--spacing", default="ddim25", help="respacing (default: ddim25)")
     top.add_argument("--shard", type=int, default=1000, help="images to a file (default: 1000)")
-    top.add_argument("--batch", type=int, default=64, help="images at a time (default: 64)")
+    top.add_argument("--batch", type=int, help="images at a time (default: by the device)")
     top.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1")
     top.add_argument("--quiet", action="store_true", help="no progress bar")
     return top

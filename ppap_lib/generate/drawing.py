@@ -23,6 +23,11 @@ def batches(seeds: Sequence[int], size: int) -> Iterator[Sequence[int]]:
         yield seeds[start : start + size]
 
 
+def usual_batch(device: torch.device | str) -> int:
+    """Images at a time: no more than a CPU's caches hold."""
+    return 32 if torch.device(device).type == "cpu" else 64
+
+
 def generate(
     denoise: Denoise | Callable[[Sequence[int]], Denoise],
     shape: tuple[int, int, int],
@@ -31,17 +36,18 @@ def generate(
     step: Step,
     *,
     steered: bool = False,
-    batch: int = 64,
+    batch: int | None = None,
     device: torch.device | str = "cpu",
     done: Callable[[int], None] = lambda count: None,
 ) -> Tensor:
     """One image per seed: float32 [len(seeds), *shape], clamped to [-1, 1], on the CPU.
 
     With `steered`, `denoise` is a function from a batch's seeds to its denoiser, as guidance
-    towards labels needs. `done` hears the number of images after every batch.
+    towards labels needs. `batch` images are drawn at a time (default: by the device), and `done`
+    hears their number after every batch.
     """
     parts = []
-    for part in batches(seeds, batch):
+    for part in batches(seeds, usual_batch(device) if batch is None else batch):
         noise = Noise(part, shape, device=device)
         steering = denoise(part) if steered else denoise
         x0 = sample(steering, noise(), grid, step, noise)

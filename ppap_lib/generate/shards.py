@@ -33,7 +33,7 @@ def draw_set(
     *,
     rank: int = 0,
     world: int = 1,
-    batch: int = 64,
+    batch: int | None = None,
     device: torch.device | str = "cpu",
     done: Callable[[int], None] = lambda count: None,
 ) -> int:
