@@ -17,25 +17,34 @@ from ppap_lib.networks.adm import Classifier, UNet, Upsampler, from_flags
 GOLDEN = Path(__file__).parent / "golden"
 CHECKPOINTS = json.loads(gzip.decompress((GOLDEN / "checkpoints.json.gz").read_bytes()))
 KINDS = {"adm_classifier": Classifier, "adm_upsampler": Upsampler}  # the others: from_flags
-NETWORKS = ["adm_plain", "adm_cond_new_attention", *KINDS]
+NETWORKS = ["adm_plain", "adm_cond_new_attention", "adm_uncond", *KINDS]
 
 
 def golden(name: str) -> tuple[nn.Module, dict[str, Tensor], Tensor]:
-    """One network computed with the public code: the network, its inputs, its output."""
+    """One network computed with the public code: the network, its inputs, its output.
+
+    Its matrices and kernels are drawn anew from the seed they came from: the file holds vectors.
+    """
     with np.load(GOLDEN / f"{name}.npz") as file:
         arrays = {key: file[key] for key in file.files}
     config = json.loads(str(arrays.pop("config")))
     if name == "adm_upsampler":
         del config["image_size"]  # the public constructor wants it and never reads it
     network = KINDS[name](**config) if name in KINDS else from_flags(config)
-    state, inputs = {}, {}
-    for key, value in arrays.items():
-        kind, _, rest = key.partition("/")
-        if kind == "w":
-            state[rest] = torch.from_numpy(value)
-        elif kind == "in":
-            inputs[rest] = torch.from_numpy(value)
+    generator = torch.Generator().manual_seed(int(arrays["seed"]))
+    state = {}
+    for key, shape in json.loads(str(arrays["shapes"])).items():
+        drawn = torch.randn(shape, generator=generator)  # for vectors too: in the same order
+        if drawn.ndim > 1:
+            state[key] = (drawn * (0.7 / math.sqrt(drawn[0].numel()))).half()
+        else:
+            state[key] = torch.from_numpy(arrays[f"w/{key}"])
     weights.load(network, state, name)
+    inputs = {
+        key.removeprefix("in/"): torch.from_numpy(value)
+        for key, value in arrays.items()
+        if key.startswith("in/")
+    }
     return network.eval(), inputs, torch.from_numpy(arrays["out"])
 
 
