@@ -4,7 +4,9 @@ from itertools import product
 
 import pytest
 import torch
+from torch import nn
 
+from ppap_lib import zoo
 from ppap_lib.distill import DistillError, settings, updates
 from ppap_lib.distill.fitting import GPU, IMAGES, PRESETS, RATES, UPDATES
 from ppap_lib.experts import full_copies
@@ -12,8 +14,16 @@ from ppap_lib.schedule import Intervals
 from ppap_lib.tiers import tier
 from ppap_lib.train.loop import parameter_groups
 from ppap_lib.train.settings import TrainingError
+from ppap_lib.zoo.build import untrained
 
 TWO, FIVE = Intervals(1000, 2), Intervals(1000, 5)
+
+
+def trunk_of(guide):
+    """The guide, untrained: a tier's own, or the off-the-shelf one as the card builds it."""
+    if guide == "lite0":
+        return untrained(zoo.card("tin10/lite0"))
+    return tier("fashion").classifier(guide)
 
 
 def equal(a, b):
@@ -70,11 +80,23 @@ def test_one_budget():
 
 @pytest.mark.parametrize("guide", tuple(UPDATES))
 def test_five_updates_are_a_fifth_to_three_tenths_of_the_trunk(guide):
-    trunk = tier("fashion").classifier(guide)
+    trunk = trunk_of(guide)
     size = sum(p.numel() for p in trunk.parameters())
     five = updates(trunk, guide, FIVE)
     trained = sum(p.numel() for k in range(5) for p in five.parameters_of(k))
     assert 0.2 < trained / size < 0.3
+
+
+def test_the_off_the_shelf_guide_learns_in_its_stem_its_1x1_convolutions_and_its_norms():
+    trunk = trunk_of("lite0")
+    plan = updates(trunk, "lite0", TWO).bank.members[0].plan
+    modules = dict(trunk.named_modules())
+    convolutions = {name: m for name, m in modules.items() if isinstance(m, nn.Conv2d)}
+    frozen = [m for name, m in convolutions.items() if name not in plan.layers]
+    assert plan.layers and all(m.groups == m.in_channels > 1 for m in frozen)
+    assert {name.rpartition(".")[0] for name in plan.trained} == {
+        name for name, m in modules.items() if isinstance(m, nn.BatchNorm2d)
+    }
 
 
 def test_fresh_updates_are_decided_by_their_seed():

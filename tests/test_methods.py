@@ -76,6 +76,12 @@ def test_methods_are_listed_with_weights_that_ship(guide, tier):
             assert record["denoiser_sha256"] == zoo.card(f"{tier}/denoiser").sha256
 
 
+def test_the_off_the_shelf_guide_has_no_experts_that_need_labels():
+    there = methods.installed("lite0", "tin10")
+    assert there[:4] == ["none", "naive", "x0_fixed", "x0_through"]
+    assert set(there[4:]) <= {"ppap5"}
+
+
 def test_every_method_has_its_row_in_the_published_table():
     published = {row["guidance"] for row in rows("ppap_table")}
     ours = {found.published for found in methods.METHODS.values() if found}

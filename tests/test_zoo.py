@@ -25,7 +25,8 @@ TIERS = [f"{tier}/{net}" for tier in PRESETS for net in ("denoiser", "judge", "r
 SETS = ("single", "multi5", "ppap5", "ppap10")
 EXPERTS = [
     f"{tier}/{kind}-{guide}" for tier in PRESETS for kind in SETS for guide in ("resnet18", "vit")
-]
+] + ["tin10/ppap5-lite0"]
+OFF_THE_SHELF = ["efficientnet_lite0", "efficientnet_lite2", "tin10/lite0"]
 ADM = [f"adm_{size}x{size}_cond" for size in (64, 128, 256, 512)] + [
     "adm_256x256_uncond",
     "adm_64_256_upsampler",
@@ -63,7 +64,7 @@ def snapshot(network: nn.Module, folder, name: str = "000012800.safetensors"):
 
 
 def test_the_zoo_holds_what_the_project_promises():
-    assert set(zoo.names()) == {*TIERS, *EXPERTS, *ADM, "efficientnet_lite0", "efficientnet_lite2"}
+    assert set(zoo.names()) == {*TIERS, *EXPERTS, *ADM, *OFF_THE_SHELF}
 
 
 @pytest.mark.parametrize("name", zoo.names())
@@ -265,6 +266,19 @@ def test_efficientnet_lite_loads_strictly_and_recognises_photographs(number, ten
         pytest.skip(str(reason))
     # DESIGN's figure for lite0; a wrong key, padding or normalisation costs tens of points.
     assert cards.accuracy(vision, photographs, 5) == pytest.approx(0.9)
+
+
+def test_the_off_the_shelf_guide_reads_a_tier_s_classes_among_its_own():
+    try:
+        whole, guide = zoo.load("efficientnet_lite0"), zoo.load("tin10/lite0")
+    except ZooError as reason:
+        pytest.skip(str(reason))
+    assert guide.classes == tier("tin10").classes
+    x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    among = [whole.classes.index(name) for name in guide.classes]  # each name is a class's first
+    assert torch.equal(guide(x), whole(x)[:, among])
+    with pytest.raises(ZooError, match="no network 'fashion/lite0'"):
+        zoo.load("fashion/lite0")
 
 
 def test_a_missing_package_is_named(assets, monkeypatch):

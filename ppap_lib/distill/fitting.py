@@ -54,11 +54,14 @@ RATES: Mapping[tuple[str, bool], float] = MappingProxyType(
         ("resnet18", True): 2e-3,
         ("vit", False): 2e-3,
         ("vit", True): 1e-3,
+        ("lite0", False): 2e-3,
+        ("lite0", True): 1e-3,
     }
 )
 """The small tiers' highest learning rates, by guide and whether whole networks are trained.
 
-Updates alone bear larger ones, whether labels or the clean network teach them.
+Updates alone bear larger ones, whether labels or the clean network teach them. Those of
+EfficientNet-Lite0 are the ViT's: it has not been trained yet.
 """
 
 GPU: Mapping[str, Any] = MappingProxyType({"batch": 500, "lr": 2e-3, "log_every": 100})
@@ -112,6 +115,7 @@ UPDATES: Mapping[str, _Updates] = MappingProxyType(
     {
         "resnet18": _Updates(lora.resnet_plan, rank=2, scale=8 / 16),
         "vit": _Updates(lora.vit_plan, rank=8, scale=8 / 32),
+        "lite0": _Updates(lora.efficientnet_plan, rank=8, scale=8 / 16),
     }
 )
 """PPAP's updates of the small tiers' guides; by rank, five of them are a quarter of the trunk."""

@@ -106,6 +106,15 @@ def vit_plan(trunk: nn.Module, rank: int = 32, alpha: float = 8.0) -> Plan:
     return plan(trunk, ("*.attn.qkv", "*.attn.proj"), rank, alpha, biases(trunk))
 
 
+def efficientnet_plan(trunk: nn.Module, rank: int = 16, alpha: float = 8.0) -> Plan:
+    """For timm's EfficientNets, as PPAP's for a ResNet: the stem, all 1x1 convolutions, all norms.
+
+    The depthwise convolutions between them stay frozen: see `factor_shapes`.
+    """
+    layers = ("*conv_stem", "*conv_pw", "*conv_pwl", "*conv_head")
+    return plan(trunk, layers, rank, alpha, norm_affines(trunk))
+
+
 def biases(trunk: nn.Module) -> tuple[str, ...]:
     """The names of all biases of the trunk, norms' among them."""
     return tuple(n for n, _ in trunk.named_parameters() if n.rpartition(".")[2] == "bias")

@@ -59,7 +59,7 @@ class Guidance(Parameters):
     method: Literal[
         "none", "naive", "x0_fixed", "x0_through", "single", "multi5", "ppap5", "ppap10"
     ]
-    guide: Literal["resnet18", "vit"] = "resnet18"
+    guide: Literal["resnet18", "vit", "lite0"] = "resnet18"
     scale: float = param(PUBLISHED_SCALE, low=0.0)
     sampler: str = "ddim25"
     n: int = param(100, low=2)

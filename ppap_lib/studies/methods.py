@@ -66,7 +66,8 @@ def weights_of(method: str, guide: str, tier: str = "fashion") -> str | None:
 def installed(guide: str, tier: str = "fashion") -> list[str]:
     """The methods whose weights ship with this version, in order."""
     needed = {method: weights_of(method, guide, tier) for method in METHODS}
-    return [m for m, name in needed.items() if name is None or zoo.card(name).sha256]
+    known = zoo.names()
+    return [m for m, n in needed.items() if n is None or (n in known and zoo.card(n).sha256)]
 
 
 def reader(

@@ -12,15 +12,15 @@ from ppap_lib.zoo.cards import Card, ZooError
 def untrained(card: Card) -> nn.Module:
     """The card's network with random weights."""
     how = card.network
+    if "timm" in how:
+        import timm
+
+        return timm.create_model(how["timm"])
     if "tier" in how:
         preset = tier(how["tier"])
         return preset.denoiser() if how["part"] == "denoiser" else preset.classifier(how["part"])
     if "flags" in how:
         return adm.from_flags(how["flags"])
-    if "timm" in how:
-        import timm
-
-        return timm.create_model(how["timm"])
     if "trunk" in how:
         raise ZooError(f"{card.name} is a set of experts: experts.load loads it with its trunk")
     raise ZooError(f"card {card.name}: network needs 'tier', 'flags' or 'timm', not {list(how)}")

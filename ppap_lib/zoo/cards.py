@@ -21,11 +21,12 @@ class Card:
     """What is known of one network.
 
     `network` says how to build it: {"tier", "part"} for this project's, {"flags"} for ADM's
-    public ones, {"timm"} for timm's, {"trunk"} for a set of experts, which `experts.load` loads
-    on the network of that name. `file` says where the weights are: {"asset"} in this
-    package, {"package", "project", "path"} in an installed one, {"url"} on the network. Without
-    `sha256`, an asset is not trained yet and a download cannot be verified. `size` and
-    `channels` are what the network eats, after `(x - mean) / std` on pixels in [-1, 1].
+    public ones, {"timm"} for timm's (with "tier", read at that tier's classes), {"trunk"} for a
+    set of experts, which `experts.load` loads on the network of that name. `file` says where the
+    weights are: {"asset"} in this package, {"package", "project", "path"} in an installed one,
+    {"url"} on the network. Without `sha256`, an asset is not trained yet and a download cannot be
+    verified. `size` and `channels` are what the network eats, after `(x - mean) / std` on pixels
+    in [-1, 1].
 
     `metrics` are numbers by name: {"value", "tolerance"}, with which `verify` recomputes them;
     without a tolerance they are quoted from the publication and not recomputed.

@@ -15,7 +15,7 @@ from ppap_lib.tiers import tier
 from ppap_lib.zoo.build import renamed, untrained
 from ppap_lib.zoo.cards import Card, ZooError, names
 from ppap_lib.zoo.cards import card as read_card
-from ppap_lib.zoo.vision import Vision
+from ppap_lib.zoo.vision import Readout, Vision
 
 _ADAPTERS = {"eps": denoise.eps_model, "x0": denoise.x0_model, "v": denoise.v_model}
 _SCHEDULES = {"linear": Schedule.linear, "cosine": Schedule.cosine}
@@ -130,7 +130,13 @@ def _obtain(card: Card, download: bool) -> Path:
 
 
 def _vision(card: Card, network: nn.Module) -> Vision:
-    classes = tier(card.network["tier"]).classes if "tier" in card.network else imagenet().names
+    if "tier" not in card.network:
+        classes = imagenet().names
+    else:
+        preset = tier(card.network["tier"])
+        classes = preset.classes
+        if "timm" in card.network:
+            network = Readout(network, [imagenet().index(wnid) for wnid in preset.wnids])
     return Vision(network, card.size, card.channels, classes, card.mean, card.std)
 
 

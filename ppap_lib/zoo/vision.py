@@ -8,6 +8,21 @@ from torch import Tensor, nn
 from ppap_lib import images as contract
 
 
+class Readout(nn.Module):
+    """`network`'s logits [B, K] of the classes `chosen` among its own, in that order.
+
+    Their softmax is p(class | the image is of one of them).
+    """
+
+    def __init__(self, network: nn.Module, chosen: Sequence[int]):
+        super().__init__()
+        self.network = network
+        self.register_buffer("chosen", torch.tensor(chosen), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(images)[:, self.chosen]
+
+
 class Vision(nn.Module):
     """Images [B, C, H, W] of the pixel contract, any size, grey or RGB, to `network`'s output.
 
