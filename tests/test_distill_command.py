@@ -5,11 +5,12 @@ import json
 import pytest
 import torch
 
-from ppap_lib import data, distill, weights, zoo
+from ppap_lib import data, weights, zoo
 from ppap_lib import experts as sets
 from ppap_lib.data.generated import Manifest, claim, write_shard
-from ppap_lib.distill import teacher_logits
-from ppap_lib.distill.__main__ import EXPERTS, main
+from ppap_lib.distill import teacher_logits, training
+from ppap_lib.distill.__main__ import main
+from ppap_lib.distill.training import EXPERTS
 from ppap_lib.tiers import tier
 from ppap_lib.train.recipes import SUMMARY
 from ppap_lib.train.record import Log
@@ -51,7 +52,7 @@ def test_the_command_line_transfers_resumes_and_summarises(
         taught.append(len(pixels))
         return teacher_logits(teacher, pixels)
 
-    monkeypatch.setattr(distill, "teacher_logits", counted)
+    monkeypatch.setattr(training, "teacher_logits", counted)
     here = ["transfer", *TRAIN, "--folder", str(tmp_path), "--data", str(tmp_path / "set")]
     assert main(here) == 0
     assert main([*here, "--steps", "3"]) == 1

@@ -3,6 +3,7 @@
 import re
 import shlex
 import shutil
+from functools import partial
 
 import printed
 import pytest
@@ -12,10 +13,21 @@ from torch import nn
 from ppap_lib import data, metrics
 from ppap_lib.book import restructured, with_aliases
 from ppap_lib.distill import __main__ as distill
+from ppap_lib.distill import training
 from ppap_lib.generate import __main__ as generate
 from ppap_lib.samplers import ddim
 from ppap_lib.studies import __main__ as studies
-from ppap_lib.studies import distillation, filed, guidance
+from ppap_lib.studies import (
+    attention,
+    distillation,
+    filed,
+    gradients,
+    guidance,
+    intervals,
+    noise,
+    reading,
+    scales,
+)
 from ppap_lib.train import __main__ as train
 
 PROGRAMS = {"distill": distill, "generate": generate, "studies": studies, "train": train}
@@ -70,10 +82,13 @@ def small_world(tmp_path, monkeypatch, quick_training):
     monkeypatch.setenv("PPAP_RESULTS", str(tmp_path / "results"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(filed, "record", record)
+    for study in (attention, gradients, guidance, intervals, noise, reading, scales):
+        own = study.record  # the same with the study's name and measure
+        monkeypatch.setattr(study, "record", partial(record, *own.args, **own.keywords))
     monkeypatch.setattr(guidance, "sampler", lambda name: guidance.Sampler("2", ddim, "score"))
     monkeypatch.setattr(data, "require", lambda name, split: images)
     monkeypatch.setattr(data, "test_images", lambda name: images)
-    monkeypatch.setattr(distill, "HELD_OUT", 2)
+    monkeypatch.setattr(training, "HELD_OUT", 2)
     monkeypatch.setattr(distillation, "HELD_OUT", 2)
     monkeypatch.setitem(metrics.EXTRACTORS, "lite2", lambda device: Pooled())
     monkeypatch.setattr(metrics, "reference_file", lambda tier, extractor: tmp_path / "none")

@@ -175,11 +175,11 @@ class TestFiling:
         assert ledger.rows("reading") == []  # a sketch is not filed
 
         told = []
-        filed.record("reading", runs[:1], measure, tell=told.append)
+        filed.record("reading", runs[:1], tell=told.append, measure=measure)
         rows, missing = filed.gather("reading", runs, measure, n=10)
         assert missing == runs[1:] and {row["n"] for row in rows} == {10}
 
-        filed.record("reading", runs, measure, tell=told.append)
+        filed.record("reading", runs, tell=told.append, measure=measure)
         assert len(told) == 2 and len(ledger.rows("reading")) == 2
         del asked[:]
         rows, missing = filed.gather("reading", runs, measure, n=10)

@@ -87,6 +87,7 @@ def test_a_training_run_is_filed_with_its_course(tmp_path, monkeypatch):
         (["ablation", "--folder", "nowhere"], "no finished training in nowhere: .*distill first"),
         (["training", "--folder", "nowhere"], "no finished training in nowhere: .*train first"),
         (["curve", "--folder", "nowhere", "--device", "abacus"], "abacus"),
+        (["curve", "--folder", "nowhere"], "no snapshots in nowhere: .*train denoiser first"),
     ],
 )
 def test_the_command_line_says_what_is_wrong(tmp_path, monkeypatch, capsys, arguments, says):

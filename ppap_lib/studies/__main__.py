@@ -16,7 +16,6 @@ from ppap_lib.studies import (
     attention,
     curve,
     distillation,
-    filed,
     gradients,
     guidance,
     intervals,
@@ -95,7 +94,7 @@ def _guidance(given: argparse.Namespace) -> None:
 
 def _gradients(given: argparse.Namespace) -> None:
     made = gradients.Gradients.with_weights(guide=given.guide, n=given.n, tier=given.tier)
-    filed.record(gradients.STUDY, [made], gradients.run, devices.pick(given.device))
+    gradients.record([made], devices.pick(given.device))
 
 
 def _architecture(given: argparse.Namespace) -> None:

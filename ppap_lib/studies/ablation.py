@@ -92,7 +92,8 @@ def record(
 ) -> None:
     """Guide by the finished training in `folder`, and file what the ledger does not hold yet."""
     training, trained, _ = distillation.finished(folder)
-    filed.record(STUDY, plan(training, scales, n, blocks), partial(run, trained), device, tell)
+    runs = plan(training, scales, n, blocks)
+    filed.record(STUDY, runs, device, tell, measure=partial(run, trained))
 
 
 def outcomes(

@@ -188,4 +188,4 @@ def record(runs: Sequence[Architecture], tell: Callable[[str], None] = print) ->
     """
     for name in {params.tier for params in runs}:
         data.require(name, "train")
-    filed.record(STUDY, runs, measure, tell=tell)
+    filed.record(STUDY, runs, tell=tell, measure=measure)

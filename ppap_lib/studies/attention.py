@@ -5,8 +5,9 @@ network looks. The full matrix, expert by level, separates the two: read along a
 images are the same.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ from ppap_lib.schedule import Schedule
 from ppap_lib.seeds import Noise
 from ppap_lib.studies import filed, reading
 from ppap_lib.tasks import Classification
+from ppap_lib.tiers import tier as preset
 
 STUDY = "attention"
 TIMES = (100.0, 300.0, 500.0, 700.0, 900.0)
@@ -92,7 +94,8 @@ def matrix(params: Looks, device: torch.device | str = "cpu") -> tuple[Tensor, T
     x0, labels = chosen.images(), chosen.labels
     masks = localisation.silhouettes(x0)
     seeds = range(params.first_seed, params.first_seed + params.n)
-    levels = [Schedule.linear().at(t) for t in params.times]
+    schedule = preset(params.images).schedule()
+    levels = [schedule.at(t) for t in params.times]
     rows = []
     for member in members(reading.load(params.model, device)):
         network, row = member(), []
@@ -170,8 +173,5 @@ def _estimate(slopes: Tensor) -> dict[str, float]:
     return found._asdict() | {"images": len(slopes)}
 
 
-def record(
-    runs: Sequence[Looks], device: torch.device | str = "cpu", tell: Callable[[str], None] = print
-) -> None:
-    """Measure and file every run that the ledger does not hold yet."""
-    filed.record(STUDY, runs, measure, device, tell)
+record = partial(filed.record, STUDY, measure=measure)
+"""Run what the ledger does not hold yet, one row after the other."""

@@ -1,18 +1,19 @@
 """Quality against images seen: the EMA snapshots of one training run, scored alike."""
 
 import json
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from ppap_lib import ledger, weights
+from ppap_lib import weights
 from ppap_lib.params import param
+from ppap_lib.studies import filed
 from ppap_lib.studies.quality import Quality, score
 from ppap_lib.tiers import tier
 from ppap_lib.train.recipes import SUMMARY, WEIGHTS
+from ppap_lib.train.settings import TrainingError
 
 STUDY = "curve"
 
@@ -42,15 +43,30 @@ def run(
     device: torch.device | str = "cpu",
     tell: Callable[[str], None] = print,
 ) -> None:
-    """Score every snapshot of the run in `folder` that the ledger does not hold yet."""
-    for seen, path in snapshots(folder):
-        digest = weights.sha256(path)
-        params = Curve(tier=name, n=n, spacing=spacing, images_seen=seen, sha256=digest)
-        if ledger.find(STUDY, params.recorded()) is not None:
-            continue
-        began = time.monotonic()
-        network = weights.load(tier(name).denoiser(), weights.read(path), path.name)
-        numbers = score(params, network, device)
-        seconds = time.monotonic() - began
-        ledger.record(STUDY, params.recorded(), numbers, seconds=seconds, device=device)
-        tell(f"{seen} images: KID-lite2 {numbers['kid']:.4f}, FD64 {numbers['fd64']:.2f}")
+    """Score every snapshot of the run in `folder` that the ledger does not hold yet.
+
+    Raises `TrainingError` if there are none.
+    """
+    found = snapshots(folder)
+    if not found:
+        raise TrainingError(
+            f"no snapshots in {folder}: run python -m ppap_lib.train denoiser first"
+        )
+    points = {
+        Curve(tier=name, n=n, spacing=spacing, images_seen=seen, sha256=weights.sha256(path)): path
+        for seen, path in found
+    }
+
+    def measure(params: Curve, device: torch.device | str) -> dict[str, float]:
+        path = points[params]
+        return score(
+            params, weights.load(tier(name).denoiser(), weights.read(path), path.name), device
+        )
+
+    filed.record(STUDY, points, device, tell, measure=measure, words=_in_words)
+
+
+def _in_words(params: Curve, numbers: Mapping[str, float]) -> str:
+    return (
+        f"{params.images_seen} images: KID-lite2 {numbers['kid']:.4f}, FD64 {numbers['fd64']:.2f}"
+    )

@@ -17,9 +17,10 @@ Measure = Callable[..., dict[str, Any]]
 def record(
     study: str,
     runs: Iterable[Parameters],
-    measure: Measure,
     device: torch.device | str = "cpu",
     tell: Callable[[str], None] = print,
+    *,
+    measure: Measure,
     words: Callable[[Any, dict[str, Any]], str] | None = None,
 ) -> None:
     """Measure and file every run that the ledger does not hold yet, one row at a time.

@@ -6,6 +6,7 @@ supervised experts?
 """
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -15,7 +16,7 @@ from ppap_lib import seeds, zoo
 from ppap_lib.denoise import clipped
 from ppap_lib.params import Parameters, param
 from ppap_lib.samplers import ddim, trajectory
-from ppap_lib.studies import methods
+from ppap_lib.studies import filed, methods
 from ppap_lib.tiers import tier as preset
 
 STUDY = "gradients"
@@ -87,6 +88,10 @@ def run(params: Gradients, device: torch.device | str = "cpu") -> dict[str, Any]
         x_t = state.x
     results: dict[str, Any] = {"t": times, "share_of_eps": share}
     return results | ({"cosine": cosine} if YARDSTICK in fields else {})
+
+
+record = partial(filed.record, STUDY, measure=run)
+"""Run what the ledger does not hold yet, one row after the other."""
 
 
 def _norm(images: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ what it contributes to the distances.
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
@@ -241,24 +242,15 @@ def cost(params: Guidance, device: torch.device | str = "cpu") -> dict[str, floa
     }
 
 
-def record(
-    runs: Iterable[Guidance],
-    device: torch.device | str = "cpu",
-    tell: Callable[[str], None] = print,
-    study: str = STUDY,
-    measure: filed.Measure = run,
-) -> None:
-    """Run what the ledger does not hold yet, one row after the other.
-
-    Other studies of guided images give their own name and what they `measure`.
-    """
-    filed.record(study, runs, measure, device, tell, _words)
-
-
-def _words(params: Guidance, results: Mapping[str, Any]) -> str:
+def in_words(params: Guidance, results: Mapping[str, Any]) -> str:
+    """A row in one line."""
     right = sum(results["judge_correct"]) / params.n
     kid = f", KID {results['kid']:.4f}" if "kid" in results else ""
     return f"{params.label}: judge {right:.2f}{kid}"
+
+
+record = partial(filed.record, STUDY, measure=run, words=in_words)
+"""Run what the ledger does not hold yet, one row after the other."""
 
 
 def _steering(

@@ -5,9 +5,9 @@ is the yardstick: the power of the difference at low frequencies is what guidanc
 layout, the power above what it did to the detail.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from ppap_lib.params import ParameterError, param
 from ppap_lib.samplers import ddim, sample
 from ppap_lib.schedule import Intervals
 from ppap_lib.spectrum import band_powers
-from ppap_lib.studies import guidance, methods
+from ppap_lib.studies import filed, guidance, methods
 from ppap_lib.studies.guidance import PUBLISHED_SCALE, Guidance
 from ppap_lib.tiers import tier as preset
 
@@ -165,13 +165,8 @@ def _without_guidance(params: Restricted, device: torch.device | str) -> Tensor:
     return draw(params, device)
 
 
-def record(
-    runs: Iterable[Restricted],
-    device: torch.device | str = "cpu",
-    tell: Callable[[str], None] = print,
-) -> None:
-    """Run what the ledger does not hold yet, one row after the other."""
-    guidance.record(runs, device, tell, STUDY, run)
+record = partial(filed.record, STUDY, measure=run, words=guidance.in_words)
+"""Run what the ledger does not hold yet, one row after the other."""
 
 
 @dataclass

@@ -5,8 +5,9 @@ timestep t, whatever noise the sampler's betas have put there. `told="level"` is
 in which it is asked about the level that x_t really has.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
@@ -149,10 +150,5 @@ def measure(params: Noise, device: torch.device | str = "cpu") -> dict[str, Any]
     return quality.measured(draw(params, device), params.tier, params.extractor, device)
 
 
-def record(
-    runs: Iterable[Noise],
-    device: torch.device | str = "cpu",
-    tell: Callable[[str], None] = print,
-) -> None:
-    """Run what the ledger does not hold yet, one row after the other."""
-    filed.record(STUDY, runs, measure, device, tell)
+record = partial(filed.record, STUDY, measure=measure)
+"""Run what the ledger does not hold yet, one row after the other."""

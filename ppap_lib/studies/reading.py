@@ -1,7 +1,8 @@
 """How models read noisy images: how sure, how right, and what they still tell apart, against t."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -105,7 +106,10 @@ def measure(params: Reads, device: torch.device | str = "cpu") -> dict[str, Any]
     curve of its `QUESTIONS`, and `until` [K][K] the timestep up to which two classes are told
     apart (-1: never).
     """
-    chosen, schedule = pictures(params.images, params.n), Schedule.linear()
+    chosen = pictures(params.images, params.n)
+    schedule = (
+        Schedule.linear() if params.images == "photographs" else preset(params.images).schedule()
+    )
     model = load(params.model, device)
     seeds = range(params.first_seed, params.first_seed + params.n)
     batch = PHOTOGRAPHS if params.images == "photographs" else 250
@@ -160,8 +164,5 @@ def until(times: Sequence[float], areas: Sequence[float] | torch.Tensor) -> floa
     return max(uncertainty.last_above(times, areas, SEPARATED), -1.0)
 
 
-def record(
-    runs: Sequence[Reads], device: torch.device | str = "cpu", tell: Callable[[str], None] = print
-) -> None:
-    """Measure and file every run that the ledger does not hold yet."""
-    filed.record(STUDY, runs, measure, device, tell)
+record = partial(filed.record, STUDY, measure=measure)
+"""Run what the ledger does not hold yet, one row after the other."""

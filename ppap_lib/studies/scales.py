@@ -4,14 +4,15 @@ One row per method, scale and block of seeds, under the guidance study's paramet
 verdicts and distances; beside them how varied the images of a class are and how saturated.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ppap_lib import metrics, seeds
-from ppap_lib.studies import guidance, quality
+from ppap_lib.studies import filed, guidance, quality
 from ppap_lib.studies.guidance import Guidance
 from ppap_lib.tiers import tier as preset
 
@@ -86,10 +87,5 @@ def run(params: Guidance, device: torch.device | str = "cpu") -> dict[str, Any]:
     return results
 
 
-def record(
-    runs: Iterable[Guidance],
-    device: torch.device | str = "cpu",
-    tell: Callable[[str], None] = print,
-) -> None:
-    """Run what the ledger does not hold yet, one row after the other."""
-    guidance.record(runs, device, tell, STUDY, run)
+record = partial(filed.record, STUDY, measure=run, words=guidance.in_words)
+"""Run what the ledger does not hold yet, one row after the other."""

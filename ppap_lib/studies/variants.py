@@ -1,7 +1,7 @@
 """Ablations of PPAP-5's training: one thing is changed at a time, and each result guides.
 
-Every variant is one command of `python -m ppap_lib.distill`, so that it can be trained by hand,
-too; the base is PPAP-5 with the presets of its guide, at the same number of images.
+The base is PPAP-5 with the presets of its guide; a variant changes one field of its `Training`,
+and sees as many images.
 """
 
 import re
@@ -15,17 +15,19 @@ import torch
 
 from ppap_lib import ledger
 from ppap_lib.data.generated import GENERATED
-from ppap_lib.distill.__main__ import main as distill
-from ppap_lib.distill.fitting import UPDATES
+from ppap_lib.distill.fitting import UPDATES, settings
+from ppap_lib.distill.training import Training, train_experts
 from ppap_lib.studies import ablation, distillation, guidance
+from ppap_lib.tiers import tier as preset
 from ppap_lib.train.recipes import SUMMARY
 
 N, BLOCKS = 200, 3
 """The study: so many images by each variant, in so many blocks of seeds."""
+GUIDES = preset("fashion").guides
 
 
 class VariantError(ValueError):
-    """A variant that does not exist, or whose training stopped."""
+    """A variant that does not exist."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Variant:
     labels: bool = False
     whole: bool = False
     released: tuple[str, ...] = ()
-    guides: tuple[str, ...] = tuple(UPDATES)
+    guides: tuple[str, ...] = GUIDES
 
     def recorded(self, guide: str) -> dict[str, Any]:
         """What a ledger row records of it, but for its images and its result."""
@@ -91,46 +93,51 @@ VARIANTS: Mapping[str, Variant] = MappingProxyType(
 
 def available(guide: str) -> list[str]:
     """The variants that the guide's experts can be trained by, in order."""
+    if guide not in GUIDES:
+        raise VariantError(f"no variants of {guide!r}: there are those of {', '.join(GUIDES)}")
     return [name for name, variant in VARIANTS.items() if guide in variant.guides]
 
 
-def command(
-    name: str, guide: str, data: Path, images: int, folder: Path, device: str = "auto"
-) -> list[str]:
-    """The arguments of `python -m ppap_lib.distill` that train a variant, or go on with a run."""
+def training(name: str, guide: str, generated: Path) -> Training:
+    """What a variant trains; the base learns from the set in the folder `generated`."""
     if name not in available(guide):
         raise VariantError(
             f"no variant {name!r} of {guide}: there are {', '.join(available(guide))}"
         )
     variant = VARIANTS[name]
     asked = variant.recorded(guide)
-    made = [asked["kind"], "--guide", guide, "--experts", str(variant.experts)]
-    if not variant.whole:
-        made += ["--rank", str(asked["rank"])]
-    if not variant.labels:
-        made += ["--temperature", str(variant.temperature)]
-        made += ["--labelled"] if variant.real else ["--data", str(data)]
-    if variant.first is not None:
-        made += ["--first", str(variant.first)]
-    made += [f"--{habit.replace(' ', '-')}" for habit in variant.released]
-    made += ["--images", str(images), "--folder", str(folder), "--device", device]
-    return [*made, "--resume", "--quiet"]
+    return Training(
+        guide,
+        asked["kind"],
+        variant.experts,
+        generated=None if variant.real or variant.labels else generated,
+        first=variant.first,
+        rank=asked["rank"],
+        temperature=variant.temperature,
+        **{habit.replace(" ", "_"): True for habit in variant.released},
+    )
 
 
 def train(
-    name: str, guide: str, data: Path, images: int, folder: Path, device: str = "auto"
+    name: str,
+    guide: str,
+    generated: Path,
+    images: int,
+    folder: Path,
+    device: torch.device | str = "cpu",
 ) -> None:
     """Train a variant in `folder` for this many images, unless a finished run is there."""
     if (folder / SUMMARY).is_file():
         return
-    if distill(command(name, guide, data, images, folder, device)) != 0:
-        raise VariantError(f"the training of {name} stopped: see above")
+    asked = training(name, guide, generated)
+    made = settings(asked.tier, guide, asked.whole, device, images)
+    train_experts(asked, made, folder, device=device, resume=True)
 
 
 def record(
     names: Iterable[str],
     guide: str,
-    data: Path,
+    generated: Path,
     images: int,
     root: Path,
     scales: Iterable[float] = (guidance.PUBLISHED_SCALE,),
@@ -142,9 +149,9 @@ def record(
     """Train the variants below `root`, file each training, and guide by each; done is skipped."""
     for name in names:
         folder = root / f"{guide}-{name}-{images}"
-        train(name, guide, data, images, folder, str(device))
-        training = distillation.finished(folder)[0]
-        if ledger.find(distillation.STUDY, training.recorded()) is None:
+        train(name, guide, generated, images, folder, device)
+        trained = distillation.finished(folder)[0]
+        if ledger.find(distillation.STUDY, trained.recorded()) is None:
             tell(f"{name}: {distillation.run(folder).name}")
         ablation.record(folder, tuple(scales), n, blocks, device, tell)
 

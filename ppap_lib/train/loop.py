@@ -10,6 +10,7 @@ to read the losses, and when a checkpoint or snapshot is written.
 
 import copy
 import math
+import os
 import time
 import zlib
 from collections.abc import Callable, Mapping
@@ -60,6 +61,11 @@ class Trainer:
         clock: Callable[[], float] = time.monotonic,
         about: Mapping[str, str] = MappingProxyType({}),
     ):
+        if (world := int(os.environ.get("WORLD_SIZE", 1))) > 1:
+            raise TrainingError(
+                f"training runs in one process and torchrun started {world}: start it with plain "
+                f"python (sampling is what divides: ppap_lib.generate)"
+            )
         if data.dtype != torch.uint8 or data.ndim != 4 or not len(data) or len(data) != len(labels):
             raise TrainingError(
                 f"expected uint8 images [N, C, H, W] and one label each, not {data.dtype} "

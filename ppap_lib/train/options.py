@@ -1,12 +1,9 @@
 """What the command lines that train have in common: options, and a progress bar."""
 
 import argparse
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-from ppap_lib.train.settings import TrainingError
 
 _SETTINGS = (
     "steps",
@@ -53,15 +50,7 @@ def common() -> argparse.ArgumentParser:
 
 
 def settings(given: argparse.Namespace) -> dict[str, Any]:
-    """The options that are fields of `Settings`, by name; None where not given.
-
-    Raises `TrainingError` under torchrun: its processes would write one folder.
-    """
-    if (world := int(os.environ.get("WORLD_SIZE", 1))) > 1:
-        raise TrainingError(
-            f"training runs in one process and torchrun started {world}: start it with plain "
-            f"python (sampling is what divides: ppap_lib.generate)"
-        )
+    """The options that are fields of `Settings`, by name; None where not given."""
     return {name: getattr(given, name) for name in _SETTINGS}
 
 

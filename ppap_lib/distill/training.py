@@ -1,0 +1,209 @@
+"""Whole trainings of experts: what the command line and the ablations both call.
+
+Each leaves experts.safetensors, which `experts.read` and `experts.load` read, and summary.json.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ppap_lib import atomic, data, experts, weights, zoo
+from ppap_lib.data.generated import generated
+from ppap_lib.data.imageset import ImageSet
+from ppap_lib.distill.fitting import fit, updates
+from ppap_lib.distill.losses import DistillError, NoisyLoss, Supervised, Transfer, teacher_logits
+from ppap_lib.distill.quality import accuracy_by_t
+from ppap_lib.experts import Experts
+from ppap_lib.networks.lora import Adapted
+from ppap_lib.schedule import Intervals
+from ppap_lib.tasks import Classification
+from ppap_lib.tiers import Tier
+from ppap_lib.tiers import tier as preset
+from ppap_lib.train.loop import crc32
+from ppap_lib.train.recipes import SUMMARY
+from ppap_lib.train.settings import Settings
+
+EXPERTS, TEACHER = "experts.safetensors", "teacher.safetensors"
+HELD_OUT = 100
+"""Test images of every class on which the result is measured, at most."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """Whose experts, how many, and what they learn from.
+
+    "transfer" learns from the clean network, "supervised" from labels. The images are those of
+    the set by `ppap_lib.generate` in the folder `generated`, or, where it is None, the tier's
+    training images, whose labels a transfer does not read; `first` keeps to so many of them.
+    `rank` is that of the updates: None is the guide's preset, and if supervised, whole networks.
+    `warm_start`, `shared_time` and `no_scale` are habits of PPAP's released code.
+    """
+
+    guide: str
+    kind: Literal["transfer", "supervised"] = "transfer"
+    experts: int = 5
+    tier: str = "fashion"
+    generated: Path | None = None
+    first: int | None = None
+    rank: int | None = None
+    temperature: float = 0.25
+    warm_start: bool = False
+    shared_time: bool = False
+    no_scale: bool = False
+
+    def __post_init__(self):
+        if self.whole and self.no_scale:
+            raise DistillError("whole networks have no LoRA scale: leave out --no-scale")
+        if self.generated is not None and not self.transfers:
+            raise DistillError("generated images have no labels to learn from: leave them out")
+
+    @property
+    def transfers(self) -> bool:
+        """Whether the clean network is the teacher."""
+        return self.kind == "transfer"
+
+    @property
+    def whole(self) -> bool:
+        """Whether whole networks are trained, and not updates."""
+        return not self.transfers and self.rank is None
+
+    @property
+    def trunk(self) -> str:
+        """The clean network's name in the zoo."""
+        return f"{self.tier}/{self.guide}"
+
+    @property
+    def intervals(self) -> Intervals:
+        """The experts' own."""
+        return Intervals(preset(self.tier).schedule().T, self.experts)
+
+    def images(self) -> ImageSet:
+        """What is learned from; `DataError` if it has another shape than the tier's images."""
+        if self.generated is None:
+            found = data.require(self.tier, "train")
+        else:
+            found = generated(self.generated)
+        if self.first is not None:
+            found = found.first(self.first)
+        if found.shape != (shape := preset(self.tier).shape):
+            raise data.DataError(f"{found.source} are {found.shape}, {self.tier}'s {shape}")
+        return found
+
+    def loss(self) -> NoisyLoss:
+        """What the experts are trained by."""
+        kind, task = (
+            (Transfer, Classification(self.temperature))
+            if self.transfers
+            else (Supervised, Classification())
+        )
+        schedule = preset(self.tier).schedule()
+        return kind(schedule, self.intervals, task, shared_time=self.shared_time)
+
+    def fresh(self, trunk: nn.Module, seed: int) -> Experts:
+        """The untrained experts of `trunk`, which stays as it is."""
+        if self.whole:
+            return experts.full_copies(trunk, self.intervals)
+        return updates(trunk, self.guide, self.intervals, self.rank, not self.no_scale, seed)
+
+    def recorded(self) -> dict[str, Any]:
+        """What a summary says of it."""
+        return {
+            "tier": self.tier,
+            "guide": self.guide,
+            "kind": self.kind,
+            "experts": self.experts,
+            "temperature": self.temperature if self.transfers else None,
+            "released": {
+                "warm start": self.warm_start,
+                "shared time": self.shared_time,
+                "no scale": self.no_scale,
+            },
+            "trunk": self.trunk,
+            "trunk_sha256": zoo.card(self.trunk).sha256,
+        }
+
+
+def train_experts(
+    training: Training,
+    settings: Settings,
+    folder: Path,
+    *,
+    device: torch.device | str = "cpu",
+    resume: bool = False,
+    on_start: Callable[[str], None] = lambda line: None,
+    on_log: Callable[[dict[str, Any]], None] = lambda row: None,
+) -> dict[str, Any]:
+    """Train in `folder`; returns the summary. `on_start` and `on_log` are those of `fit`.
+
+    Raises `DataError` where there are no images to learn from, or of another shape, and
+    `DistillError` where the folder is another training's.
+    """
+    device = torch.device(device)
+    loss, images = training.loss(), training.images()
+    trunk = zoo.load(training.trunk)
+    size = sum(parameter.numel() for parameter in trunk.parameters())
+    targets = images.labels
+    if training.transfers:
+        targets = _teacher(training.trunk, device, images.pixels, folder)
+    trained, figures = fit(
+        training.fresh(trunk, settings.seed),
+        loss,
+        images.pixels,
+        targets,
+        settings,
+        folder,
+        sequential=training.warm_start,
+        device=device,
+        resume=resume,
+        on_start=on_start,
+        on_log=on_log,
+    )
+    file = folder / EXPERTS
+    experts.save(trained, file, training.trunk, torch.float16)
+    summary = {
+        **training.recorded(),
+        "rank": trained.bank.members[0].plan.rank if isinstance(trained.bank, Adapted) else None,
+        "trunk_parameters": size,
+        "share_of_trunk": round(figures["parameters"] / size, 4),
+        "source": images.source,
+        **figures,
+        "quality": _quality(trained, preset(training.tier), device),
+        "file": file.name,
+        "sha256": weights.sha256(file),
+    }
+    atomic.write(folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
+    return summary
+
+
+def _teacher(name: str, device: torch.device, pixels: Tensor, folder: Path) -> Tensor:
+    """The teacher's logits, kept in `folder`, so that a resumed run reads the very same ones."""
+    path = folder / TEACHER
+    made_from = {
+        "teacher": f"{name} {zoo.card(name).sha256}",
+        "images": f"{len(pixels)}, crc32 {crc32(pixels):08x}",
+    }
+    if not path.is_file():
+        logits = teacher_logits(zoo.load(name, device), pixels)
+        weights.save({"logits": logits}, path, metadata=made_from)
+    elif (found := weights.metadata(path)) != made_from:
+        raise DistillError(
+            f"{folder} is another run's, by its {path.name}: made from {found}, not {made_from}. "
+            f"Use another folder"
+        )
+    return weights.read(path)["logits"]
+
+
+def _quality(trained: Experts, tier: Tier, device: torch.device) -> dict[str, Any]:
+    """How the experts read held-out images, every hundredth timestep."""
+    schedule = tier.schedule()
+    test = data.test_images(tier.name)
+    test = test.per_class(min(HELD_OUT, int(test.labels.bincount().min()))).to(device)
+    readings = accuracy_by_t(
+        trained, test.images(), test.labels, schedule, range(0, schedule.T, 100)
+    )
+    return {"images": test.source, "readings": [asdict(reading) for reading in readings]}
