@@ -125,13 +125,14 @@ def train(
     images: int,
     folder: Path,
     device: torch.device | str = "cpu",
+    tell: Callable[[str], None] = print,
 ) -> None:
     """Train a variant in `folder` for this many images, unless a finished run is there."""
     if (folder / SUMMARY).is_file():
         return
     asked = training(name, guide, generated)
     made = settings(asked.tier, guide, asked.whole, device, images)
-    train_experts(asked, made, folder, device=device, resume=True)
+    train_experts(asked, made, folder, device=device, resume=True, on_start=tell)
 
 
 def record(
@@ -149,7 +150,7 @@ def record(
     """Train the variants below `root`, file each training, and guide by each; done is skipped."""
     for name in names:
         folder = root / f"{guide}-{name}-{images}"
-        train(name, guide, generated, images, folder, device)
+        train(name, guide, generated, images, folder, device, tell)
         trained = distillation.finished(folder)[0]
         if ledger.find(distillation.STUDY, trained.recorded()) is None:
             tell(f"{name}: {distillation.run(folder).name}")
