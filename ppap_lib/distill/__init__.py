@@ -1,8 +1,8 @@
 """Training experts on noisy images: data-free transfer from a clean teacher, or with labels.
 
 `Transfer` and `Supervised` are objectives of `ppap_lib.train`, `fit` trains a set of experts by
-one of them, `train_experts` does all that a `Training` asks for, and `accuracy_by_t` says how well
-any model reads x_t (`log_probabilities` holds all that it said).
+one of them, `train_experts` does all that an `ExpertTraining` asks for, and `accuracy_by_t` says
+how well any model reads x_t (`log_probabilities` holds all that it said).
 
 `python -m ppap_lib.distill transfer --guide resnet18 --experts 5 --data runs/generated/fashion`
 `python -m ppap_lib.distill supervised --guide vit --experts 1 --minutes 20`
@@ -17,14 +17,14 @@ from ppap_lib.distill.quality import (
     reading,
     snapshots,
 )
-from ppap_lib.distill.training import Training, train_experts
+from ppap_lib.distill.training import ExpertTraining, train_experts
 
 __all__ = [
     "DistillError",
+    "ExpertTraining",
     "NoisyLoss",
     "Reading",
     "Supervised",
-    "Training",
     "Transfer",
     "accuracy_by_t",
     "fit",

@@ -12,7 +12,7 @@ from typing import Any
 
 from ppap_lib import commands, devices
 from ppap_lib.distill.fitting import PRESETS, UPDATES, settings
-from ppap_lib.distill.training import Training, train_experts
+from ppap_lib.distill.training import ExpertTraining, train_experts
 from ppap_lib.tiers import tier
 from ppap_lib.train import options
 from ppap_lib.train.recipes import in_words
@@ -56,8 +56,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def train(given: argparse.Namespace) -> dict[str, Any]:
     """Do what the command line says; returns the summary."""
-    asked, names = vars(given), {field.name for field in fields(Training)}
-    training = Training(**{name: asked[name] for name in names & asked.keys()})
+    asked, names = vars(given), {field.name for field in fields(ExpertTraining)}
+    training = ExpertTraining(**{name: asked[name] for name in names & asked.keys()})
     device = devices.pick(given.device)
     made = settings(
         given.preset or tier(given.tier).name,

@@ -34,7 +34,7 @@ HELD_OUT = 100
 
 
 @dataclass(frozen=True)
-class Training:
+class ExpertTraining:
     """Whose experts, how many, and what they learn from.
 
     "transfer" learns from the clean network, "supervised" from labels. The images are those of
@@ -129,7 +129,7 @@ class Training:
 
 
 def train_experts(
-    training: Training,
+    training: ExpertTraining,
     settings: Settings,
     folder: Path,
     *,

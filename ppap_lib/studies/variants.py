@@ -1,7 +1,7 @@
 """Ablations of PPAP-5's training: one thing is changed at a time, and each result guides.
 
-The base is PPAP-5 with the presets of its guide; a variant changes one field of its `Training`,
-and sees as many images.
+The base is PPAP-5 with the presets of its guide; a variant changes one field of its
+`ExpertTraining`, and sees as many images.
 """
 
 import re
@@ -16,7 +16,7 @@ import torch
 from ppap_lib import ledger
 from ppap_lib.data.generated import GENERATED
 from ppap_lib.distill.fitting import UPDATES, settings
-from ppap_lib.distill.training import Training, train_experts
+from ppap_lib.distill.training import ExpertTraining, train_experts
 from ppap_lib.studies import ablation, distillation, guidance
 from ppap_lib.tiers import tier as preset
 from ppap_lib.train.recipes import SUMMARY
@@ -98,7 +98,7 @@ def available(guide: str) -> list[str]:
     return [name for name, variant in VARIANTS.items() if guide in variant.guides]
 
 
-def training(name: str, guide: str, generated: Path) -> Training:
+def training(name: str, guide: str, generated: Path) -> ExpertTraining:
     """What a variant trains; the base learns from the set in the folder `generated`."""
     if name not in available(guide):
         raise VariantError(
@@ -106,7 +106,7 @@ def training(name: str, guide: str, generated: Path) -> Training:
         )
     variant = VARIANTS[name]
     asked = variant.recorded(guide)
-    return Training(
+    return ExpertTraining(
         guide,
         asked["kind"],
         variant.experts,
