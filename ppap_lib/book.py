@@ -70,8 +70,12 @@ def _escaped(line: str) -> str:
 
 
 def with_aliases(signature: str) -> str:
-    """A signature with the library's type aliases by name, as its source has them."""
-    signature = re.sub(r"~?(?:\w+\.)+(?=[A-Z])", "", signature)
+    """A signature with the library's type aliases by name, as its source has them.
+
+    So are its functions: Sphinx has no source of a partial's signature, and prints their repr.
+    """
+    signature = re.sub(r"~(?:\w+\.)+|(?:\w+\.)+(?=[A-Z])", "", signature)
+    signature = re.sub(r"<(?:built-in )?function (\w+)(?: at 0x\w+)?>", r"\1", signature)
     for alias, meaning in _ALIASES.items():
         signature = signature.replace(meaning, alias)
     return signature

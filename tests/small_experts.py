@@ -3,10 +3,7 @@
 import torch
 from torch import nn
 
-from ppap_lib.distill import (
-    Supervised,
-    Transfer,
-)
+from ppap_lib.distill import Supervised, Transfer
 from ppap_lib.experts import Experts, full_copies, low_rank
 from ppap_lib.networks import lora
 from ppap_lib.schedule import Intervals, Schedule

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from ppap_lib import data, weights, zoo
+from ppap_lib import data, distill, weights, zoo
 from ppap_lib import experts as sets
 from ppap_lib.data.generated import Manifest, claim, write_shard
 from ppap_lib.distill import teacher_logits, training
@@ -109,3 +109,10 @@ def test_training_under_torchrun_is_refused(tmp_path, tiny_fashion, capsys, monk
 def test_the_command_line_says_what_is_wrong(tmp_path, tiny_fashion, capsys, arguments, says):
     assert main([*arguments, "--folder", str(tmp_path)]) == 1
     assert says in capsys.readouterr().err
+
+
+def test_what_cannot_be_trained_is_refused_before_anything_is_read(tmp_path):
+    with pytest.raises(distill.DistillError, match="'transfer' or 'supervised', not 'taught'"):
+        distill.ExpertTraining("resnet18", "taught")
+    with pytest.raises(distill.DistillError, match="no labels to learn from"):
+        distill.ExpertTraining("resnet18", "supervised", generated=tmp_path)

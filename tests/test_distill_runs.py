@@ -22,12 +22,7 @@ from small_experts import (
 from torch import nn
 
 from ppap_lib import images as contract
-from ppap_lib.distill import (
-    accuracy_by_t,
-    fit,
-    teacher_logits,
-    updates,
-)
+from ppap_lib.distill import accuracy_by_t, fit, teacher_logits, updates
 from ppap_lib.experts import full_copies, low_rank
 from ppap_lib.networks import lora
 from ppap_lib.schedule import Intervals

@@ -138,6 +138,10 @@ def test_signatures_name_the_aliases():
     step = f"Callable[[{denoise}, {rest}], Tensor]"
     found = with_aliases(f"(denoise: {denoise}, step: {step}, eta: float = 0.5)")
     assert found == "(denoise: Denoise, step: Step, eta: float = 0.5)"
+    partial_s = (
+        "(device: ~torch.device | str = 'cpu', tell=<built-in function print>, m=<function f>)"
+    )
+    assert with_aliases(partial_s) == "(device: device | str = 'cpu', tell=print, m=f)"
 
 
 def test_the_reference_has_every_module():

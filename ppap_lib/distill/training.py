@@ -57,6 +57,8 @@ class ExpertTraining:
     no_scale: bool = False
 
     def __post_init__(self):
+        if self.kind not in ("transfer", "supervised"):
+            raise DistillError(f"kind must be 'transfer' or 'supervised', not {self.kind!r}")
         if self.whole and self.no_scale:
             raise DistillError("whole networks have no LoRA scale: leave out --no-scale")
         if self.generated is not None and not self.transfers:
@@ -96,13 +98,11 @@ class ExpertTraining:
 
     def loss(self) -> NoisyLoss:
         """What the experts are trained by."""
-        kind, task = (
-            (Transfer, Classification(self.temperature))
-            if self.transfers
-            else (Supervised, Classification())
-        )
-        schedule = preset(self.tier).schedule()
-        return kind(schedule, self.intervals, task, shared_time=self.shared_time)
+        schedule, shared = preset(self.tier).schedule(), self.shared_time
+        if self.transfers:
+            task = Classification(self.temperature)
+            return Transfer(schedule, self.intervals, task, shared_time=shared)
+        return Supervised(schedule, self.intervals, Classification(), shared_time=shared)
 
     def fresh(self, trunk: nn.Module, seed: int) -> Experts:
         """The untrained experts of `trunk`, which stays as it is."""
