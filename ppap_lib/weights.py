@@ -28,6 +28,7 @@ def sha256(path: str | Path) -> str:
 def read(path: str | Path, digest: str | None = None) -> dict[str, Tensor]:
     """State dict of a `.safetensors` file, or of a torch file read with `weights_only=True`.
 
+    What `save` stored in 8 bits comes back as float32.
     `digest`, where given, is the expected sha256. Raises `WeightsError` when the file is
     missing, has another digest, is truncated, or holds anything but tensors by name.
     """
@@ -41,7 +42,7 @@ def read(path: str | Path, digest: str | None = None) -> dict[str, Tensor]:
         )
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
+            return _unpacked(load_file(path))
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged bytes raise anything, from KeyError to UnicodeDecodeError
         raise WeightsError(
@@ -55,6 +56,33 @@ def read(path: str | Path, digest: str | None = None) -> dict[str, Tensor]:
             f"{path.name} holds {type(state).__name__}, expected a state dict of tensors by name"
         )
     return dict(state)
+
+
+_SCALE = "::scale"  # names the scales of a tensor's rows; torch's own keys have no colons
+
+
+def _packed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Matrices and kernels as integers and a float32 scale per row, the rest as float16."""
+    packed = {}
+    for key, value in state.items():
+        if value.ndim < 2 or not value.is_floating_point():
+            packed[key] = _cast(key, value, torch.float16)
+            continue
+        if not value.isfinite().all():
+            raise WeightsError(f"{key} is not finite: 8 bits cannot hold it")
+        rows = value.float().flatten(1)
+        scale = rows.abs().amax(1) / 127
+        steps = rows / torch.where(scale > 0, scale, 1)[:, None]
+        packed |= {key: steps.round().to(torch.int8).view_as(value), key + _SCALE: scale}
+    return packed
+
+
+def _unpacked(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    scales = {key: state.pop(key) for key in list(state) if key.endswith(_SCALE)}
+    for name, scale in scales.items():
+        value = state[name.removesuffix(_SCALE)].float()
+        state[name.removesuffix(_SCALE)] = (value.flatten(1) * scale[:, None]).view_as(value)
+    return state
 
 
 def _cast(key: str, value: Tensor, dtype: torch.dtype | None) -> Tensor:
@@ -86,7 +114,14 @@ def save(
     dtype: torch.dtype | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Write a state dict as safetensors, atomically; floating tensors are cast to `dtype`."""
+    """Write a state dict as safetensors, atomically; floating tensors are cast to `dtype`.
+
+    torch.int8 keeps every row (first axis) of a matrix or kernel as integers and their scale,
+    the row's largest magnitude / 127, and all else in float16: half of float16's bytes, with
+    errors of at most half a scale.
+    """
+    if dtype is torch.int8:
+        state, dtype = _packed(state), None
     cast = {key: _cast(key, value, dtype).cpu().contiguous() for key, value in state.items()}
     with atomic.replacing(path) as part:
         save_file(cast, part, dict(metadata) if metadata else None)

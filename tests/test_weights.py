@@ -193,6 +193,41 @@ def test_a_cast_that_overflows_is_refused(tmp_path):
     assert not path.exists()
 
 
+def test_eight_bits_keep_every_row_to_half_a_step(tmp_path):
+    path = tmp_path / "w.safetensors"
+    rows = torch.randn(5, 3, 2, 2) * 10.0 ** torch.arange(5).view(-1, 1, 1, 1)
+    rows[3] = 0
+    state = {"kernel": rows, "bias": torch.tensor([0.1]), "count": torch.tensor([[7]])}
+    weights.save(state, path, torch.int8)
+    stored = load_file(path)
+    assert stored["kernel"].dtype == torch.int8 and stored["bias"].dtype == torch.float16
+    read = weights.read(path)
+    assert read.keys() == state.keys() and read["kernel"].dtype == torch.float32
+    step = rows.abs().amax((1, 2, 3), keepdim=True) / 127
+    assert ((read["kernel"] - rows).abs() <= 0.5001 * step).all()
+    assert torch.equal(read["bias"], state["bias"].half())
+    assert torch.equal(read["count"], state["count"])
+    weights.save(read, path, torch.int8)  # what has been rounded stays
+    torch.testing.assert_close(weights.read(path)["kernel"], read["kernel"], rtol=1e-6, atol=0)
+
+
+def test_eight_bits_refuse_what_is_not_finite(tmp_path):
+    path = tmp_path / "w.safetensors"
+    with pytest.raises(WeightsError, match="broken is not finite"):
+        weights.save({"broken": torch.tensor([[1.0, torch.nan]])}, path, torch.int8)
+    assert not path.exists()
+
+
+def test_scales_without_their_rows_are_damage(tmp_path, state):
+    path = tmp_path / "w.safetensors"
+    weights.save(state, path, torch.int8)
+    stored = load_file(path)
+    del stored["0.weight"]
+    weights.save(stored, path)
+    with pytest.raises(WeightsError, match="w.safetensors cannot be read as weights"):
+        weights.read(path)
+
+
 def test_saving_makes_the_folder_and_takes_views(tmp_path):
     path, value = tmp_path / "a" / "b" / "w.safetensors", torch.arange(6.0).view(2, 3).t()
     weights.save({"view": value}, path)

@@ -133,6 +133,21 @@ def test_published_weights_load_as_they_were_to_half_precision(assets, guide, tm
     assert all(check.ok for check in verify("fashion/judge", assets=assets))
 
 
+def test_a_card_may_ask_for_eight_bits(assets, guide, tmp_path):
+    file = snapshot(guide, tmp_path)
+    half = publish("fashion/judge", file, assets=assets)
+    asset = {**half.file, "dtype": "int8"}
+    write(replace(half, file=asset), assets)
+    card = publish("fashion/judge", file, assets=assets)
+    assert card.bytes < 0.6 * half.bytes and card.tensors == half.tensors
+    x = torch.rand(8, 1, 32, 32) * 2 - 1
+    found = zoo.load("fashion/judge", assets=assets)(x)
+    torch.testing.assert_close(found, guide(x), rtol=0.05, atol=0.05)
+    assert all(check.ok for check in verify("fashion/judge", assets=assets))
+    with pytest.raises(ZooError, match="dtype is one of .*not 'int4'"):
+        replace(card, file={**asset, "dtype": "int4"})
+
+
 def test_a_trainer_s_checkpoint_is_published_by_its_average(assets, guide, tmp_path):
     checkpoint = {
         "network": {},

@@ -10,6 +10,7 @@ from ppap_lib import atomic
 from ppap_lib.fetch import ASSETS
 
 KINDS = ("classifier", "denoiser", "upsampler", "noisy classifier", "experts")
+DTYPES = ("float16", "int8")  # in which assets are stored: `weights.save` says how
 
 
 class ZooError(ValueError):
@@ -23,10 +24,10 @@ class Card:
     `network` says how to build it: {"tier", "part"} for this project's, {"flags"} for ADM's
     public ones, {"timm"} for timm's (with "tier", read at that tier's classes), {"trunk"} for a
     set of experts, which `experts.load` loads on the network of that name. `file` says where the
-    weights are: {"asset"} in this package, {"package", "project", "path"} in an installed one,
-    {"url"} on the network. Without `sha256`, an asset is not trained yet and a download cannot be
-    verified. `size` and `channels` are what the network eats, after `(x - mean) / std` on pixels
-    in [-1, 1].
+    weights are: {"asset"} in this package (in float16; with "dtype", in that), {"package",
+    "project", "path"} in an installed one, {"url"} on the network. Without `sha256`, an asset is
+    not trained yet and a download cannot be verified. `size` and `channels` are what the network
+    eats, after `(x - mean) / std` on pixels in [-1, 1].
 
     `metrics` are numbers by name: {"value", "tolerance"}, with which `verify` recomputes them;
     without a tolerance they are quoted from the publication and not recomputed.
@@ -56,6 +57,8 @@ class Card:
     def __post_init__(self):
         if self.kind not in KINDS:
             raise ZooError(f"card {self.name}: kind is one of {KINDS}, not {self.kind!r}")
+        if (dtype := self.file.get("dtype", "float16")) not in DTYPES:
+            raise ZooError(f"card {self.name}: an asset's dtype is one of {DTYPES}, not {dtype!r}")
         for values in (self.mean, self.std):
             if len(values) not in (1, self.channels):
                 raise ZooError(f"card {self.name}: mean and std have 1 or {self.channels} values")

@@ -62,7 +62,8 @@ def install(
     """Write `state` as the card's weights, and the card with what is now `known` of them.
 
     `network` builds what the state belongs to, or raises where it does not fit; its parameters
-    are counted. `known` fields that are None stay as the card has them; `changes` come last.
+    are counted. The asset has the dtype of the card's `file`. `known` fields that are None stay
+    as the card has them; `changes` come last.
     """
     if "asset" not in card.file:
         raise ZooError(f"{card.name} is published elsewhere ({where(card)}): nothing to install")
@@ -75,7 +76,7 @@ def install(
             f"{card.name} would have values that float16 cannot hold, in {', '.join(lost[:8])}"
         )
     path = assets / "weights" / card.file["asset"]
-    weights.save(state, path, torch.float16, metadata)
+    weights.save(state, path, getattr(torch, card.file.get("dtype", "float16")), metadata)
     updated = {
         "metrics": {},  # the old weights' numbers
         "note": "",
