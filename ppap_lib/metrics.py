@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,9 @@ COMPONENTS = 64  # principal components of the small-sample Frechet distance
 FULL_DIMENSION_FROM = 2000  # below this many samples FD in full dimension measures n
 NEIGHBOURS = 3  # of precision and recall
 SHIPPED = 1000  # real images whose features come with the project
+
+
+ExtractorName = Literal["lite2", "inception"]
 
 
 class MetricError(ValueError):

@@ -5,13 +5,18 @@ One code path serves all of them; a tier only fills in its arguments.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
+from ppap_lib.classes import imagenet
 from ppap_lib.networks.adm import UNet
 from ppap_lib.schedule import Schedule
+
+TierName = Literal["fashion", "tin10", "imagenet256"]
+GuideName = Literal["resnet18", "vit", "lite0", "resnet50", "deit_s"]
 
 
 class TierError(ValueError):
@@ -99,7 +104,11 @@ _CLASSIFIERS: Mapping[str, Callable[[int, int], nn.Module]] = {
 
 @dataclass(frozen=True)
 class Tier:
-    """One preset. `wnids` are ImageNet's synset ids where the classes have them."""
+    """One preset. `wnids` are ImageNet's synset ids where the classes have them.
+
+    `published` are the zoo's names of the networks that others trained, by part ("denoiser",
+    "judge"); a tier with any trains none itself.
+    """
 
     name: str
     channels: int
@@ -107,6 +116,7 @@ class Tier:
     classes: tuple[str, ...]
     wnids: tuple[str, ...] = ()
     guides: tuple[str, ...] = ("resnet18", "vit")
+    published: Mapping[str, str] = field(default_factory=dict)
     schedule: Callable[[], Schedule] = field(default=Schedule.linear, repr=False)
 
     @property
@@ -114,71 +124,107 @@ class Tier:
         """(C, H, W) of one image."""
         return self.channels, self.size, self.size
 
+    def named(self, part: str) -> str:
+        """The name in the zoo of the tier's "denoiser", "judge", or guide."""
+        return self.published.get(part, f"{self.name}/{part}")
+
     def denoiser(self, **changes: Any) -> UNet:
         """The tier's untrained denoiser: predicts v and ADM's variance channels.
 
         `changes` are arguments of `UNet` that shall differ from the preset's.
         """
+        self._trains("denoiser")
         arguments = {**_SMALL_DENOISER, **changes}
         return UNet(in_channels=self.channels, out_channels=2 * self.channels, **arguments)
 
     def classifier(self, name: str) -> nn.Module:
         """An untrained classifier of the tier: 'resnet18' and 'vit' guide, 'judge' judges."""
+        self._trains(name)
         if name not in _CLASSIFIERS:
             raise TierError(f"no classifier {name!r}: there are {', '.join(_CLASSIFIERS)}")
         return _CLASSIFIERS[name](self.channels, len(self.classes))
 
+    def _trains(self, part: str) -> None:
+        if self.published:
+            raise TierError(
+                f"{self.name} trains no networks, its {part} is a published one: "
+                f"zoo.load({self.named(part)!r})"
+            )
 
-_TIERS = {
-    tier.name: tier
-    for tier in (
-        Tier(
-            name="fashion",
-            channels=1,
-            size=32,
-            classes=(
-                "T-shirt",
-                "trousers",
-                "pullover",
-                "dress",
-                "coat",
-                "sandal",
-                "shirt",
-                "sneaker",
-                "bag",
-                "ankle boot",
-            ),
-        ),
-        Tier(
-            name="tin10",
-            channels=3,
-            size=32,
-            classes=(
-                "goldfish",
-                "king penguin",
-                "Chihuahua",
-                "Persian cat",
-                "ladybug",
-                "monarch",
-                "school bus",
-                "orange",
-                "pizza",
-                "alp",
-            ),
-            wnids=(
-                "n01443537",
-                "n02056570",
-                "n02085620",
-                "n02123394",
-                "n02165456",
-                "n02279972",
-                "n04146614",
-                "n07747607",
-                "n07873807",
-                "n09193705",
-            ),
+
+@cache
+def _fashion() -> Tier:
+    return Tier(
+        name="fashion",
+        channels=1,
+        size=32,
+        classes=(
+            "T-shirt",
+            "trousers",
+            "pullover",
+            "dress",
+            "coat",
+            "sandal",
+            "shirt",
+            "sneaker",
+            "bag",
+            "ankle boot",
         ),
     )
+
+
+@cache
+def _tin10() -> Tier:
+    return Tier(
+        name="tin10",
+        channels=3,
+        size=32,
+        classes=(
+            "goldfish",
+            "king penguin",
+            "Chihuahua",
+            "Persian cat",
+            "ladybug",
+            "monarch",
+            "school bus",
+            "orange",
+            "pizza",
+            "alp",
+        ),
+        wnids=(
+            "n01443537",
+            "n02056570",
+            "n02085620",
+            "n02123394",
+            "n02165456",
+            "n02279972",
+            "n04146614",
+            "n07747607",
+            "n07873807",
+            "n09193705",
+        ),
+    )
+
+
+@cache
+def _imagenet256() -> Tier:
+    """The paper's: ADM at 256x256 and off-the-shelf classifiers. Its judge is of a third kind."""
+    return Tier(
+        name="imagenet256",
+        channels=3,
+        size=256,
+        classes=imagenet().names,
+        wnids=imagenet().wnids,
+        guides=("resnet50", "deit_s"),
+        published={"denoiser": "adm_256x256_uncond", "judge": "efficientnet_lite0"},
+    )
+
+
+# Functions, since ImageNet's names are read from timm, which takes its time to import.
+_TIERS: Mapping[str, Callable[[], Tier]] = {
+    "fashion": _fashion,
+    "tin10": _tin10,
+    "imagenet256": _imagenet256,
 }
 
 
@@ -186,4 +232,4 @@ def tier(name: str) -> Tier:
     """The tier of this name."""
     if name not in _TIERS:
         raise TierError(f"no tier {name!r}: there are {', '.join(_TIERS)}")
-    return _TIERS[name]
+    return _TIERS[name]()

@@ -25,10 +25,13 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def read(path: str | Path, digest: str | None = None) -> dict[str, Tensor]:
+def read(
+    path: str | Path, digest: str | None = None, entry: str | None = None
+) -> dict[str, Tensor]:
     """State dict of a `.safetensors` file, or of a torch file read with `weights_only=True`.
 
-    What `save` stored in 8 bits comes back as float32.
+    What `save` stored in 8 bits comes back as float32. `entry` is the key under which a torch
+    file keeps its state dict, beside other things.
     `digest`, where given, is the expected sha256. Raises `WeightsError` when the file is
     missing, has another digest, is truncated, or holds anything but tensors by name.
     """
@@ -44,6 +47,7 @@ def read(path: str | Path, digest: str | None = None) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return _unpacked(load_file(path))
         state = torch.load(path, map_location="cpu", weights_only=True)
+        state = state if entry is None else state[entry]
     except Exception as error:  # damaged bytes raise anything, from KeyError to UnicodeDecodeError
         raise WeightsError(
             f"{path.name} cannot be read as weights ({type(error).__name__}: {error}): it is "

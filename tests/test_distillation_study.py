@@ -26,7 +26,7 @@ def folder(tmp_path, monkeypatch):
     """A finished run of two untrained updates, with one snapshot."""
     monkeypatch.setenv("PPAP_RESULTS", str(tmp_path / "results"))
     monkeypatch.setattr(data, "test_images", lambda tier: shipped().per_class(2))
-    monkeypatch.setattr(distillation, "HELD_OUT", 2)
+    monkeypatch.setattr(distillation, "HELD_OUT", 20)
     monkeypatch.setattr(distillation, "TIMES", (0, 500))
     made = distill.updates(zoo.load("fashion/resnet18"), "resnet18", Intervals(1000, 2), rank=1)
     run = tmp_path / "run"

@@ -88,8 +88,8 @@ def small_world(tmp_path, monkeypatch, quick_training):
     monkeypatch.setattr(guidance, "sampler", lambda name: guidance.Sampler("2", ddim, "score"))
     monkeypatch.setattr(data, "require", lambda name, split: images)
     monkeypatch.setattr(data, "test_images", lambda name: images)
-    monkeypatch.setattr(training, "HELD_OUT", 2)
-    monkeypatch.setattr(distillation, "HELD_OUT", 2)
+    monkeypatch.setattr(training, "HELD_OUT", 20)
+    monkeypatch.setattr(distillation, "HELD_OUT", 20)
     monkeypatch.setitem(metrics.EXTRACTORS, "lite2", lambda device: Pooled())
     monkeypatch.setattr(metrics, "reference_file", lambda tier, extractor: tmp_path / "none")
     return tmp_path

@@ -108,8 +108,8 @@ def test_labels_are_learned_at_the_rate_of_what_is_trained(
 @pytest.mark.usefixtures("quick_training")
 def test_what_is_trained_and_filed_is_not_done_again(tmp_path, monkeypatch):
     monkeypatch.setenv("PPAP_RESULTS", str(tmp_path / "results"))
-    monkeypatch.setattr(of_experts, "HELD_OUT", 2)
-    monkeypatch.setattr(distillation, "HELD_OUT", 2)
+    monkeypatch.setattr(of_experts, "HELD_OUT", 20)
+    monkeypatch.setattr(distillation, "HELD_OUT", 20)
     claim(tmp_path / "set", Manifest(20, 0, 20, (1, 32, 32), "fashion/denoiser", ""))
     pixels = torch.randint(256, (20, 1, 32, 32), generator=torch.Generator().manual_seed(0))
     write_shard(tmp_path / "set", range(20), pixels.byte())

@@ -26,7 +26,14 @@ SETS = ("single", "multi5", "ppap5", "ppap10")
 EXPERTS = [
     f"{tier}/{kind}-{guide}" for tier in PRESETS for kind in SETS for guide in ("resnet18", "vit")
 ] + ["tin10/ppap5-lite0"]
-OFF_THE_SHELF = ["efficientnet_lite0", "efficientnet_lite2", "tin10/lite0"]
+EXPERTS += [f"imagenet256/{kind}-{guide}" for kind in SETS for guide in ("resnet50", "deit_s")]
+OFF_THE_SHELF = [
+    "efficientnet_lite0",
+    "efficientnet_lite2",
+    "tin10/lite0",
+    "imagenet256/resnet50",
+    "imagenet256/deit_s",
+]
 ADM = [f"adm_{size}x{size}_cond" for size in (64, 128, 256, 512)] + [
     "adm_256x256_uncond",
     "adm_64_256_upsampler",

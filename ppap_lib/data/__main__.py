@@ -10,7 +10,7 @@ from ppap_lib.fetch import FetchError
 def main(arguments: list[str] | None = None) -> int:
     """Exit status 0 if both splits are here (or were fetched) and sound."""
     parser = argparse.ArgumentParser(prog="python -m ppap_lib.data", description=__doc__)
-    parser.add_argument("names", nargs="+", help="fashion, tin10")
+    parser.add_argument("names", nargs="+", help="fashion, tin10, imagenet256")
     parser.add_argument("--offline", action="store_true", help="only look for the files")
     options = parser.parse_args(arguments)
     try:

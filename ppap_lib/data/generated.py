@@ -94,14 +94,13 @@ def generated(folder: str | Path) -> ImageSet:
             f"{len(missing)} of {len(manifest.blocks())} shards of {folder} are not drawn yet: "
             f"run the same command again to finish the set"
         )
-    parts = []
+    pixels = torch.empty(manifest.n, *manifest.shape, dtype=torch.uint8)  # never held twice
     for block in manifest.blocks():
         path = shard_path(folder, block)
         state = weights.read(path)
         expected = (len(block), *manifest.shape)
         if state["seeds"].tolist() != list(block) or state["pixels"].shape != expected:
             raise DataError(f"{path} does not hold the images of its seeds: delete it, draw again")
-        parts.append(state["pixels"])
-    pixels = torch.cat(parts)
+        pixels[block.start - manifest.first_seed :][: len(block)] = state["pixels"]
     source = f"{manifest.n} {GENERATED} {manifest.denoiser} with {manifest.spacing}"
     return ImageSet(pixels, torch.zeros(len(pixels), dtype=torch.int64), ("generated",), source)

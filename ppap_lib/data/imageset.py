@@ -105,6 +105,11 @@ class ImageSet:
             raise DataError(f"asked for {count} images a class; there are fewer of {short}")
         return self.subset(torch.cat([where[:count] for where in positions]).sort().values)
 
+    def evenly(self, count: int) -> "ImageSet":
+        """At most `count` images, the first of every class, equally many; at least one of each."""
+        there = int(self.labels.bincount(minlength=len(self.classes)).min())
+        return self.per_class(max(1, min(count // len(self.classes), there)))
+
     def _positions(self, index: Index) -> slice | Tensor:
         if isinstance(index, slice):
             return index

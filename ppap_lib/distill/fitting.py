@@ -31,20 +31,18 @@ _SMALL = {
     "channels_last": True,
 }
 
+_PAPER = {
+    "batch": 256,
+    "lr": 1e-4,
+    "weight_decay": 0.05,
+    "warmup": 0,
+    "ema": 0.0,
+    "clip": 0.0,
+    "steps": 300_000,
+}
+
 PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
-    {
-        "paper": {
-            "batch": 256,
-            "lr": 1e-4,
-            "weight_decay": 0.05,
-            "warmup": 0,
-            "ema": 0.0,
-            "clip": 0.0,
-            "steps": 300_000,
-        },
-        "fashion": _SMALL,
-        "tin10": _SMALL,
-    }
+    {"paper": _PAPER, "fashion": _SMALL, "tin10": _SMALL, "imagenet256": _PAPER}
 )
 """Settings by tier; batches that 1, 2, 5 and 10 experts share evenly. "paper": PPAP's own."""
 
@@ -87,13 +85,14 @@ def settings(
     """
     if preset not in PRESETS:
         raise DistillError(f"no preset {preset!r}: there are {', '.join(PRESETS)}")
-    if guide not in UPDATES:
-        raise DistillError(f"no rates for a guide {guide!r}: there are {', '.join(UPDATES)}")
     given = {name: value for name, value in overrides.items() if value is not None}
     if images is not None and (given.keys() & {"steps", "minutes"} or images < 1):
         raise DistillError("give one budget: at least one image, or steps, or minutes")
     values = {"snapshots": SNAPSHOTS, **PRESETS[preset]}
-    if preset != "paper":
+    if PRESETS[preset] is _SMALL:
+        if (guide, whole) not in RATES:
+            known = dict.fromkeys(guide for guide, _ in RATES)
+            raise DistillError(f"no rates for a guide {guide!r}: there are {', '.join(known)}")
         on_gpu = torch.device(device).type == "cuda"
         values.update(GPU if on_gpu else {"lr": RATES[guide, whole]})
     values.update(given)
@@ -116,9 +115,12 @@ UPDATES: Mapping[str, _Updates] = MappingProxyType(
         "resnet18": _Updates(lora.resnet_plan, rank=2, scale=8 / 16),
         "vit": _Updates(lora.vit_plan, rank=8, scale=8 / 32),
         "lite0": _Updates(lora.efficientnet_plan, rank=8, scale=8 / 16),
+        "resnet50": _Updates(lora.resnet_plan, rank=16, scale=8 / 16),
+        "deit_s": _Updates(lora.vit_plan, rank=32, scale=8 / 32),
     }
 )
-"""PPAP's updates of the small tiers' guides; by rank, five of them are a quarter of the trunk."""
+"""PPAP's updates by guide: the paper's for its own two; the small tiers' by a rank at which five of
+them are a quarter of the trunk."""
 
 
 def updates(

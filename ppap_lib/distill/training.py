@@ -29,8 +29,8 @@ from ppap_lib.train.recipes import SUMMARY
 from ppap_lib.train.settings import Settings
 
 EXPERTS, TEACHER = "experts.safetensors", "teacher.safetensors"
-HELD_OUT = 100
-"""Test images of every class on which the result is measured, at most."""
+HELD_OUT = 1000
+"""Test images on which the result is measured, at most."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class ExpertTraining:
     @property
     def trunk(self) -> str:
         """The clean network's name in the zoo."""
-        return f"{self.tier}/{self.guide}"
+        return preset(self.tier).named(self.guide)
 
     @property
     def intervals(self) -> Intervals:
@@ -140,11 +140,11 @@ def train_experts(
 ) -> dict[str, Any]:
     """Train in `folder`; returns the summary. `on_start` and `on_log` are those of `fit`.
 
-    Raises `DataError` where there are no images to learn from, or of another shape, and
-    `DistillError` where the folder is another training's.
+    Raises `DataError` where there are no images to learn from, or of another shape, or none to
+    test on, and `DistillError` where the folder is another training's.
     """
     device = torch.device(device)
-    loss, images = training.loss(), training.images()
+    loss, images, test = training.loss(), training.images(), data.test_images(training.tier)
     trunk = zoo.load(training.trunk)
     size = sum(parameter.numel() for parameter in trunk.parameters())
     targets = images.labels
@@ -172,7 +172,7 @@ def train_experts(
         "share_of_trunk": round(figures["parameters"] / size, 4),
         "source": images.source,
         **figures,
-        "quality": _quality(trained, preset(training.tier), device),
+        "quality": _quality(trained, preset(training.tier), test.evenly(HELD_OUT).to(device)),
         "file": file.name,
         "sha256": weights.sha256(file),
     }
@@ -198,11 +198,9 @@ def _teacher(name: str, device: torch.device, pixels: Tensor, folder: Path) -> T
     return weights.read(path)["logits"]
 
 
-def _quality(trained: Experts, tier: Tier, device: torch.device) -> dict[str, Any]:
+def _quality(trained: Experts, tier: Tier, test: ImageSet) -> dict[str, Any]:
     """How the experts read held-out images, every hundredth timestep."""
     schedule = tier.schedule()
-    test = data.test_images(tier.name)
-    test = test.per_class(min(HELD_OUT, int(test.labels.bincount().min()))).to(device)
     readings = accuracy_by_t(
         trained, test.images(), test.labels, schedule, range(0, schedule.T, 100)
     )

@@ -45,7 +45,7 @@ def draw(given: argparse.Namespace) -> str:
     device = devices.pick(given.device)
     if device.type == "cuda" and local is not None:
         device = devices.pick(f"cuda:{local}")
-    name = f"{given.tier}/denoiser"
+    name = tier(given.tier).named("denoiser")
     manifest = Manifest(
         given.images,
         given.first_seed,

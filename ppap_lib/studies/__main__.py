@@ -48,7 +48,7 @@ def _reference(given: argparse.Namespace) -> None:
 
 
 def _distillation(given: argparse.Namespace) -> str:
-    return str(distillation.run(Path(given.folder)))
+    return str(distillation.run(Path(given.folder), devices.pick(given.device)))
 
 
 def _ablation(given: argparse.Namespace) -> None:
@@ -76,7 +76,7 @@ def _guidance(given: argparse.Namespace) -> None:
     names = given.methods.split(",") if given.methods else there
     for method in sorted(set(methods.METHODS) - set(there), key=list(methods.METHODS).index):
         print(f"{methods.title(method)} is left out: its weights are not trained yet")
-    alike = {"n": given.n, "tier": given.tier}
+    alike = {"n": given.n, "tier": given.tier, "extractor": given.extractor}
     if given.at_best:
         found = outcome.at_best(given.guide, given.sampler, blocks=given.blocks, **alike)
         runs = [run for run in found if run.method in names]
@@ -195,7 +195,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--blocks", type=int, default=1, help="blocks of seeds (default: 1)")
     sub = command("ablations", _ablations, "train variants of PPAP-5, and guide by each")
     sub.add_argument("--data", required=True, help="folder of a set by ppap_lib.generate")
-    sub.add_argument("--guide", default="resnet18", help="resnet18 or vit (default: resnet18)")
+    sub.add_argument("--guide", default="resnet18", help="of the tier (default: resnet18)")
     sub.add_argument("--only", nargs="+", choices=tuple(variants.VARIANTS), help="(default: all)")
     sub.add_argument("--images", type=int, default=IMAGES, help="of each (default: %(default)s)")
     sub.add_argument("--folder", default="runs/ablations", help="(default: %(default)s)")
@@ -203,10 +203,11 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--n", type=int, default=variants.N, help="a block (default: %(default)s)")
     sub.add_argument("--blocks", type=int, default=variants.BLOCKS, help="(default: %(default)s)")
     sub = command("guidance", _guidance, "every method's guidance, image by image")
-    sub.add_argument("--guide", default="resnet18", help="resnet18 or vit (default: resnet18)")
+    sub.add_argument("--guide", default="resnet18", help="of the tier (default: resnet18)")
     sub.add_argument("--sampler", default="ddim25", help="ddim25 or ddpm250 (default: ddim25)")
     sub.add_argument("--methods", help="comma-separated (default: all whose weights ship)")
     sub.add_argument("--scales", type=float, nargs="+", default=[guidance.PUBLISHED_SCALE])
+    sub.add_argument("--extractor", default="lite2", help="lite2 or inception (default: lite2)")
     sub.add_argument("--sweep", action="store_true", help="the scale sweep on its own seeds")
     sub.add_argument("--at-best", action="store_true", help="each at its best scale of the sweep")
     sub.add_argument("--n", type=int, default=100, help="images per block (default: 100)")
@@ -215,7 +216,7 @@ def parser() -> argparse.ArgumentParser:
         "--released-routing", action="store_true", help="edges to the expert below (name --methods)"
     )
     sub = command("gradients", _gradients, "every method's gradient on the same noisy images")
-    sub.add_argument("--guide", default="resnet18", help="resnet18 or vit (default: resnet18)")
+    sub.add_argument("--guide", default="resnet18", help="of the tier (default: resnet18)")
     sub.add_argument("--n", type=int, default=40, help="images (default: 40)")
     sub = command("architecture", _architecture, "every variant of ADM's ablation, on the CPU")
     sub.add_argument("--seconds", type=float, default=40.0, help="each one's (default: 40)")
@@ -233,19 +234,19 @@ def parser() -> argparse.ArgumentParser:
         "--tolerances", type=float, nargs="+", default=samplers.TOLERANCES, help="of pf"
     )
     sub.add_argument("--method", default="none", choices=tuple(methods.METHODS))
-    sub.add_argument("--guide", default="resnet18", help="resnet18 or vit (default: resnet18)")
+    sub.add_argument("--guide", default="resnet18", help="of the tier (default: resnet18)")
     sub.add_argument("--scale", type=float, default=guidance.PUBLISHED_SCALE, help="of guidance")
     sub.add_argument("--n", type=int, default=100, help="images per block (default: 100)")
     sub.add_argument("--blocks", type=int, default=1, help="blocks of seeds (default: 1)")
     sub = command("intervals", _intervals, "guidance within some intervals only")
     sub.add_argument("--method", default="ppap5", choices=tuple(methods.METHODS))
-    sub.add_argument("--guide", default="resnet18", help="resnet18 or vit (default: resnet18)")
+    sub.add_argument("--guide", default="resnet18", help="of the tier (default: resnet18)")
     sub.add_argument("--scale", type=float, default=guidance.PUBLISHED_SCALE, help="of guidance")
     sub.add_argument("--n", type=int, default=40, help="images per block (default: 40)")
     sub.add_argument("--blocks", type=int, default=3, help="blocks of seeds (default: 3)")
     sub = command("scales", _scales, "what more guidance buys, and what it costs")
     sub.add_argument("--methods", nargs="+", default=scales.METHODS, choices=tuple(methods.METHODS))
-    sub.add_argument("--guide", default="resnet18", help="resnet18 or vit (default: resnet18)")
+    sub.add_argument("--guide", default="resnet18", help="of the tier (default: resnet18)")
     sub.add_argument("--scales", type=float, nargs="+", default=scales.SCALES)
     sub.add_argument("--n", type=int, default=70, help="images per block (default: 70)")
     sub.add_argument("--blocks", type=int, default=3, help="blocks of seeds (default: 3)")

@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from ppap_lib import ledger, seeds, zoo
 from ppap_lib.experts import Experts
 from ppap_lib.generate import generate
+from ppap_lib.metrics import ExtractorName
 from ppap_lib.params import param
 from ppap_lib.samplers import ddim
 from ppap_lib.studies import distillation, filed, guidance, methods, quality
@@ -35,7 +36,7 @@ class Ablation(Distillation):
     scale: float = param(guidance.PUBLISHED_SCALE, low=0.0)
     n: int = param(100, low=2)
     first_seed: int = param(0, low=0)
-    extractor: Literal["lite2", "inception"] = "lite2"
+    extractor: ExtractorName = "lite2"
     denoiser_sha256: str = ""
     judge_sha256: str = ""
 
@@ -72,7 +73,7 @@ def run(trained: Experts, params: Ablation, device: torch.device | str = "cpu") 
     )
     target = seeds.labels(block, len(chosen.classes))
     readers = {
-        "judge_correct": zoo.load(f"{params.tier}/judge", device),
+        "judge_correct": zoo.load(preset(params.tier).named("judge"), device),
         "guide_correct": trained.at(chosen.schedule().at(0)),
     }
     results: dict[str, Any] = {

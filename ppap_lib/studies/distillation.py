@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import nn
 
 from ppap_lib import data, distill, experts, ledger, weights
@@ -18,8 +19,8 @@ from ppap_lib.train import recipes
 
 STUDY = "distillation"
 TIMES = tuple(range(0, 1000, 100))
-HELD_OUT = 50
-"""Shipped test images of every class on which snapshots are read."""
+HELD_OUT = 500
+"""Test images on which snapshots are read, at most."""
 
 
 @dataclass(frozen=True)
@@ -62,10 +63,11 @@ def finished(folder: Path) -> tuple[Distillation, experts.Experts, dict[str, Any
     return params, experts.read(file, experts.trunk(file, summary["trunk"])), summary
 
 
-def run(folder: Path) -> Path:
+def run(folder: Path, device: torch.device | str = "cpu") -> Path:
     """File the finished run in `folder`; returns the row's path."""
     began = time.monotonic()
     params, trained, summary = finished(folder)
+    trained = trained.to(device)
     results: dict[str, Any] = {
         key: summary[key]
         for key in ("parameters", "share_of_trunk", "trunk_parameters", "images_per_second")
@@ -74,18 +76,21 @@ def run(folder: Path) -> Path:
     results["training_seconds"] = summary["seconds"]
     results["settings"] = {k: v for k, v in summary["settings"].items() if k != "snapshots"}
     results["trained_on"] = summary["speed"]["device"]
-    results["readings"] = readings(trained, params.tier)
+    results["readings"] = readings(trained, params.tier, device)
     results["course"] = [
-        {"images": seen, "readings": readings(then, params.tier)}
+        {"images": seen, "readings": readings(then, params.tier, device)}
         for seen, then in course(trained, folder)
     ]
-    return ledger.record(STUDY, params.recorded(), results, seconds=time.monotonic() - began)
+    seconds = time.monotonic() - began
+    return ledger.record(STUDY, params.recorded(), results, seconds=seconds, device=device)
 
 
-def readings(model: experts.Experts, tier: str) -> list[dict[str, float]]:
+def readings(
+    model: experts.Experts, tier: str, device: torch.device | str = "cpu"
+) -> list[dict[str, float]]:
     """How the experts read the test images at `TIMES`, as dicts of `distill.Reading`."""
     chosen = preset(tier)
-    test = data.test_images(tier).per_class(HELD_OUT)
+    test = data.test_images(tier).evenly(HELD_OUT).to(device)
     found = distill.accuracy_by_t(model, test.images(), test.labels, chosen.schedule(), TIMES)
     return [asdict(reading) for reading in found]
 

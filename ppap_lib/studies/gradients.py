@@ -7,7 +7,7 @@ supervised experts?
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from ppap_lib.denoise import clipped
 from ppap_lib.params import Parameters, param
 from ppap_lib.samplers import ddim, trajectory
 from ppap_lib.studies import filed, methods
+from ppap_lib.tiers import GuideName, TierName
 from ppap_lib.tiers import tier as preset
 
 STUDY = "gradients"
@@ -29,11 +30,11 @@ class Gradients(Parameters):
     """Which methods' gradients, on how many images. `weights` are digests, by method in order."""
 
     methods: tuple[str, ...]
-    guide: Literal["resnet18", "vit"] = "resnet18"
+    guide: GuideName = "resnet18"
     n: int = param(40, low=2)
     first_seed: int = param(0, low=0)
     spacing: str = "ddim25"
-    tier: Literal["fashion", "tin10"] = "fashion"
+    tier: TierName = "fashion"
     denoiser_sha256: str = ""
     weights: tuple[str, ...] = ()
 
@@ -59,7 +60,7 @@ def run(params: Gradients, device: torch.device | str = "cpu") -> dict[str, Any]
     """
     chosen = preset(params.tier)
     part = range(params.first_seed, params.first_seed + params.n)
-    denoise = clipped(zoo.denoiser(f"{params.tier}/denoiser", device=device))
+    denoise = clipped(zoo.denoiser(preset(params.tier).named("denoiser"), device=device))
     target = seeds.labels(part, len(chosen.classes)).to(device)
     fields = {
         method: methods.field(

@@ -17,10 +17,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from ppap_lib import ledger, seeds, zoo
 from ppap_lib.generate import generate
 from ppap_lib.guidance import NoiseAware
+from ppap_lib.metrics import ExtractorName
 from ppap_lib.params import ParameterError, Parameters, param
 from ppap_lib.samplers import Step, ddim, ddpm, trajectory
 from ppap_lib.schedule import Level, respace
 from ppap_lib.studies import filed, methods, quality
+from ppap_lib.tiers import GuideName, TierName
 from ppap_lib.tiers import tier as preset
 
 STUDY = "guidance"
@@ -60,13 +62,13 @@ class Guidance(Parameters):
     method: Literal[
         "none", "naive", "x0_fixed", "x0_through", "single", "multi5", "ppap5", "ppap10"
     ]
-    guide: Literal["resnet18", "vit", "lite0"] = "resnet18"
+    guide: GuideName = "resnet18"
     scale: float = param(PUBLISHED_SCALE, low=0.0)
     sampler: str = "ddim25"
     n: int = param(100, low=2)
     first_seed: int = param(0, low=0)
-    tier: Literal["fashion", "tin10"] = "fashion"
-    extractor: Literal["lite2", "inception"] = "lite2"
+    tier: TierName = "fashion"
+    extractor: ExtractorName = "lite2"
     released_routing: bool = False
     denoiser_sha256: str = ""
     judge_sha256: str = ""
@@ -121,6 +123,7 @@ def plan(
     blocks: int = 3,
     first_seed: int = 0,
     tier: str = "fashion",
+    extractor: str = "lite2",
 ) -> list[Guidance]:
     """The runs of a study, block by block, so that an interrupted one compares equals."""
     runs, found = [], set()
@@ -135,6 +138,7 @@ def plan(
                     n=n,
                     first_seed=first_seed + block * n,
                     tier=tier,
+                    extractor=extractor,
                 )
                 key = ledger.digest(made.recorded())
                 if key not in found:  # "none" is one run for all scales
@@ -198,7 +202,7 @@ def judged(params: Run, images: Tensor, device: torch.device | str = "cpu") -> d
     target = seeds.labels(
         range(params.first_seed, params.first_seed + params.n), len(preset(params.tier).classes)
     )
-    judge = zoo.load(f"{params.tier}/judge", device)
+    judge = zoo.load(preset(params.tier).named("judge"), device)
     found = {"judge_correct": verdicts(judge, images, target, device)}
     if params.method != "none":
         read = methods.clean_reader(params.method, params.guide, params.tier, device)

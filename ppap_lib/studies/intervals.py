@@ -127,7 +127,7 @@ def draw_ranges(
     start, stop = torch.tensor(ranges, dtype=torch.float64).repeat_interleave(len(block), 0).T
     guide = methods.field(params.method, model, target)
     each = Guide(tuple(replace(term, start=start, stop=stop) for term in guide.terms))
-    denoise = clipped(zoo.denoiser(f"{params.tier}/denoiser", device=device))
+    denoise = clipped(zoo.denoiser(preset(params.tier).named("denoiser"), device=device))
     grid = chosen.schedule().grid(guidance.sampler(params.sampler).spacing)
     images = sample(guided(denoise, each, params.scale), x_T, grid, ddim())
     return images.clamp(-1, 1).float().cpu().unflatten(0, (len(ranges), len(block)))

@@ -60,7 +60,7 @@ def weights_of(method: str, guide: str, tier: str = "fashion") -> str | None:
     found = _known(method)
     if found is None:
         return None
-    return f"{tier}/{guide}" if found.set_name is None else f"{tier}/{found.set_name}-{guide}"
+    return preset(tier).named(guide if found.set_name is None else f"{found.set_name}-{guide}")
 
 
 def installed(guide: str, tier: str = "fashion") -> list[str]:
@@ -114,7 +114,7 @@ def steering(
     Seed s is steered towards class s modulo the number of classes, where `during` is given only
     at timesteps in [start, stop). `model` replaces the method's own reader.
     """
-    denoise = clipped(zoo.denoiser(f"{tier}/denoiser", device=device))
+    denoise = clipped(zoo.denoiser(preset(tier).named("denoiser"), device=device))
     if _known(method) is None:
         return lambda part: denoise
     model = reader(method, guide, tier, device) if model is None else model
@@ -131,7 +131,7 @@ def steering(
 
 def provenance(method: str, guide: str, tier: str = "fashion") -> dict[str, str]:
     """sha256 of the weights a result depends on: the denoiser's, the judge's, the reader's."""
-    names = {"denoiser_sha256": f"{tier}/denoiser", "judge_sha256": f"{tier}/judge"}
+    names = {f"{part}_sha256": preset(tier).named(part) for part in ("denoiser", "judge")}
     if reads := weights_of(method, guide, tier):
         names["guide_sha256"] = reads
     return {key: zoo.card(name).sha256 or "" for key, name in names.items()}

@@ -17,10 +17,12 @@ from torch import Tensor
 from ppap_lib import zoo
 from ppap_lib.denoise import Denoise, Prediction, clipped
 from ppap_lib.generate import generate
+from ppap_lib.metrics import ExtractorName
 from ppap_lib.params import Parameters, param
 from ppap_lib.samplers import ddpm
 from ppap_lib.schedule import Level, Schedule
 from ppap_lib.studies import filed, quality
+from ppap_lib.tiers import TierName
 from ppap_lib.tiers import tier as preset
 
 STUDY = "noise"
@@ -58,15 +60,15 @@ class Noise(Parameters):
     clip: bool = True
     n: int = param(66, low=2)
     first_seed: int = param(0, low=0)
-    tier: Literal["fashion", "tin10"] = "fashion"
-    extractor: Literal["lite2", "inception"] = "lite2"
+    tier: TierName = "fashion"
+    extractor: ExtractorName = "lite2"
     denoiser_sha256: str = ""
 
     @classmethod
     def with_weights(cls, **values: Any) -> "Noise":
         """The parameters with the digest of the denoiser that ships now."""
         made = cls.of(values)
-        return replace(made, denoiser_sha256=zoo.card(f"{made.tier}/denoiser").sha256)
+        return replace(made, denoiser_sha256=zoo.card(preset(made.tier).named("denoiser")).sha256)
 
 
 def told_index(denoise: Denoise, trained: Schedule) -> Denoise:
@@ -108,7 +110,7 @@ def draw(
     Without `denoise` the tier's denoiser is loaded.
     """
     chosen, tweak = preset(params.tier), TWEAKS[params.tweak]
-    denoise = denoise or zoo.denoiser(f"{params.tier}/denoiser", device=device)
+    denoise = denoise or zoo.denoiser(preset(params.tier).named("denoiser"), device=device)
     trained = chosen.schedule()
     told = {"index": told_index, "level": told_level}[tweak.told](denoise, trained)
     return generate(

@@ -17,7 +17,12 @@ PUBLISHED_COLUMNS = {
 }
 """Published column -> ours beside it; in both of a pair the better values are on the same side."""
 
-PUBLISHED_GUIDES = {"resnet18": "resnet50", "vit": "deit_small"}
+PUBLISHED_GUIDES = {
+    "resnet18": "resnet50",
+    "vit": "deit_small",
+    "resnet50": "resnet50",
+    "deit_s": "deit_small",
+}
 """Our guide -> the published one in its place."""
 
 
@@ -112,13 +117,16 @@ def at_best(
     n: int = 100,
     blocks: int = 3,
     tier: str = "fashion",
+    extractor: str = "lite2",
 ) -> list[Guidance]:
     """The study's runs of every method that was swept, at its best scale, block by block."""
-    sweep = outcomes(ledger.rows(STUDY), sweep=True, tier=tier)
+    sweep = outcomes(ledger.rows(STUDY), sweep=True, tier=tier, extractor=extractor)
     runs = [
         run
         for method, scale in best_scales(sweep, guide, sampler).items()
-        for run in plan([method], guide, sampler, [scale], n, blocks, tier=tier)
+        for run in plan(
+            [method], guide, sampler, [scale], n, blocks, tier=tier, extractor=extractor
+        )
     ]
     return sorted(runs, key=lambda run: run.first_seed)
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ppap_lib import metrics
 from ppap_lib.denoise import clipped, v_model
 from ppap_lib.generate import generate
+from ppap_lib.metrics import ExtractorName
 from ppap_lib.params import Parameters, param
 from ppap_lib.samplers import ddim
 from ppap_lib.schedule import respace
@@ -26,7 +27,7 @@ class Quality(Parameters):
     n: int = param(200, low=66)
     first_seed: int = param(0, low=0)
     spacing: str = "ddim25"
-    extractor: Literal["lite2", "inception"] = "lite2"
+    extractor: ExtractorName = "lite2"
 
     def __post_init__(self) -> None:
         super().__post_init__()

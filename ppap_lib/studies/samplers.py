@@ -20,6 +20,7 @@ from torch import Tensor
 from ppap_lib import data, ledger, metrics, seeds, zoo
 from ppap_lib.denoise import Denoise, Prediction, clipped
 from ppap_lib.generate import generate
+from ppap_lib.metrics import ExtractorName
 from ppap_lib.params import ParameterError, Parameters, param
 from ppap_lib.samplers import (
     EXTRAPOLATING,
@@ -40,6 +41,7 @@ from ppap_lib.samplers import (
 from ppap_lib.schedule import CLEAN, ContinuousSchedule, Level, Schedule
 from ppap_lib.studies import methods, quality
 from ppap_lib.studies.guidance import PUBLISHED_SCALE, judged
+from ppap_lib.tiers import GuideName, TierName
 from ppap_lib.tiers import tier as preset
 
 STUDY = "samplers"
@@ -100,12 +102,12 @@ class Sampling(Parameters):
     grid: Literal["uniform", "quadratic", "log_snr", "karras"] = "uniform"
     lower_final: bool = True
     method: str = "none"
-    guide: Literal["resnet18", "vit"] = "resnet18"
+    guide: GuideName = "resnet18"
     scale: float = param(PUBLISHED_SCALE, low=0.0)
     n: int = param(100, low=metrics.COMPONENTS + 2)
     first_seed: int = param(0, low=0)
-    tier: Literal["fashion", "tin10"] = "fashion"
-    extractor: Literal["lite2", "inception"] = "lite2"
+    tier: TierName = "fashion"
+    extractor: ExtractorName = "lite2"
     denoiser_sha256: str = ""
     judge_sha256: str = ""
     guide_sha256: str = ""
@@ -215,7 +217,7 @@ def _step(params: Sampling, grid: Sequence[Level], device: torch.device | str) -
         return adaptive(schedule, params.tolerance, params.tolerance)
     if params.solver == "analytic_ddim":
         # The unguided denoiser's variance, with guidance too: the data have no guide.
-        denoise = clipped(zoo.denoiser(f"{params.tier}/denoiser", device=device))
+        denoise = clipped(zoo.denoiser(preset(params.tier).named("denoiser"), device=device))
         found = data.test_images(params.tier)
         x0 = found.images(metrics.balanced(found.labels, ESTIMATION_IMAGES)).double()
         eps = seeds.Noise(range(ESTIMATION_SEED, ESTIMATION_SEED + len(x0)), found.shape)()

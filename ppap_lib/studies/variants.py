@@ -153,7 +153,7 @@ def record(
         train(name, guide, generated, images, folder, device, tell)
         trained = distillation.finished(folder)[0]
         if ledger.find(distillation.STUDY, trained.recorded()) is None:
-            tell(f"{name}: {distillation.run(folder).name}")
+            tell(f"{name}: {distillation.run(folder, device).name}")
         ablation.record(folder, tuple(scales), n, blocks, device, tell)
 
 

@@ -43,10 +43,10 @@ class Trainer:
     """Trains `network` by `objective` on uint8 `data` [N, C, H, W] and `labels` in `folder`.
 
     `labels` [N, ...] are what the objective is told of each image: a class index, or a teacher's
-    logits. The whole set is held on `device`. Call `resume` to continue from the folder's
-    checkpoint, then `run`, which returns the averaged network. `about` says, by name, what else
-    makes this run another than others: a checkpoint of which it is not true is not resumed.
-    `clock` counts seconds.
+    logits. The whole set is held on `device`, or on the CPU where it is too large for that. Call
+    `resume` to continue from the folder's checkpoint, then `run`, which returns the averaged
+    network. `about` says, by name, what else makes this run another than others: a checkpoint of
+    which it is not true is not resumed. `clock` counts seconds.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Trainer:
         self.layout = torch.channels_last if settings.channels_last else torch.contiguous_format
         self.network = network.to(self.device, memory_format=self.layout)
         self.ema = copy.deepcopy(self.network).eval().requires_grad_(False)
-        self.data, self.labels = data.to(self.device), labels.to(self.device)
+        self.data, self.labels = _held(data, self.device), labels.to(self.device)
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.checkpoint = self.folder / "checkpoint.pt"
@@ -114,7 +114,8 @@ class Trainer:
     def batch(self) -> tuple[Tensor, Tensor]:
         """Images [B, C, H, W] in [-1, 1] and labels [B] of the present step."""
         chosen = self._epochs(self.progress.step)
-        images = pixels.from_bytes(self.data[chosen])
+        taken = self.data[chosen.to(self.data.device)].to(self.device)
+        images = pixels.from_bytes(taken)
         return images.contiguous(memory_format=self.layout), self.labels[chosen]
 
     def step(self) -> Tensor:
@@ -269,6 +270,13 @@ class Trainer:
         self._logged = self._now, self.progress.step
         self.log.append(row)
         return row
+
+
+def _held(data: Tensor, device: torch.device) -> Tensor:
+    """The images on the device, or on the CPU if they would take half of a GPU's free memory."""
+    if device.type == "cuda" and data.nbytes > torch.cuda.mem_get_info(device)[0] / 2:
+        return data.cpu()
+    return data.to(device)
 
 
 def crc32(*tensors: Tensor) -> int:

@@ -36,6 +36,13 @@ def renamed(card: Card, state: Mapping[str, Tensor], network: nn.Module) -> Mapp
     return _CONVENTIONS[convention](state, network)
 
 
+def _torchvision(state: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    """timm's ResNets have torchvision's names; older files lack batch-norm's counters of batches,
+    which evaluation does not read."""
+    counters = {k: v for k, v in network.state_dict().items() if k.endswith("num_batches_tracked")}
+    return counters | dict(state)
+
+
 def _efficientnet_lite(state: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
     """From EfficientNet-PyTorch's names to timm's.
 
@@ -81,4 +88,5 @@ def _efficientnet_lite(state: Mapping[str, Tensor], network: nn.Module) -> dict[
 
 _CONVENTIONS: Mapping[str, Callable[[Mapping[str, Tensor], nn.Module], Mapping[str, Tensor]]] = {
     "efficientnet_lite": _efficientnet_lite,
+    "torchvision": _torchvision,
 }

@@ -40,7 +40,7 @@ def load(
             stacklevel=2,
         )
     network = untrained(card)
-    state = renamed(card, weights.read(path, card.sha256), network)
+    state = renamed(card, weights.read(path, card.sha256, card.file.get("entry")), network)
     weights.load(network, state, name)
     module = _vision(card, network) if card.kind == "classifier" else network
     # Convolutions are faster with channels last: a fifth in the U-Net on a CPU, twice if depthwise.

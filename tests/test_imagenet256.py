@@ -1,0 +1,172 @@
+"""The paper's tier: published networks under the same commands, here with random weights.
+
+Nobody trained it here and the public files are not at hand, so what is tested is everything but
+the weights: the files' formats, sizes that agree with the paper, and that every command passes
+through at 256x256.
+"""
+
+import json
+from dataclasses import replace
+
+import pytest
+import timm
+import torch
+from PIL import Image
+from torch import nn
+
+from ppap_lib import data, experts, ledger, weights, zoo
+from ppap_lib.classes import imagenet
+from ppap_lib.data import DataError, ImageSet, MissingData, sources
+from ppap_lib.data.generated import generated
+from ppap_lib.distill import __main__ as distillation
+from ppap_lib.distill.training import EXPERTS
+from ppap_lib.generate import __main__ as generation
+from ppap_lib.networks.adm import UNet
+from ppap_lib.studies.__main__ import main as studies
+from ppap_lib.tiers import TierError, tier
+from ppap_lib.train.recipes import SUMMARY
+from ppap_lib.zoo import loading
+from ppap_lib.zoo.cards import write
+
+IMAGENET = tier("imagenet256")
+GUIDES = {"resnet50": "resnet50", "deit_s": "deit_small_patch16_224"}
+
+
+def test_the_tier_is_the_paper_s():
+    assert IMAGENET.shape == (3, 256, 256) and IMAGENET.classes == imagenet().names
+    assert [IMAGENET.named(part) for part in ("denoiser", "judge", "resnet50")] == [
+        "adm_256x256_uncond",
+        "efficientnet_lite0",
+        "imagenet256/resnet50",
+    ]
+    card = zoo.card(IMAGENET.named("denoiser"))
+    assert (card.channels, card.size, card.schedule) == (3, 256, "linear")
+    betas = zoo.schedule(card.name).betas
+    assert torch.equal(IMAGENET.schedule().betas, betas)
+    for part in ("denoiser", "judge"):
+        with pytest.raises(TierError, match=f"trains no networks, its {part} is a published one"):
+            IMAGENET.denoiser() if part == "denoiser" else IMAGENET.classifier(part)
+
+
+# --- Guides -----------------------------------------------------------------------------------
+
+
+def published(guide: str, folder) -> tuple[nn.Module, dict]:
+    """A random network of the guide's, and what is in the file that its authors offer."""
+    torch.manual_seed(0)
+    network = timm.create_model(GUIDES[guide]).eval()
+    state = network.state_dict()
+    if guide == "deit_s":
+        return network, {"model": state}
+    # torchvision's first files came before batch-norm counted its batches.
+    return network, {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
+
+
+@pytest.mark.parametrize("guide", GUIDES)
+def test_guides_are_read_as_their_authors_offer_them(guide, tmp_path, monkeypatch):
+    network, content = published(guide, tmp_path)
+    card = zoo.card(f"imagenet256/{guide}")
+    file = tmp_path / "data" / card.file["url"].rsplit("/", 1)[1]
+    file.parent.mkdir()
+    torch.save(content, file)
+    monkeypatch.setenv("PPAP_DATA", str(file.parent))
+    write(replace(card, sha256=weights.sha256(file)), tmp_path)
+    vision = zoo.load(card.name, download=False, assets=tmp_path)
+    assert vision.classes == IMAGENET.classes
+    # Normalised as torchvision and timm do: by ImageNet's mean and deviation of [0, 1].
+    x = torch.rand(1, 3, card.size, card.size)
+    mean = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
+    std = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
+    with torch.no_grad():
+        expected = network((x - mean) / std)
+        torch.testing.assert_close(vision(2 * x - 1), expected, rtol=1e-3, atol=1e-3)
+
+
+# --- Images -----------------------------------------------------------------------------------
+
+
+def test_images_are_read_from_imagenet_s_own_folders(tmp_path, monkeypatch):
+    monkeypatch.setenv("PPAP_DATA", str(tmp_path))
+    few = replace(IMAGENET, wnids=IMAGENET.wnids[:20], classes=IMAGENET.classes[:20])
+    monkeypatch.setattr(sources, "tier", lambda name: few)
+    with pytest.raises(MissingData, match=r"put its val images, in a folder for every wnid, into"):
+        data.require("imagenet256")
+    for label, wnid in enumerate(few.wnids):
+        folder = tmp_path / "imagenet" / "val" / wnid
+        folder.mkdir(parents=True)
+        Image.new("RGB", (8, 8), (label, 0, 0)).save(folder / "one.png")
+    found = data.require("imagenet256")
+    assert found.shape == (3, 256, 256) and found.classes == few.classes
+    assert torch.equal(found.labels, torch.arange(20))
+    assert torch.equal(found.pixels[:, 0, 128, 128], torch.arange(20).byte())
+    (tmp_path / "imagenet" / "val" / "n00000000").mkdir()
+    with pytest.raises(DataError, match="1 are missing or unknown, such as n00000000"):
+        data.require("imagenet256")
+
+
+# --- Commands ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def networks(monkeypatch):
+    """Random networks for the published ones: a small U-Net, small classifiers, a ResNet-50."""
+    torch.manual_seed(0)
+    unet = UNet(
+        in_channels=3,
+        out_channels=6,
+        model_channels=32,
+        num_res_blocks=1,
+        channel_mult=(1, 1, 1, 1, 1),  # the middle block attends at 16x16
+        attention_resolutions=(),
+    )
+    small = nn.Sequential(nn.Conv2d(3, 4, 8, 8), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    judge = zoo.Vision(nn.Sequential(small, nn.Linear(4, 1000)), 224, 3, IMAGENET.classes)
+    guide = zoo.Vision(timm.create_model("resnet50"), 256, 3, IMAGENET.classes)
+    there = {
+        "adm_256x256_uncond": unet,
+        "efficientnet_lite0": judge,
+        "imagenet256/resnet50": guide,
+    }
+
+    def load(name, device="cpu", **_):
+        return there[name].eval().requires_grad_(False)
+
+    monkeypatch.setattr(loading, "load", load)
+    monkeypatch.setattr(zoo, "load", load)
+    return there
+
+
+def test_the_study_guides_adm_at_256(networks, tmp_path, monkeypatch):
+    monkeypatch.setenv("PPAP_RESULTS", str(tmp_path))
+    asked = "guidance --tier imagenet256 --guide resnet50 --methods none,naive --sampler ddim2"
+    assert studies([*asked.split(), "--n", "2", "--blocks", "1", "--device", "cpu"]) == 0
+    none, naive = sorted(ledger.rows("guidance"), key=lambda row: row["params"]["scale"])
+    for row in (none, naive):
+        assert row["params"]["denoiser_sha256"] == zoo.card("adm_256x256_uncond").sha256
+        assert row["params"]["judge_sha256"] == zoo.card("efficientnet_lite0").sha256
+        assert len(row["results"]["judge_correct"]) == 2 and row["results"]["evaluations"] == 2
+    assert naive["params"]["guide_sha256"] == zoo.card("imagenet256/resnet50").sha256
+    # A step's guidance costs the forward and the backward pass of a ResNet-50.
+    extra = naive["results"]["gmac_per_image"] - none["results"]["gmac_per_image"]
+    assert extra / 2 == pytest.approx(10.7, abs=0.1)
+
+
+@pytest.mark.usefixtures("quick_training")
+def test_the_set_and_the_experts_of_the_paper_are_two_commands(networks, tmp_path, monkeypatch):
+    asked = ["--tier", "imagenet256", "--device", "cpu", "--quiet"]
+    drawn, trained = tmp_path / "set", tmp_path / "ppap"
+    drawing = ["--images", "2", "--spacing", "ddim2", "--folder", str(drawn)]
+    assert generation.main([*asked, *drawing]) == 0
+    images = generated(drawn)
+    assert images.shape == (3, 256, 256) and "adm_256x256_uncond" in images.source
+    held_out = ImageSet(images.pixels, torch.tensor([0, 1]), ("tench", "goldfish"), "a test")
+    monkeypatch.setattr(data, "test_images", lambda name: held_out)
+    training = ["--guide", "resnet50", "--data", str(drawn), "--folder", str(trained)]
+    short = ["--experts", "2", "--batch", "2", "--steps", "1"]
+    assert distillation.main(["transfer", *asked, *training, *short]) == 0
+    summary = json.loads((trained / SUMMARY).read_text())
+    # DESIGN: rank 16, alpha 8; with all norms trained 1,463,472 an expert, 28.6 % for five.
+    assert summary["parameters"] == 2 * 1_463_472 and summary["rank"] == 16
+    assert 5 / 2 * summary["share_of_trunk"] == pytest.approx(0.286, abs=5e-4)
+    assert summary["settings"]["lr"] == 1e-4 and summary["settings"]["weight_decay"] == 0.05
+    assert len(experts.read(trained / EXPERTS, networks["imagenet256/resnet50"])) == 2
