@@ -20,9 +20,10 @@ TWO, FIVE = Intervals(1000, 2), Intervals(1000, 5)
 
 
 def trunk_of(guide):
-    """The guide, untrained: a tier's own, or the off-the-shelf one as the card builds it."""
-    if guide == "lite0":
-        return untrained(zoo.card("tin10/lite0"))
+    """The guide, untrained: a tier's own, or an off-the-shelf one as the card builds it."""
+    others = {"lite0": "tin10", "resnet50": "imagenet256", "deit_s": "imagenet256"}
+    if guide in others:
+        return untrained(zoo.card(tier(others[guide]).named(guide)))
     return tier("fashion").classifier(guide)
 
 
