@@ -6,6 +6,8 @@ compares directions and orderings with them, never values.
 """
 
 import csv
+from collections.abc import Sequence
+from itertools import permutations
 from pathlib import Path
 
 FOLDER = Path(__file__).with_name("assets") / "published"
@@ -39,6 +41,31 @@ def source(name: str, folder: Path = FOLDER) -> str:
     if not said:
         raise PublishedError(f"{name} does not say where it comes from: begin it with a '# ' line")
     return " ".join(said)
+
+
+MOST_RANKED = 9
+"""Beyond this the orders are too many to go through: 9! is 362,880."""
+
+
+def rank_p_value(a: Sequence[float], b: Sequence[float]) -> float:
+    """The share of orders of `b` whose |Spearman's rho| with `a` is at least the one found.
+
+    Exact and two-sided, in (0, 1], ties sharing their mean rank. Never below 2/n! for n values, so
+    four cannot show an agreement at the 5 % level, however well they agree.
+    """
+    if len(a) != len(b) or not 2 <= len(a) <= MOST_RANKED:
+        raise PublishedError(
+            f"expected two lists of one length from 2 to {MOST_RANKED}, not {len(a)} and {len(b)}"
+        )
+    ours, theirs = _centred_ranks(a), _centred_ranks(b)
+    found = abs(sum(x * y for x, y in zip(ours, theirs, strict=True)))
+    sums = [abs(sum(map(int.__mul__, ours, order))) for order in permutations(theirs)]
+    return sum(one >= found for one in sums) / len(sums)
+
+
+def _centred_ranks(values: Sequence[float]) -> list[int]:
+    """Twice (rank - mean rank), whole also for ties: how many are below, less how many above."""
+    return [sum(v > other for other in values) - sum(v < other for other in values) for v in values]
 
 
 def _lines(name: str, folder: Path) -> list[str]:

@@ -48,3 +48,33 @@ def test_what_is_wrong_with_a_name_or_a_file_is_said(tmp_path):
     (tmp_path / "anonymous.csv").write_text("a\n1\n", "utf8")
     with pytest.raises(published.PublishedError, match="does not say where it comes from"):
         published.source("anonymous", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "p_value"),
+    [
+        ([1, 2, 3], [10, 20, 30], 2 / 6),  # rho of the six orders: 1, .5, .5, -.5, -.5, -1
+        ([1, 2, 3], [10, 30, 20], 6 / 6),
+        ([1, 2, 3], [30, 20, 10], 2 / 6),
+        ([0.4, 0.1, 7.0, 0.2], [5, 1, 9, 2], 2 / 24),
+        ([1, 2, 3, 4], [1, 2, 4, 3], 8 / 24),  # squared ranks differ by 2: 3 such, 3 opposite
+        ([1, 1, 2], [4, 4, 9], 2 / 6),  # rho of the orders: 1 twice, -1/2 four times
+        ([1, 2, 3], [7, 7, 7], 1),
+    ],
+)
+def test_the_p_value_of_a_rank_correlation_counts_orders(a, b, p_value):
+    assert published.rank_p_value(a, b) == pytest.approx(p_value)
+
+
+def test_five_values_can_show_an_agreement_and_four_cannot():
+    assert (
+        published.rank_p_value(range(4), range(4))
+        > 0.05
+        > published.rank_p_value(range(5), range(5))
+    )
+
+
+@pytest.mark.parametrize(("a", "b"), [([1, 2], [1, 2, 3]), ([1], [1]), (range(10), range(10))])
+def test_a_p_value_asks_for_two_short_lists_of_one_length(a, b):
+    with pytest.raises(published.PublishedError, match="one length"):
+        published.rank_p_value(a, b)
