@@ -300,6 +300,26 @@ def inside_manifold(images: Features, of: Features) -> Tensor:
     return (torch.cdist(images.vectors, of.vectors) <= reach).any(1)
 
 
+def recall_shares(generated: Features, real: Features) -> Tensor:
+    """What every generated image contributes to the recall: float64 [N], their mean about that.
+
+    The jackknife's pseudo-values (Tukey 1958), N recall - (N - 1) recall without the image. Their
+    spread is how much the recall depends on which images happened to be generated.
+    """
+    _same(generated, real)
+    n = len(generated)
+    among = torch.cdist(generated.vectors, generated.vectors)
+    reach, further = (among.kthvalue(k).values for k in (NEIGHBOURS + 1, NEIGHBOURS + 2))
+    away = torch.cdist(real.vectors, generated.vectors)
+    recall = (away <= reach).any(1).double().mean()
+    without = torch.empty(n, dtype=torch.float64)
+    for i in range(n):
+        left = torch.where(among[:, i] <= reach, further, reach)  # i was one of their neighbours
+        left[i] = -1
+        without[i] = (away <= left).any(1).double().mean()
+    return n * recall - (n - 1) * without
+
+
 def real_against_real(
     real: Features, n: int, reference: Reference, repeats: int = 1, seed: int = 0
 ) -> list[dict[str, float]]:

@@ -6,11 +6,11 @@ signed such that larger means more of what the metric's name says.
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from ppap_lib import bootstrap, ledger, published
 from ppap_lib.bootstrap import Estimate
@@ -29,30 +29,58 @@ from ppap_lib.studies import (
 )
 
 
+class MeasureError(ValueError):
+    """A metric asked of something that there is not."""
+
+
 class Effect(NamedTuple):
-    """A number with its 95 % interval, and over how many images it was taken."""
+    """A number with its 95 % interval, what it is, and over how many images it was taken.
+
+    `blocks` of seeds, None where no seeds are drawn in blocks. `unit` is empty where the metric's
+    title says all.
+    """
 
     estimate: Estimate
     images: int
+    blocks: int | None = None
+    unit: str = ""
+
+
+class Nothing(NamedTuple):
+    """Why there is no effect to speak of, in words."""
+
+    reason: str = "nothing to compare yet"
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A metric of the ledger's rows, None without them, and of a published table."""
+    """A metric of the ledger's rows, and of a published table.
 
-    title: str
-    ours: Callable[..., Effect | None]
+    `ours` raises an error of the parameters it looks up where a claim's `rows` misspell one.
+    """
+
+    ours: Callable[..., Effect | Nothing]
+    title: str = ""
     their_title: str = ""
     theirs: Callable[..., float] | None = None
+
+
+GAINED = {"judge": "judge accuracy gained", "kid": "KID gained"}
+"""By column, what a gain is called; KID's is how far it fell."""
+
+Column = Literal["judge", "kid"]
 
 
 def _outcomes(
     names: tuple[str, ...], guide: str, sampler: str, swept: float | None = None
 ) -> list[list[outcome.Outcome]]:
     """Every method's outcomes, by the length of their blocks."""
-    found = outcome.outcomes(ledger.rows(guidance.STUDY), sweep=swept is not None)
     scale = guidance.PUBLISHED_SCALE if swept is None else float(swept)
-    return [outcome.candidates(found, name, guide, sampler, scale) for name in names]
+    asked = {"guide": guide, "sampler": sampler, "scale": scale}
+    for name in names:
+        guidance.Guidance.with_weights(method=name, **asked)  # refuses what there is not
+    found = outcome.outcomes(ledger.rows(guidance.STUDY), sweep=swept is not None)
+    return [outcome.candidates(found, name, **asked) for name in names]
 
 
 def gain(
@@ -61,13 +89,21 @@ def gain(
     guide: str = "resnet18",
     sampler: str = "ddim25",
     swept: float | None = None,
-) -> Effect | None:
-    """Judge accuracy of a method above another's, on the same seeds.
+    column: Column = "judge",
+) -> Effect | Nothing:
+    """Judge accuracy of a method above another's, or KID below it, on the same seeds.
 
     At the published scale, or at one that was `swept`, on the seeds of the sweep.
     """
     sides = _outcomes((method, over), guide, sampler, swept)
-    return _difference("judge", *sides)
+    return _difference(column, *(reversed(sides) if _lower(column) else sides), GAINED[column])
+
+
+def _lower(column: str) -> bool:
+    """Whether lower is better in a column by which gains are measured."""
+    if column not in GAINED:
+        raise MeasureError(f"no gain is measured by {column!r}: by {' or '.join(GAINED)}")
+    return pooled.COLUMNS[column].lower_is_better
 
 
 def published_gain(
@@ -84,19 +120,21 @@ def recovered(
     guide: str = "resnet18",
     sampler: str = "ddim25",
     swept: float | None = None,
-) -> Effect | None:
-    """A method's gain over no guidance as a share of another's gain, in judge accuracy.
+    column: Column = "judge",
+) -> Effect | Nothing:
+    """A method's gain over no guidance as a share of another's gain.
 
     At the published scale, or at one that was `swept`, on the seeds of the sweep.
     """
-    sides = _outcomes(("none", method, of), guide, sampler, swept)
+    _lower(column)
+    sides = _outcomes((method, of, "none"), guide, sampler, swept)
     if (found := pooled.aligned(*sides)) is None:
-        return None
+        return Nothing()
     blocks = found[0].shared(*found[1:])
-    none, part, whole = (one.by_image("judge", blocks) for one in found)
-    if whole.sum() <= none.sum():  # nothing was gained of which there could be a share
-        return None
-    return Effect(bootstrap.ratio(part - none, whole - none), len(none))
+    if (share := pooled.share(*found, column)) is None:
+        return Nothing(f"{methods.title(of)} gained nothing of which there could be a share")
+    images, unit = len(blocks) * found[0].params["n"], f"share of {GAINED[column]}"
+    return Effect(share, images, len(blocks), unit)
 
 
 def published_recovered(
@@ -107,42 +145,46 @@ def published_recovered(
     return part / whole
 
 
-def deceived(method: str, guide: str = "resnet18", sampler: str = "ddim25") -> Effect | None:
+def deceived(method: str, guide: str = "resnet18", sampler: str = "ddim25") -> Effect | Nothing:
     """By how much the guide believes in more of its own images than the judge does."""
     if (found := pooled.aligned(*_outcomes((method,), guide, sampler))) is None:
-        return None
+        return Nothing()
     own, judge = (found[0].by_image(column) for column in ("guide", "judge"))
-    return Effect(bootstrap.difference(own, judge), len(own))
+    return Effect(bootstrap.difference(own, judge), len(own), len(found[0].rows))
 
 
 def routing(
     method: str = "ppap5", guide: str = "resnet18", sampler: str = "ddim25"
-) -> Effect | None:
+) -> Effect | Nothing:
     """Judge accuracy with intervals as the paper cuts them, above the released code's routing."""
+    guidance.Guidance.with_weights(method=method, guide=guide, sampler=sampler)
     rows = ledger.rows(guidance.STUDY)
     both = (outcome.outcomes(rows, released_routing=released) for released in (False, True))
     sides = (outcome.candidates(found, method, guide, sampler) for found in both)
     return _difference("judge", *sides)
 
 
-def entropy_change(start: float, end: float) -> Effect | None:
+def entropy_change(start: float, end: float) -> Effect | Nothing:
     """How the off-the-shelf classifier's entropy changes from one timestep to another, in nats."""
+    if unread := {start, end}.difference(reading.photographs().times):
+        raise MeasureError(f"photographs are not read at t = {min(unread):g}")
     if (entropies := _entropies()) is None:
-        return None
+        return Nothing()
     before, after = entropies[start], entropies[end]
     return Effect(bootstrap.difference(after, before), len(after))
 
 
-def least_entropy_change() -> Effect | None:
+def least_entropy_change() -> Effect | Nothing:
     """The least change of that entropy from any timestep to any later one, in nats.
 
-    Negative if it falls anywhere. The two timesteps are chosen by the mean over photographs.
+    Negative if it falls anywhere. The two timesteps are chosen by the mean over photographs, among
+    all pairs, and the interval allows for that.
     """
     if (entropies := _entropies()) is None:
-        return None
-    pairs = itertools.combinations(entropies.values(), 2)
+        return Nothing()
+    pairs = list(itertools.combinations(entropies.values(), 2))
     before, after = min(pairs, key=lambda pair: fmean(pair[1]) - fmean(pair[0]))
-    return Effect(bootstrap.difference(after, before), len(after))
+    return Effect(_of_many(after, before, len(pairs)), len(after))
 
 
 def _entropies() -> dict[float, list[float]] | None:
@@ -152,39 +194,62 @@ def _entropies() -> dict[float, list[float]] | None:
     return row and dict(zip(made.times, row["results"]["entropies"], strict=True))
 
 
-def attention_trend(measure: str, method: str = "multi5", guide: str = "resnet18") -> Effect | None:
+def attention_trend(
+    measure: str, method: str = "multi5", guide: str = "resnet18"
+) -> Effect | Nothing:
     """What one expert up, to the next noisier interval, changes in a measure at fixed noise.
 
     Averaged over all of the study's noise levels.
     """
+    if measure not in attention.MEASURES:
+        raise MeasureError(f"no measure {measure!r} of attention: {', '.join(attention.MEASURES)}")
+    methods.title(method)  # refuses what there is not
     made = attention.plan(guide).get(method)
     if made is None or (row := ledger.find(attention.STUDY, made.recorded())) is None:
-        return None
+        return Nothing()
     trend = row["results"]["overall"][measure]
-    return Effect(Estimate(*(trend[end] for end in Estimate._fields)), trend["images"])
+    of_expert = Estimate(*(trend[end] for end in Estimate._fields))
+    return Effect(of_expert, trend["images"], unit=f"{_TRENDS[measure]} per expert")
 
 
-def power_lead(of: str, interval: int, method: str = "ppap5") -> Effect | None:
+_TRENDS = {
+    "inside": "energy inside over area",
+    "entropy": "nats of map entropy",
+    "frequency": "cycles per image",
+}
+
+
+def power_lead(
+    of: Literal["layout", "detail"], interval: int, method: str = "ppap5"
+) -> Effect | Nothing:
     """The power of the change in layout or detail by one interval alone, above any other's alone.
 
-    Above that of the other interval with the largest mean, image by image.
+    Above that of the other interval with the largest mean, image by image; the interval allows for
+    the choice among them.
     """
-    found, _ = intervals.effects(intervals.plan(method))
+    if of not in ("layout", "detail"):
+        raise MeasureError(f"guidance changes layout and detail, no {of!r}")
+    runs = intervals.plan(method)
+    if interval not in (known := {run.first for run in runs if run.span == (run.first, run.first)}):
+        raise MeasureError(f"no interval {interval}: there are {sorted(known)}")
+    found, _ = intervals.effects(runs)
     alone = {
         span[0]: getattr(effect, of)
         for span, effect in found.items()
         if span is not None and span[0] == span[1]
     }
     if interval not in alone or len(alone) < 2:
-        return None
+        return Nothing()
     own = alone.pop(interval)
-    return Effect(bootstrap.difference(own, max(alone.values(), key=fmean)), len(own))
+    rival = max(alone.values(), key=fmean)
+    return Effect(_of_many(own, rival, len(alone)), len(own), len(own) // runs[0].n)
 
 
-def tweak(name: str, steps: int = 25) -> Effect | None:
+def tweak(name: str, steps: int = 25) -> Effect | Nothing:
     """KID of a tweaked sampler above that of the plain one, clipped as usual."""
+    made = noise.Noise(tweak=name, steps=steps)
     found = pooled.pool(ledger.rows(noise.STUDY), methods.is_current)
-    alike = {"tier": "fashion", "steps": steps, "clip": True}
+    alike = {key: getattr(made, key) for key in ("tier", "steps", "clip", "extractor")}
     return _difference("kid", *(pooled.matching(found, tweak=t, **alike) for t in (name, "one_z")))
 
 
@@ -205,13 +270,14 @@ def published_tweak(name: str) -> float:
 
 def by_scale(
     column: str, method: str, start: float, end: float, guide: str = "resnet18"
-) -> Effect | None:
+) -> Effect | Nothing:
     """How precision, recall or the judge's accuracy changes from one guidance scale to another."""
-    found = pooled.pool(ledger.rows(scales.STUDY), methods.is_current)
-    alike = {"tier": "fashion", "method": method, "guide": guide}
-    return _difference(
-        column, *(pooled.matching(found, scale=float(s), **alike) for s in (end, start))
-    )
+    if column not in pooled.COLUMNS:
+        raise MeasureError(f"no column {column!r}: there are {', '.join(pooled.COLUMNS)}")
+    found = outcome.outcomes(ledger.rows(scales.STUDY))
+    runs = [guidance.Guidance(method=method, guide=guide, scale=s) for s in (end, start)]
+    sides = (outcome.candidates(found, method, guide, run.sampler, run.scale) for run in runs)
+    return _difference(column, *sides, f"change of {column}")
 
 
 def solver_lead(
@@ -222,8 +288,12 @@ def solver_lead(
     method: str = "none",
     guide: str = "resnet18",
     scale: float = samplers.PUBLISHED_SCALE,
-) -> Effect | None:
+) -> Effect | Nothing:
     """KID of a solver below another's, at equal evaluations on a grid."""
+    for solver in (better, worse):
+        samplers.Sampling.with_weights(
+            solver=solver, budget=budget, grid=grid, method=method, guide=guide, scale=scale
+        )
     found = standings.standings(ledger.rows(samplers.STUDY))
     alike = standings.comparable(found, budget, method, guide, float(scale), grid)
     return _difference("kid", *(pooled.matching(alike, solver=s) for s in (worse, better)))
@@ -241,33 +311,37 @@ def published_lead(
 
 
 def _difference(
-    column: str, a: Iterable[pooled.Pooled], b: Iterable[pooled.Pooled]
-) -> Effect | None:
-    """One of `a` minus one of `b`, image by image on the most seeds; None if none are shared."""
+    column: str, a: Iterable[pooled.Pooled], b: Iterable[pooled.Pooled], unit: str = ""
+) -> Effect | Nothing:
+    """One of `a` minus one of `b`, image by image on the most seeds that both have."""
     if (pair := pooled.aligned(a, b)) is None:
-        return None
+        return Nothing()
     one, other = pair
-    return Effect(one.minus(other, column), one.params["n"] * len(one.shared(other)))
+    blocks = len(one.shared(other))
+    return Effect(one.minus(other, column), one.params["n"] * blocks, blocks, unit)
+
+
+def _of_many(a: Sequence[float], b: Sequence[float], pairs: int) -> Estimate:
+    """The paired difference a - b, which was chosen as the extreme one of so many.
+
+    Bonferroni: the level is 1 - 0.05 / pairs, so that the choice cannot make an effect.
+    """
+    return bootstrap.difference(a, b, level=1 - 0.05 / pairs, resamples=20_000)
 
 
 MEASURES: Mapping[str, Measure] = MappingProxyType(
     {
-        "gain": Measure("judge accuracy", gain, "FID gained", published_gain),
-        "recovered": Measure(
-            "share of the gain in judge accuracy",
-            recovered,
-            "share of the gain in FID",
-            published_recovered,
-        ),
-        "deceived": Measure("the guide's accuracy minus the judge's", deceived),
-        "routing": Measure("judge accuracy", routing),
-        "entropy_change": Measure("nats", entropy_change),
-        "least_entropy_change": Measure("nats", least_entropy_change),
-        "attention_trend": Measure("per expert", attention_trend),
-        "power_lead": Measure("power", power_lead),
-        "tweak": Measure("KID", tweak, "FID", published_tweak),
-        "by_scale": Measure("change", by_scale),
-        "solver_lead": Measure("KID gained", solver_lead, "FID gained", published_lead),
+        "gain": Measure(gain, "", "FID gained", published_gain),
+        "recovered": Measure(recovered, "", "share of FID gained", published_recovered),
+        "deceived": Measure(deceived, "the guide's accuracy minus the judge's"),
+        "routing": Measure(routing, "judge accuracy gained"),
+        "entropy_change": Measure(entropy_change, "nats"),
+        "least_entropy_change": Measure(least_entropy_change, "nats"),
+        "attention_trend": Measure(attention_trend),
+        "power_lead": Measure(power_lead, "power above the next, in squared pixel units"),
+        "tweak": Measure(tweak, "KID added", "FID added", published_tweak),
+        "by_scale": Measure(by_scale),
+        "solver_lead": Measure(solver_lead, "KID gained", "FID gained", published_lead),
     }
 )
 """Metrics by name: what `rows` of a claim are the arguments of."""

@@ -20,10 +20,14 @@ class ClaimError(ValueError):
 
 
 class Verdict(NamedTuple):
-    """What was found of a claim, and the numbers it was found by."""
+    """What was found of a claim, and the numbers it was found by.
+
+    `provisional`: by fewer blocks of seeds than the protocol asks for.
+    """
 
     answer: Answer
     words: str = ""
+    provisional: bool = False
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,7 @@ class Claim:
     below: float | None = None
     at_least: int = ENOUGH
     published: Mapping[str, Any] | None = None
+    also: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.metric not in MEASURES:
@@ -51,7 +56,8 @@ class Claim:
                 f"not above {self.above} and below {self.below}"
             )
         measure = MEASURES[self.metric]
-        _fits(self.id, measure.ours, self.rows)
+        for rows in self.readings.values():
+            _fits(self.id, measure.ours, rows)
         if self.published is not None:
             if measure.theirs is None or "value" not in self.published:
                 raise ClaimError(
@@ -59,6 +65,11 @@ class Claim:
                     f"to look it up; {self.metric} was not published or there is no `value`"
                 )
             _fits(self.id, measure.theirs, self.looked_up)
+
+    @property
+    def readings(self) -> dict[str, dict[str, Any]]:
+        """What the metric is asked of the ledger: "" for the claim itself, and each of `also`."""
+        return {"": dict(self.rows)} | {k: {**self.rows, **more} for k, more in self.also.items()}
 
     @property
     def looked_up(self) -> dict[str, Any]:

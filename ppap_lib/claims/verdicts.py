@@ -3,8 +3,14 @@
 from collections.abc import Iterable
 
 from ppap_lib.bootstrap import Estimate
-from ppap_lib.claims.measures import MEASURES
-from ppap_lib.claims.register import Claim, Verdict
+from ppap_lib.claims.measures import MEASURES, MeasureError, Nothing
+from ppap_lib.claims.register import Claim, ClaimError, Verdict
+from ppap_lib.params import ParameterError
+from ppap_lib.studies.methods import MethodError
+from ppap_lib.zoo import ZooError
+
+ENOUGH_BLOCKS = 3
+"""Blocks of seeds from which on a verdict is more than provisional."""
 
 
 def published(claim: Claim) -> Verdict | None:
@@ -17,16 +23,29 @@ def published(claim: Claim) -> Verdict | None:
     return Verdict(claim.of(Estimate(value, value, value)), words)
 
 
-def judge(claim: Claim) -> Verdict:
-    """What the ledger's rows say of the claim, by the weights that ship now."""
+def judge(claim: Claim, reading: str = "") -> Verdict:
+    """What the ledger's rows say of the claim, by the weights that ship now.
+
+    `reading` is a label of `claim.also`. Raises `ClaimError` where the claim names a method, a
+    solver or anything else that there is not.
+    """
     measure = MEASURES[claim.metric]
-    found = measure.ours(**claim.rows)
-    if found is None:
-        return Verdict("undecided", "nothing to compare yet")
-    words = f"{measure.title} {_interval(found.estimate)}, n = {found.images}"
+    try:
+        found = measure.ours(**claim.readings[reading])
+    except (MeasureError, ParameterError, MethodError, ZooError) as error:
+        raise ClaimError(f"{claim.id}: {error}") from error
+    if isinstance(found, Nothing):
+        return Verdict("undecided", found.reason)
+    number = f"{measure.title or found.unit} {_interval(found.estimate)}"
+    words = f"{number}, n = {found.images}{_blocks(found.blocks)}"
     if found.images < claim.at_least:
         return Verdict("undecided", f"{words}: fewer than {claim.at_least} images")
-    return Verdict(claim.of(found.estimate), words)
+    few = found.blocks is not None and found.blocks < ENOUGH_BLOCKS
+    return Verdict(claim.of(found.estimate), words, few)
+
+
+def _blocks(count: int | None) -> str:
+    return "" if count is None else f" in {count} block{'s' * (count != 1)}"
 
 
 def _interval(estimate: Estimate) -> str:
@@ -41,11 +60,15 @@ def markdown(claims: Iterable[Claim]) -> str:
     """The claims as a MyST table, with links to their pages and sources."""
     lines = ["| claim | source | published | here | details |", "| --- | --- | --- | --- | --- |"]
     for claim in claims:
-        theirs, (answer, words) = published(claim), judge(claim)
+        theirs = published(claim)
         unsigned = "this book" if claim.published is None else "an unsigned table"
         source = f"{{cite:t}}`{claim.source}`" if claim.source else unsigned
         said = "" if theirs is None else f"{theirs.answer}: {theirs.words}"
-        lines.append(
-            f"| {claim.claim} | {source} | {said} | **{answer}**: {words} | {{doc}}`{claim.page}` |"
-        )
+        here = "<br>".join(_line(label, judge(claim, label)) for label in claim.readings)
+        lines.append(f"| {claim.claim} | {source} | {said} | {here} | {{doc}}`{claim.page}` |")
     return "\n".join(lines)
+
+
+def _line(label: str, verdict: Verdict) -> str:
+    answer = f"**{verdict.answer}**" + " provisionally" * verdict.provisional
+    return f"{f'*{label}*: ' if label else ''}{answer}: {verdict.words}"

@@ -1,5 +1,6 @@
 """Ledger rows that differ in their seeds only, pooled: means with intervals, paired differences."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
@@ -12,25 +13,30 @@ from ppap_lib.bootstrap import Estimate
 from ppap_lib.ledger import Row
 
 
-class _Column(NamedTuple):
+class PoolError(ValueError):
+    """Settings of which one was expected for every length of block."""
+
+
+class Column(NamedTuple):
     """By which result of a row every image contributes to a column, and how much.
 
     `exact`: the column is the mean of what images contribute; else it only moves as that does.
-    `by_real`: real images contribute, which are the same ones in every block.
+    `of_real`: real images contribute by this result, too; they are the same in every block.
     """
 
     by_image: str
     factor: int = 1
     exact: bool = True
-    by_real: bool = False
+    of_real: str | None = None
+    lower_is_better: bool = False
 
 
 COLUMNS = {
-    "kid": _Column("witness", 2, exact=False),
-    "precision": _Column("precise"),
-    "recall": _Column("covered", by_real=True),
-    "judge": _Column("judge_correct"),
-    "guide": _Column("guide_correct"),
+    "kid": Column("witness", 2, exact=False, lower_is_better=True),
+    "precision": Column("precise"),
+    "recall": Column("recalled", exact=False, of_real="covered"),
+    "judge": Column("judge_correct"),
+    "guide": Column("guide_correct"),
 }
 """Columns that have an interval over images; "judge" and "guide" are accuracies."""
 
@@ -67,23 +73,30 @@ class Pooled:
             return None
 
     def by_image(self, column: str, blocks: Sequence[int] | None = None) -> Tensor:
-        """Per image, numbers whose mean moves with the images as the column does: [images].
-
-        A recall's are per real image, averaged over blocks, since all blocks ask of the same: [n].
-        """
-        blocks = sorted(self.rows) if blocks is None else blocks
+        """Per generated image, numbers whose mean moves with them as the column does: [images]."""
         about = COLUMNS[column]
-        parts = [self.rows[block]["results"][about.by_image] for block in blocks]
-        each = about.factor * torch.tensor(parts, dtype=torch.float64)
-        return each.mean(0) if about.by_real else each.flatten()
+        return about.factor * self._results(about.by_image, blocks).flatten()
+
+    def by_real(self, column: str, blocks: Sequence[int] | None = None) -> Tensor:
+        """The same per real image, averaged over blocks, since all blocks ask of the same: [n]."""
+        return self._results(COLUMNS[column].of_real, blocks).mean(0)
+
+    def _results(self, name: str, blocks: Sequence[int] | None) -> Tensor:
+        blocks = sorted(self.rows) if blocks is None else blocks
+        parts = [self.rows[block]["results"][name] for block in blocks]
+        return torch.tensor(parts, dtype=torch.float64)
 
     def estimate(self, column: str) -> Estimate:
-        """The column with its bootstrap interval over images.
+        """The column with its bootstrap interval over generated images.
 
-        Over generated images, the real ones fixed; a recall's over real images.
+        The real ones count as fixed, but where the column is a share of them (recall).
         """
         found = bootstrap.mean(self.by_image(column))
-        return found if COLUMNS[column].exact else _around(self.mean(column), found)
+        if not COLUMNS[column].exact:
+            found = _around(self.mean(column), found)
+        if COLUMNS[column].of_real is None:
+            return found
+        return _widened(found, bootstrap.mean(self.by_real(column)))
 
     def shared(self, *others: "Pooled") -> list[int]:
         """The blocks of seeds that all have, by their first; none if their lengths differ."""
@@ -98,16 +111,45 @@ class Pooled:
                 f"{dict(self.params)} and {dict(other.params)} share no block of seeds of the "
                 f"same length"
             )
-        found = bootstrap.difference(*(side.by_image(column, blocks) for side in (self, other)))
-        if COLUMNS[column].exact:
+        sides = self, other
+        found = bootstrap.difference(*(side.by_image(column, blocks) for side in sides))
+        if not COLUMNS[column].exact:
+            found = _around(self.mean(column, blocks) - other.mean(column, blocks), found)
+        if COLUMNS[column].of_real is None:
             return found
-        return _around(self.mean(column, blocks) - other.mean(column, blocks), found)
+        real = bootstrap.difference(*(side.by_real(column, blocks) for side in sides))
+        return _widened(found, real)
 
 
 def _around(value: float, estimate: Estimate) -> Estimate:
     """The estimate's interval, moved to `value`: KID is not the mean of its pulls, but moves so."""
     moved = value - estimate.mean
     return Estimate(value, estimate.low + moved, estimate.high + moved)
+
+
+def _widened(one: Estimate, other: Estimate) -> Estimate:
+    """The first with its interval widened by the second's: two independent sources of error."""
+    low = math.hypot(one.mean - one.low, other.mean - other.low)
+    high = math.hypot(one.high - one.mean, other.high - other.mean)
+    return Estimate(one.mean, one.mean - low, one.mean + high)
+
+
+def share(part: Pooled, whole: Pooled, none: Pooled, column: str = "judge") -> Estimate | None:
+    """What `part` gains over `none`, as a share of what `whole` gains, on the seeds of all three.
+
+    None where `whole` gains nothing of which there could be a share.
+    """
+    blocks = none.shared(part, whole)
+    sign = -1 if COLUMNS[column].lower_is_better else 1
+
+    def gained(one: Pooled) -> Tensor:
+        each = one.by_image(column, blocks) - none.by_image(column, blocks)
+        value = one.mean(column, blocks) - none.mean(column, blocks)
+        return sign * (each - each.mean() + value)
+
+    if (everything := gained(whole)).mean() <= 0:
+        return None
+    return bootstrap.ratio(gained(part), everything)
 
 
 Kind = TypeVar("Kind", bound=Pooled)
@@ -131,9 +173,14 @@ def pool(
 def aligned(*sides: Iterable[Kind]) -> tuple[Kind, ...] | None:
     """One of each side, such that all share blocks of one length; of most shared images.
 
-    The candidates of a side differ in the length of their blocks. None if nothing is shared.
+    The candidates of a side differ in the length of their blocks and in nothing else, or it is an
+    error. None if nothing is shared.
     """
-    by_length = [{one.params["n"]: one for one in side} for side in sides]
+    candidates = [list(side) for side in sides]
+    by_length = [{one.params["n"]: one for one in side} for side in candidates]
+    for side, lengths in zip(candidates, by_length, strict=True):
+        if len(side) > len(lengths):
+            raise PoolError(f"settings that differ in more than length: {[o.params for o in side]}")
     best: tuple[int, tuple[Kind, ...]] = 0, ()
     for n in set.intersection(*(set(side) for side in by_length)):
         first, *others = chosen = tuple(side[n] for side in by_length)

@@ -108,11 +108,13 @@ def by_image(found: metrics.Features, real: metrics.Features) -> dict[str, list[
     """What every image contributes to the columns: what a bootstrap over images needs.
 
     `witness` moves KID, the mean of `precise` is the precision (is a generated image inside the
-    real manifold?), that of `covered` the recall (is a real image inside the generated one?).
+    real manifold?), that of `covered` the recall (is a real image inside the generated one?), to
+    which generated images contribute `recalled`.
     """
     same = real[: len(found)]
     return {
         "witness": [float(f"{value:.5g}") for value in metrics.kid_witness(found, same)],
         "precise": metrics.inside_manifold(found, same).int().tolist(),
         "covered": metrics.inside_manifold(same, found).int().tolist(),
+        "recalled": [float(f"{share:.5g}") for share in metrics.recall_shares(found, same)],
     }

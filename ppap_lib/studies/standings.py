@@ -8,7 +8,7 @@ from ppap_lib import ledger, published
 from ppap_lib.ledger import Row
 from ppap_lib.samplers import EXTRAPOLATING
 from ppap_lib.studies import methods
-from ppap_lib.studies.pooled import Pooled, matching, of_one_length, pool
+from ppap_lib.studies.pooled import COLUMNS, Pooled, matching, of_one_length, pool
 from ppap_lib.studies.samplers import (
     ETAS,
     FIXED,
@@ -55,9 +55,6 @@ TITLES = {
     "pf": "adaptive Runge-Kutta",
 }
 """Solvers in print."""
-
-LOWER_IS_BETTER = {"kid": True, "judge": False, "guide": False}
-"""Columns by which solvers are ranked."""
 
 
 class Standing(Pooled):
@@ -117,7 +114,7 @@ class Lead(NamedTuple):
 
 def lead(found: Iterable[Standing], column: str) -> Lead:
     """Who leads, and who cannot be told from the leader at the 95 % level, one by one."""
-    sign = 1 if LOWER_IS_BETTER[column] else -1
+    sign = 1 if COLUMNS[column].lower_is_better else -1
     ordered = sorted(found, key=lambda s: sign * s.mean(column))
     best, *others = ordered
     return Lead(best, [other for other in others if other.minus(best, column).sign == 0])

@@ -95,12 +95,12 @@ def names(assets: Path = ASSETS) -> list[str]:
 
 def card(name: str, assets: Path = ASSETS) -> Card:
     """The card of the network `name`; an unknown name gets suggestions."""
-    known = names(assets)
-    if name not in known:
+    path = assets / "cards" / f"{name}.json"
+    if not path.is_file():
+        known = names(assets)
         close = difflib.get_close_matches(name, known, n=3)
         hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(known)}"
         raise ZooError(f"no network {name!r} in the zoo: {hint}")
-    path = assets / "cards" / f"{name}.json"
     return from_json(path.read_text("utf8"), f"the card {path.name}")
 
 
