@@ -93,6 +93,30 @@ def test_inception_score_counts_confident_classes():
     assert score == pytest.approx(4.0, rel=1e-6)
 
 
+def test_a_generated_image_s_share_of_the_recall_is_what_leaving_it_out_changes():
+    generated, real = features(30, dims=8, scale=0.6, seed=1), features(30, dims=8, seed=2)
+    recall = metrics.precision_recall(generated, real)[1]
+    shares = metrics.recall_shares(generated, real)
+    for i in (0, 7, 29):
+        rest = generated[[k for k in range(30) if k != i]]
+        reach = torch.cdist(rest.vectors, rest.vectors).kthvalue(metrics.NEIGHBOURS + 1).values
+        without = (torch.cdist(real.vectors, rest.vectors) <= reach).any(1).double().mean()
+        assert shares[i] == pytest.approx(30 * recall - 29 * without)
+    assert shares.std() > 0
+
+
+def test_the_jackknife_knows_how_much_a_recall_varies():
+    """Over many generated sets of one distribution, against the same real images."""
+    real = features(60, dims=8)
+    recalls, errors = [], []
+    for seed in range(60):
+        generated = features(60, dims=8, scale=0.7, seed=100 + seed)
+        recalls.append(metrics.precision_recall(generated, real)[1])
+        errors.append(metrics.recall_shares(generated, real).var() / 60)
+    ratio = (sum(errors) / len(errors)) ** 0.5 / torch.tensor(recalls).std()
+    assert 0.8 < ratio < 2  # the jackknife is conservative (Efron and Stein 1981)
+
+
 def test_components_are_orthonormal_and_ordered_by_real_variance():
     spread = torch.linspace(3, 0.1, 80)
     real = Features(features(500).vectors * spread, "lite2")
