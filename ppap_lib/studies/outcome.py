@@ -132,9 +132,13 @@ def at_best(
 
 
 class Ranks(NamedTuple):
-    """Spearman's rank correlation with one published column, over `methods` in both tables."""
+    """Spearman's rank correlation with one published column, over `methods` in both tables.
+
+    `p_value` is `published.rank_p_value`'s: how often chance does as well.
+    """
 
     correlation: float
+    p_value: float
     methods: tuple[str, ...]
 
 
@@ -167,7 +171,9 @@ def ranks(
     for column, mine in PUBLISHED_COLUMNS.items():
         a = [theirs[method][column] for method in ours]
         b = [outcome.mean(mine, blocks) for outcome in ours.values()]
-        table[column] = Ranks(float(spearmanr(a, b).statistic), tuple(ours))
+        table[column] = Ranks(
+            float(spearmanr(a, b).statistic), published.rank_p_value(a, b), tuple(ours)
+        )
     return table
 
 
