@@ -17,11 +17,15 @@ CACHE = ".jupyter_cache-"
 
 
 def library_digest(root: Path = ROOT) -> str:
-    """A digest of all that pages compute from: the package, the lock, and the ledger."""
+    """A digest of all that pages read: the package, the lock, the ledger, and data of their own.
+
+    Not the table of contents, which Sphinx itself watches.
+    """
     package = (path for path in (root / "ppap_lib").rglob("*") if path.is_file())
     inputs = [
         *(path for path in package if "__pycache__" not in path.parts),
         *(root / "book" / "results").glob("*.json"),
+        *(root / "book").glob("[!_]*.yml"),
         *root.glob("requirements.lock"),
     ]
     total = hashlib.sha256()

@@ -11,7 +11,7 @@ from printed import ROOT
 from torch import nn
 
 from ppap_lib import data, metrics
-from ppap_lib.book import restructured, with_aliases
+from ppap_lib.book import library_digest, restructured, with_aliases
 from ppap_lib.distill import __main__ as distill
 from ppap_lib.distill import training
 from ppap_lib.generate import __main__ as generate
@@ -116,6 +116,34 @@ def test_what_a_page_prints_is_carried_out(page, small_world):
             assert len(list(small_world.glob("results/*.json"))) > before
         else:
             assert any((small_world / "runs").rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ppap_lib/module.py",
+        "ppap_lib/assets/published/table.csv",
+        "book/results/study-0.json",
+        "book/claims.yml",
+        "requirements.lock",
+    ],
+)
+def test_a_page_is_executed_again_when_what_it_reads_has_changed(name, tmp_path):
+    """The cache goes by a page's cells and by this digest, and knows no other file."""
+    before = library_digest(tmp_path)
+    path = tmp_path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for text in ("one", "other"):
+        path.write_text(text)
+        assert library_digest(tmp_path) != before
+        before = library_digest(tmp_path)
+
+
+def test_the_digest_covers_every_file_that_pages_name():
+    named = re.compile(r"""["']([\w/.-]+\.(?:yml|yaml|json|csv|npz|txt))["']""")
+    pages = [*ROOT.glob("book/*.md"), *ROOT.glob("notebooks/[0-9]*.ipynb")]
+    read = {found for page in pages for found in named.findall(page.read_text("utf8"))}
+    assert {name for name in read if (ROOT / "book" / name).is_file()} == {"claims.yml"}
 
 
 def test_docstrings_become_restructured_text():
