@@ -8,14 +8,16 @@ so what else the machine does falls on both; the ratio is what travels between m
 """
 
 import argparse
+import math
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from ppap_lib import devices, tiers
+from ppap_lib import commands, devices, tiers
 from ppap_lib.denoise import Network, diffusers_network
 from ppap_lib.train.speed import size
 
@@ -112,19 +114,17 @@ def measure(device: torch.device, dtype: torch.dtype, batch: int, seconds: float
         return row(dtype, batch, take_turns(calls, seconds))
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m ppap_lib.bench", description=__doc__)
-    parser.add_argument("--device", type=devices.pick, default=devices.pick("cpu"))
-    parser.add_argument("--batch", type=int, default=4, help="images per forward pass")
-    parser.add_argument("--seconds", type=float, default=5.0, help="measured time per precision")
-    options = parser.parse_args(arguments)
-    if options.batch < 1 or options.seconds <= 0:
-        parser.error("--batch and --seconds must be positive")
-
+def compare(options: argparse.Namespace) -> str:
+    """Do what the command line says; prints the tables as they are measured."""
+    if options.batch < 1 or not 0 < options.seconds < math.inf:
+        raise BenchError(
+            f"--batch and --seconds must be positive, not {options.batch} and {options.seconds}"
+        )
+    device = devices.pick(options.device)
     shape = tiers.tier("fashion").shape
-    threads = f", {torch.get_num_threads()} threads" if options.device.type == "cpu" else ""
+    threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
     picture = "x".join(map(str, shape))
-    print(f"forward passes, {options.batch} images of {picture}, {options.device}{threads}\n")
+    print(f"forward passes, {options.batch} images of {picture}, {device}{threads}\n")
     mine, other = ours(), theirs()
     sizes = {"ppap_lib": size(mine, mine, shape)}
     sizes["diffusers"] = size(other, diffusers_network(other), shape)
@@ -135,9 +135,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     heads = f"{'ppap_lib, images/s':>24}{'diffusers, images/s':>24}{'ratio':>22}{'rounds':>8}"
     print(f"\n{'':<10}{heads}")
     for dtype in DTYPES:
-        print(measure(options.device, dtype, options.batch, options.seconds), flush=True)
-    print("\nmedian [quartiles] over rounds; ratio = ppap_lib / diffusers, above 1 is faster")
+        print(measure(device, dtype, options.batch, options.seconds), flush=True)
+    return "\nmedian [quartiles] over rounds; ratio = ppap_lib / diffusers, above 1 is faster"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; 0, or 1 after saying what was wrong."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ppap_lib.bench",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--device", default="cpu", help="auto, cpu, cuda or cuda:1 (default: cpu)")
+    parser.add_argument("--batch", type=int, default=4, help="images per forward pass")
+    parser.add_argument("--seconds", type=float, default=5.0, help="measured time per precision")
+    return commands.run(parser, compare, arguments)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -7,22 +7,31 @@ from collections.abc import Callable, Sequence
 
 def run(
     parser: argparse.ArgumentParser,
-    act: Callable[[argparse.Namespace], str | None],
+    act: Callable[[argparse.Namespace], str | int | None],
     arguments: Sequence[str] | None = None,
 ) -> int:
-    """Do what the command line says, and print what `act` returns: the exit status.
+    """Do what the command line says: the exit status.
 
-    It is 1 after an exception of a class that this package defines, of which only the message is
-    printed: it says what to do. Any other is a fault of the program, and is raised.
+    `act` returns words, which are printed, or a status of its own. The status is 1 after an
+    exception of a class that this package defines, of which only the message is printed: it says
+    what to do. Any other is a fault of the program, and is raised.
     """
     given = parser.parse_args(arguments)
     try:
-        said = act(given)
+        found = act(given)
     except Exception as error:
-        if type(error).__module__.partition(".")[0] != __package__:
+        if not _is_ours(error):
             raise
         print(f"error: {error}", file=sys.stderr)
         return 1
-    if said is not None:
-        print(said)
-    return 0
+    if isinstance(found, str):
+        print(found)
+    return found if isinstance(found, int) else 0
+
+
+def _is_ours(error: Exception) -> bool:
+    module = type(error).__module__
+    if module == "__main__":  # of the module that `python -m` runs
+        spec = sys.modules[module].__spec__
+        module = spec.name if spec else module
+    return module.partition(".")[0] == __package__

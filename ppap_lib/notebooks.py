@@ -5,9 +5,12 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import nbformat
+
+from ppap_lib import commands
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
@@ -48,21 +51,29 @@ def clean(text: str) -> str:
     return nbformat.writes(notebook) + "\n"
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """The command; returns its exit status."""
-    parser = argparse.ArgumentParser(prog="python -m ppap_lib.notebooks", description=__doc__)
-    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if unclean")
-    parser.add_argument("paths", nargs="*", type=Path, help="notebooks (default: all of ours)")
-    options = parser.parse_args(arguments)
+def tidy(options: argparse.Namespace) -> int:
+    """Do what the command line says; 1 if something is unclean and stays so."""
     unclean = 0
     for path in options.paths or sorted(FOLDER.glob("*.ipynb")):
-        text = path.read_text(encoding="utf-8")
-        if (cleaned := clean(text)) != text:
+        try:
+            text = path.read_text(encoding="utf-8")
+            cleaned = clean(text)
+        except (OSError, UnicodeDecodeError, NotebookError) as error:
+            raise NotebookError(f"{path}: {error}") from error
+        if cleaned != text:
             unclean += 1
             print(f"{'unclean' if options.check else 'cleaned'}: {path}")
             if not options.check:
                 path.write_text(cleaned, encoding="utf-8", newline="\n")
     return int(options.check and unclean > 0)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; 0, or 1 where something is unclean or no notebook."""
+    parser = argparse.ArgumentParser(prog="python -m ppap_lib.notebooks", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if unclean")
+    parser.add_argument("paths", nargs="*", type=Path, help="notebooks (default: all of ours)")
+    return commands.run(parser, tidy, arguments)
 
 
 if __name__ == "__main__":

@@ -123,8 +123,14 @@ def test_the_spread_is_the_quartiles():
     assert bench.spread([5, 1, 3, 2, 4], 1) == "3.0 [2.0, 4.0]"
 
 
-@pytest.mark.parametrize("arguments", [["--batch", "0"], ["--seconds", "-1"], ["--size", "3"]])
-def test_bad_options_are_refused(arguments, capsys):
-    with pytest.raises(SystemExit):
-        bench.main(arguments)
-    assert "error:" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--batch", "0"], "must be positive, not 0 and 5.0"),
+        (["--seconds", "-1"], "must be positive, not 4 and -1.0"),
+        (["--device", "abacus"], "no device 'abacus': write auto, cpu, cuda or cuda:1"),
+    ],
+)
+def test_bad_options_are_refused(arguments, says, capsys):
+    assert bench.main(arguments) == 1
+    assert f"error: {says}" in capsys.readouterr().err.replace("--batch and --seconds ", "")

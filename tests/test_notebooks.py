@@ -3,7 +3,9 @@
 import json
 import os
 import re
+import runpy
 import shutil
+import sys
 from pathlib import Path
 
 import nbformat
@@ -230,3 +232,19 @@ def test_check_reports_and_the_command_mends(tmp_path, capsys):
     assert "unclean" in capsys.readouterr().out and path.read_bytes() == before
     assert main([str(path)]) == 0 and path.read_text("utf8") == clean(dirty())
     assert main(["--check", str(path)]) == 0 and os.listdir(tmp_path) == ["page.ipynb"]
+
+
+def test_a_broken_notebook_is_named(tmp_path, capsys, monkeypatch):
+    """Also where the error's class belongs to the module that `python -m` runs."""
+    path = tmp_path / "page.ipynb"
+    path.write_text("not json", "utf8")
+    assert main([str(path)]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {path}: not a notebook")
+    monkeypatch.setattr(sys, "argv", ["notebooks", str(path)])
+    monkeypatch.delitem(sys.modules, "ppap_lib.notebooks")
+    with pytest.raises(SystemExit, match="1"):
+        runpy.run_module("ppap_lib.notebooks", run_name="__main__", alter_sys=True)
+    assert capsys.readouterr().err == said
+    assert main([str(tmp_path / "none.ipynb")]) == 1
+    assert "none.ipynb" in capsys.readouterr().err

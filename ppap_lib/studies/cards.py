@@ -8,7 +8,7 @@ python -m ppap_lib.studies.cards install fashion/judge FILE --card "data=Fashion
 import argparse
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,13 +16,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ppap_lib import data, distill, experts, zoo
+from ppap_lib import commands, data, distill, experts, zoo
 from ppap_lib.data.fashion import shipped
 from ppap_lib.data.folders import imagenet_photographs
-from ppap_lib.fetch import ASSETS, FetchError
+from ppap_lib.fetch import ASSETS
 from ppap_lib.studies.quality import Quality, score
 from ppap_lib.tiers import tier
-from ppap_lib.weights import WeightsError
 from ppap_lib.zoo.cards import write
 from ppap_lib.zoo.publishing import Check, Measure, Skipped
 
@@ -141,13 +140,12 @@ def _changes(pairs: list[str]) -> dict:
     return changes
 
 
-def _install(options) -> int:
+def _install(options) -> str:
     library = _library(options.name, options.assets)
     card = library.publish(options.name, options.file, _changes(options.card), options.assets)
     metrics = measured(card, options.assets) | dict(card.metrics)
     path = write(replace(card, metrics=metrics), options.assets)
-    print(f"{path}:\n{path.read_text('utf8')}", end="")
-    return 0
+    return f"{path}:\n{path.read_text('utf8')}".rstrip()
 
 
 def _verify(options) -> int:
@@ -170,14 +168,15 @@ def _line(check: Check) -> str:
     return f"{verdict:12}{check.name}: {check.what}: card {check.expected}, found {check.found}"
 
 
-def _list(options) -> int:
-    for row in zoo.table(options.assets):
-        print(" | ".join(str(value) for value in row.values() if value not in (None, "")))
-    return 0
+def _list(options) -> str:
+    rows = (row.values() for row in zoo.table(options.assets))
+    return "\n".join(
+        " | ".join(str(value) for value in row if value not in (None, "")) for row in rows
+    )
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """The exit status: 0, or 1 if something was wrong."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; 0, or 1 if a check failed or after saying what was wrong."""
     parser = argparse.ArgumentParser(
         prog="python -m ppap_lib.studies.cards",
         description=__doc__,
@@ -186,28 +185,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--assets", type=Path, default=ASSETS, help="folder of cards and weights, if another"
     )
-    commands = parser.add_subparsers(required=True)
-    commands.add_parser("list").set_defaults(run=_list)
-    check = commands.add_parser("verify")
+    names = parser.add_subparsers(required=True)
+    names.add_parser("list").set_defaults(run=_list)
+    check = names.add_parser("verify")
     check.add_argument("names", nargs="*")
     check.set_defaults(run=_verify)
-    install = commands.add_parser("install")
+    install = names.add_parser("install")
     install.add_argument("name")
     install.add_argument("file")
     install.add_argument("--card", nargs="*", default=[], metavar="KEY=VALUE")
     install.set_defaults(run=_install)
-    options = parser.parse_args(arguments)
-    try:
-        return options.run(options)
-    except (
-        zoo.ZooError,
-        experts.ExpertsError,
-        WeightsError,
-        FetchError,
-        data.DataError,
-    ) as error:
-        print(error, file=sys.stderr)
-        return 1
+    return commands.run(parser, lambda options: options.run(options), arguments)
 
 
 if __name__ == "__main__":
