@@ -11,6 +11,7 @@ import hypothesis
 import pytest
 import torch
 
+from ppap_lib import ledger
 from ppap_lib.train import speed
 
 # The same examples on every machine, and no time limit: the suite asserts nothing about speed.
@@ -45,6 +46,17 @@ def pytest_make_collect_report(collector):
     report = yield
     _fail_if_skipped(report)
     return report
+
+
+@pytest.fixture
+def moving_head(monkeypatch):
+    """Commits of a repository that no one asked for its HEAD yet: append to move it."""
+    commits = ["earlier"]
+    answers = {"--show-toplevel": lambda: str(ledger._ROOT), "HEAD": lambda: commits[-1]}
+    monkeypatch.setattr(ledger, "_git", lambda *arguments: answers.get(arguments[-1], lambda: "")())
+    ledger.commit.cache_clear()
+    yield commits
+    ledger.commit.cache_clear()
 
 
 @pytest.fixture

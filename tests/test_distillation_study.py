@@ -79,6 +79,23 @@ def test_a_run_is_filed_with_its_cost_and_its_course(folder):
     assert results["course"][0]["images"] == 64
 
 
+def test_a_row_has_the_commit_that_read_and_the_one_that_trained(folder, moving_head, monkeypatch):
+    summary = json.loads((folder / "summary.json").read_text())
+    more = {"commit": "much earlier", "versions": {"torch": "2"}, "data": "20 images, crc32 1"}
+    (folder / "summary.json").write_text(json.dumps(summary | more))
+
+    def moved(*arguments):
+        moving_head.append("later")
+        return []
+
+    monkeypatch.setattr(distillation, "readings", moved)
+    distillation.run(folder)
+    (row,) = ledger.rows(distillation.STUDY)
+    assert row["commit"] == "earlier" and row["results"]["trained_by"] == "much earlier"
+    assert row["results"]["trained_with"] == {"torch": "2"}
+    assert row["results"]["data"] == "20 images, crc32 1"
+
+
 def test_a_run_without_snapshots_has_no_course(folder):
     (folder / "snapshots" / "000000064.safetensors").unlink()
     distillation.run(folder)

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,7 @@ from ppap_lib.tiers import tier
 from ppap_lib.train.batches import Epochs
 from ppap_lib.train.loop import Trainer, parameter_groups
 from ppap_lib.train.objectives import ClassifierLoss, DenoiserLoss
-from ppap_lib.train.record import Log
+from ppap_lib.train.record import Log, snapshot_file, snapshots
 from ppap_lib.train.settings import Settings, TrainingError
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -162,6 +163,23 @@ def test_nothing_to_resume_is_a_fresh_start_and_clears_the_log(tmp_path):
     assert [row["step"] for row in made.log.rows()] == [4, 8, 12]
 
 
+def test_snapshots_of_a_killed_run_are_not_the_new_ones(tmp_path):
+    """Killed before its first checkpoint, or after its last one: what it kept is taken again."""
+    killed = stopped_at(9, trainer(tmp_path, snapshots=(4, 20)))
+    with pytest.raises(Stop):
+        killed.run()
+    assert [images for images, _ in snapshots(tmp_path)] == [4, 20]
+    fresh = stopped_at(6, trainer(tmp_path, snapshots=(8,), seed=1, checkpoint_every=0.0))
+    with pytest.raises(Stop):
+        fresh.run()
+    (snapshot,) = snapshots(tmp_path)
+    assert snapshot[0] == 8
+    shutil.copy(snapshot[1], snapshot_file(tmp_path, 28))
+    resumed = trainer(tmp_path, seed=1)
+    resumed.resume()
+    assert snapshots(tmp_path) == [snapshot]
+
+
 def test_an_earlier_run_is_not_overwritten(tmp_path):
     trainer(tmp_path).run()
     before = (tmp_path / "checkpoint.pt").read_bytes()
@@ -196,6 +214,25 @@ def test_a_checkpoint_of_other_images_is_refused(tmp_path):
     )
     with pytest.raises(TrainingError, match="data 30 images"):
         other.resume()
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "says"),
+    [
+        ({}, {"init": "x"}, "init None there, x here"),
+        ({"init": "x"}, {}, "init x there, None here"),
+    ],
+)
+def test_a_checkpoint_that_says_more_or_less_of_its_run_is_refused(tmp_path, first, then, says):
+    def made(about):
+        settings = Settings(batch=4, steps=2)
+        arguments = classifier(), ClassifierLoss(), PIXELS, LABELS, settings, tmp_path
+        return Trainer(*arguments, about=about)
+
+    made(first).run()
+    with pytest.raises(TrainingError, match=f"another run's: {says}"):
+        made(then).resume()
+    assert made(first).resume()
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path):

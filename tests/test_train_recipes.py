@@ -85,9 +85,26 @@ def test_flops_are_counted_per_image_forward_and_backward():
         return network(images).sum()
 
     # Forward 2*64*3 and the weights' gradient the same; none for the images.
-    assert speed.flops_per_image(linear, plain, PIXELS, LABELS) == 2 * 2 * 64 * 3
+    for batch in (1, 2, 2 * len(PIXELS)):
+        assert speed.flops_per_image(linear, plain, PIXELS, LABELS, batch) == 2 * 2 * 64 * 3
     assert all(torch.equal(a, b) for a, b in zip(before, linear.parameters(), strict=True))
     assert all(p.grad is None for p in linear.parameters())
+
+
+def test_what_a_step_computes_once_is_shared_by_its_images():
+    """Low-rank factors are multiplied once a step, and their gradients once."""
+    rank, inputs, outputs = 2, 64, 3
+    a, b = (nn.Parameter(torch.ones(s)) for s in ((rank, inputs), (outputs, rank)))
+    module = nn.ParameterList([a, b])
+
+    def low_rank(factors, images, labels, generator):
+        return (images.flatten(1) @ (factors[1] @ factors[0]).T).sum()
+
+    product, applied = 2 * rank * inputs * outputs, 2 * inputs * outputs
+    for batch in (2, 30):
+        # The product and its two gradients; the images' own and the one of the weights.
+        expected = 3 * product / batch + 2 * applied
+        assert speed.flops_per_image(module, low_rank, PIXELS, LABELS, batch) == expected
 
 
 def test_datasheet_peaks_go_by_the_devices_name():
@@ -132,7 +149,7 @@ def test_the_command_line_trains_resumes_and_summarises(tmp_path, tiny_fashion, 
     weights.load(network, weights.read(tmp_path / recipes.WEIGHTS, summary["sha256"]))
 
 
-def test_weights_can_be_started_from(tmp_path, tiny_fashion):
+def test_weights_can_be_started_from(tmp_path, tiny_fashion, capsys):
     first = [*JUDGE, "--folder", str(tmp_path / "a"), "--steps", "2"]
     assert main(first) == 0
     file = tmp_path / "a" / recipes.WEIGHTS
@@ -143,6 +160,32 @@ def test_weights_can_be_started_from(tmp_path, tiny_fashion):
     assert all(torch.allclose(start[key], end[key], atol=1e-3) for key in trained)
     summary = json.loads((tmp_path / "b" / recipes.SUMMARY).read_text())
     assert summary["init"] == weights.sha256(file)
+    assert main([*JUDGE, "--folder", str(tmp_path / "b"), "--steps", "2", "--resume"]) == 1
+    assert f"init {summary['init']} there, none here" in capsys.readouterr().err
+    assert main([*first, "--init", str(file), "--resume"]) == 1
+    assert f"init none there, {summary['init']} here" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("quick_training")
+def test_a_summary_has_the_commit_that_trained(tmp_path, tiny_fashion, moving_head, monkeypatch):
+    images = data.require("fashion", "train")
+
+    def moved(row):
+        moving_head.append("later")
+
+    recipes.fit(
+        *(tier("fashion"), "judge", images.pixels, images.labels),
+        *(Settings(steps=1, batch=4), tmp_path),
+        on_log=moved,
+    )
+    assert len(moving_head) == 2
+    summary = json.loads((tmp_path / recipes.SUMMARY).read_text())
+    assert summary["commit"] == "earlier"
+    about = recipes.provenance(summary)
+    assert about["trained_by"] == "earlier" and about["trained_with"] == summary["versions"]
+    assert about["data"] == summary["data"] and "snapshots" not in about["settings"]
+    old = {key: summary[key] for key in ("speed", "settings")}
+    assert recipes.provenance(old).keys() == {"settings", "trained_on"}
 
 
 @pytest.mark.parametrize(

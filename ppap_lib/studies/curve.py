@@ -13,6 +13,7 @@ from ppap_lib.studies import filed
 from ppap_lib.studies.quality import Quality, score
 from ppap_lib.tiers import tier
 from ppap_lib.train.recipes import SUMMARY, WEIGHTS
+from ppap_lib.train.record import snapshots
 from ppap_lib.train.settings import TrainingError
 
 STUDY = "curve"
@@ -26,9 +27,9 @@ class Curve(Quality):
     sha256: str = ""
 
 
-def snapshots(folder: Path) -> list[tuple[int, Path]]:
+def course(folder: Path) -> list[tuple[int, Path]]:
     """(images seen, weights) of every snapshot of a run, and of its final EMA."""
-    found = [(int(p.stem), p) for p in sorted((folder / "snapshots").glob("*.safetensors"))]
+    found = snapshots(folder)
     summary, final = folder / SUMMARY, folder / WEIGHTS
     if summary.exists() and final.exists():
         found.append((json.loads(summary.read_text("utf8"))["images_seen"], final))
@@ -47,7 +48,7 @@ def run(
 
     Raises `TrainingError` if there are none.
     """
-    found = snapshots(folder)
+    found = course(folder)
     if not found:
         raise TrainingError(
             f"no snapshots in {folder}: run python -m ppap_lib.train denoiser first"

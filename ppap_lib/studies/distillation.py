@@ -16,6 +16,7 @@ from ppap_lib import data, distill, experts, ledger, weights
 from ppap_lib.params import Parameters, param
 from ppap_lib.tiers import tier as preset
 from ppap_lib.train import recipes
+from ppap_lib.train.record import snapshots
 
 STUDY = "distillation"
 TIMES = tuple(range(0, 1000, 100))
@@ -65,6 +66,7 @@ def finished(folder: Path) -> tuple[Distillation, experts.Experts, dict[str, Any
 
 def run(folder: Path, device: torch.device | str = "cpu") -> Path:
     """File the finished run in `folder`; returns the row's path."""
+    ledger.commit()  # of the code that reads, not of what is committed meanwhile
     began = time.monotonic()
     params, trained, summary = finished(folder)
     trained = trained.to(device)
@@ -74,8 +76,7 @@ def run(folder: Path, device: torch.device | str = "cpu") -> Path:
     }
     results["memory_bytes"] = held(trained)
     results["training_seconds"] = summary["seconds"]
-    results["settings"] = {k: v for k, v in summary["settings"].items() if k != "snapshots"}
-    results["trained_on"] = summary["speed"]["device"]
+    results |= recipes.provenance(summary)
     results["readings"] = readings(trained, params.tier, device)
     results["course"] = [
         {"images": seen, "readings": readings(then, params.tier, device)}
@@ -97,7 +98,7 @@ def readings(
 
 def course(trained: experts.Experts, folder: Path):
     """(images seen, experts) of every snapshot; nothing where a run kept none."""
-    if any((folder / "snapshots").glob("*.safetensors")):
+    if snapshots(folder):
         yield from distill.snapshots(trained, folder)
 
 

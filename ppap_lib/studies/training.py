@@ -32,6 +32,5 @@ def run(folder: Path) -> Path:
         for key in ("parameters", "objective", "images_seen", "final_loss", "images_per_second")
     }
     results |= {name: [row[name] for row in kept] for name in ("images", "loss", "lr")}
-    results["trained_on"] = summary["speed"]["device"]
-    results["settings"] = {k: v for k, v in summary["settings"].items() if k != "snapshots"}
+    results |= recipes.provenance(summary)
     return ledger.record(STUDY, params.recorded(), results, seconds=summary["seconds"])

@@ -27,7 +27,13 @@ from ppap_lib import images as pixels
 from ppap_lib import weights
 from ppap_lib.train.batches import DROPOUT, NOISE, Epochs, seed_of
 from ppap_lib.train.objectives import Objective
-from ppap_lib.train.record import Log, load_checkpoint, save_checkpoint
+from ppap_lib.train.record import (
+    Log,
+    load_checkpoint,
+    save_checkpoint,
+    snapshot_file,
+    snapshots,
+)
 from ppap_lib.train.settings import Settings, TrainingError
 
 
@@ -61,11 +67,7 @@ class Trainer:
         clock: Callable[[], float] = time.monotonic,
         about: Mapping[str, str] = MappingProxyType({}),
     ):
-        if (world := int(os.environ.get("WORLD_SIZE", 1))) > 1:
-            raise TrainingError(
-                f"training runs in one process and torchrun started {world}: start it with plain "
-                f"python (sampling is what divides: ppap_lib.generate)"
-            )
+        refuse_torchrun()
         if data.dtype != torch.uint8 or data.ndim != 4 or not len(data) or len(data) != len(labels):
             raise TrainingError(
                 f"expected uint8 images [N, C, H, W] and one label each, not {data.dtype} "
@@ -77,7 +79,7 @@ class Trainer:
             "seed": settings.seed,
             "batch": settings.batch,
             "objective": repr(objective),
-            "data": f"{len(data)} images, crc32 {crc32(data, labels):08x}",
+            "data": described(data, labels),
             **about,
         }
         self.layout = torch.channels_last if settings.channels_last else torch.contiguous_format
@@ -169,11 +171,11 @@ class Trainer:
             return False
         state = load_checkpoint(self.checkpoint, self.device)
         made = state.get("run", {})
-        differing = [k for k in self.identity if made.get(k) != self.identity[k]]
-        if differing:
+        here = self.identity
+        if differing := [k for k in here | made if made.get(k) != here.get(k)]:
             raise TrainingError(
                 f"{self.checkpoint} is another run's: "
-                + "; ".join(f"{k} {made.get(k)} there, {self.identity[k]} here" for k in differing)
+                + "; ".join(f"{k} {made.get(k)} there, {here.get(k)} here" for k in differing)
                 + ". Use another folder, or the same settings"
             )
         weights.load(self.network, state["network"], str(self.checkpoint))
@@ -183,12 +185,19 @@ class Trainer:
             group["weight_decay"] = self.settings.weight_decay if group["decayed"] else 0.0
         self.progress = Progress(**state["progress"])
         self._pending = list(state["pending"])
-        self.log.forget_after(self.progress.step)
+        self._forget_what_follows()
         return True
+
+    def _forget_what_follows(self) -> None:
+        """Drop what a killed run left of steps that are about to be taken again."""
+        self.log.forget_after(self.progress.step)
+        for images, path in snapshots(self.folder):
+            if images > self.images_seen:
+                path.unlink()
 
     def snapshot(self) -> Path:
         """Keep the present EMA weights (float16) under the number of images seen."""
-        path = self.folder / "snapshots" / f"{self.images_seen:09d}.safetensors"
+        path = snapshot_file(self.folder, self.images_seen)
         weights.save(self.ema.state_dict(), path, torch.float16)
         return path
 
@@ -204,7 +213,7 @@ class Trainer:
                     f"{self.folder} holds an earlier run's checkpoint: resume it (--resume), or "
                     f"use another folder"
                 )
-            self.log.forget_after(0)  # of a run that was killed before its first checkpoint
+            self._forget_what_follows()  # of a run that was killed before its first checkpoint
         self.network.train()
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
             self._run(on_log)
@@ -270,6 +279,20 @@ class Trainer:
         self._logged = self._now, self.progress.step
         self.log.append(row)
         return row
+
+
+def refuse_torchrun() -> None:
+    """Raise `TrainingError` in one of several processes, before anything is computed in each."""
+    if (world := int(os.environ.get("WORLD_SIZE", 1))) > 1:
+        raise TrainingError(
+            f"training runs in one process and torchrun started {world}: start it with plain "
+            f"python (sampling is what divides: ppap_lib.generate)"
+        )
+
+
+def described(data: Tensor, *labels: Tensor) -> str:
+    """How many images, and the checksum of them and of what is told of each."""
+    return f"{len(data)} images, crc32 {crc32(data, *labels):08x}"
 
 
 def _held(data: Tensor, device: torch.device) -> Tensor:

@@ -1,7 +1,7 @@
 """Whole trainings by tier and network: what the command line and the notebooks both call."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -54,9 +54,9 @@ def fit(
     """Train the tier's `what` on uint8 `data` [N, C, H, W] in `folder`; returns the summary.
 
     Leaves `ema.safetensors` (float16) and `summary.json` beside checkpoint and log. `init`
-    warm-starts from a weight file; a checkpoint that is resumed takes precedence. `on_start`
-    is told the cost and the device's speed in one line, `on_log` each logged row with the
-    `share_of_peak` added.
+    warm-starts from a weight file; a checkpoint of a run that started from another is not
+    resumed. `on_start` is told the cost and the device's speed in one line, `on_log` each logged
+    row with the `share_of_peak` added.
     """
     if tuple(data.shape[1:]) != tier.shape:
         raise TrainingError(
@@ -66,8 +66,16 @@ def fit(
     network = build(tier, what, settings.seed)
     if init is not None:
         weights.load(network, weights.read(init), str(init))
+    started_from = None if init is None else weights.sha256(init)
     trainer = Trainer(
-        network, loss or objective(tier, what), data, labels, settings, folder, device
+        network,
+        loss or objective(tier, what),
+        data,
+        labels,
+        settings,
+        folder,
+        device,
+        about={"init": started_from or "none"},
     )
     ema, figures = complete(trainer, f"{tier.name}/{what}", resume, on_start, on_log)
     file = trainer.folder / WEIGHTS
@@ -76,7 +84,7 @@ def fit(
         "tier": tier.name,
         "network": what,
         "class": type(network).__name__,
-        "init": None if init is None else weights.sha256(init),
+        "init": started_from,
         **figures,
         "file": file.name,
         "sha256": weights.sha256(file),
@@ -96,10 +104,13 @@ def complete(
 
     `resume`, `on_start` and `on_log` are those of `fit`; `parameters` counts what is trained.
     """
+    commit = ledger.commit()  # of the code that trains, not of what is committed meanwhile
     if resume:
         trainer.resume()
     network, settings = trainer.network, trainer.settings
-    cost = speed.measured(network, trainer.objective, trainer.data, trainer.labels, settings.bf16)
+    cost = speed.measured(
+        network, trainer.objective, trainer.data, trainer.labels, settings.batch, settings.bf16
+    )
     parameters = sum(p.numel() for p in network.parameters() if p.requires_grad)
     on_start(f"{title}: {parameters:,} parameters, {cost}")
 
@@ -121,6 +132,7 @@ def complete(
         "images_per_second": round(rate, 2),
         "share_of_peak": round(cost.share(rate), 4),
         "speed": asdict(cost),
+        "commit": commit,
         "versions": ledger.versions(),
     }
 
@@ -132,6 +144,22 @@ def finished(folder: Path, command: str) -> dict[str, Any]:
             f"no finished training in {folder}: run python -m ppap_lib.{command} first"
         )
     return json.loads(path.read_text("utf8"))
+
+
+def provenance(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """What a ledger row says of the training itself: how, on what, by which code.
+
+    A row's own commit and versions are those of its filing, which may be weeks later. Summaries
+    of old trainings lack some of it.
+    """
+    settings = {key: value for key, value in summary["settings"].items() if key != "snapshots"}
+    found = {
+        "trained_on": summary["speed"]["device"],
+        "trained_by": summary.get("commit"),
+        "trained_with": summary.get("versions"),
+        "data": summary.get("data"),
+    }
+    return {"settings": settings} | {key: value for key, value in found.items() if value}
 
 
 def in_words(summary: dict[str, Any]) -> str:

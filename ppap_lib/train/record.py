@@ -28,6 +28,17 @@ def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
         ) from error
 
 
+def snapshot_file(folder: Path, images: int) -> Path:
+    """Where a run keeps the EMA weights that it had after so many images."""
+    return folder / "snapshots" / f"{images:09d}.safetensors"
+
+
+def snapshots(folder: Path) -> list[tuple[int, Path]]:
+    """(images seen, file) of every snapshot that a run keeps, in order."""
+    kept = snapshot_file(folder, 0).parent.glob("*.safetensors")
+    return sorted((int(path.stem), path) for path in kept)
+
+
 class Log:
     """A JSONL file, one row per logging interval, each with its `step`."""
 

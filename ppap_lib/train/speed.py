@@ -78,15 +78,23 @@ def size(
 
 
 def measured(
-    network: nn.Module, objective: Objective, data: Tensor, labels: Tensor, bf16: bool
+    network: nn.Module,
+    objective: Objective,
+    data: Tensor,
+    labels: Tensor,
+    batch: int,
+    bf16: bool = False,
 ) -> Speed:
-    """The speed figures of training `network` on uint8 `data` [N, C, H, W], on its device."""
+    """The speed figures of training `network` on uint8 `data` [N, C, H, W], on its device.
+
+    In steps of `batch` images, of which one is taken.
+    """
     device = next(network.parameters()).device
     dtype = torch.bfloat16 if bf16 else torch.float32
     precision = "bf16" if bf16 else "fp32"
     name = devices.title(device)
     return Speed(
-        flops_per_image=flops_per_image(network, objective, data, labels),
+        flops_per_image=flops_per_image(network, objective, data, labels, batch, bf16),
         peak=matmul_rate(device, dtype),
         datasheet=datasheet_peak(name, precision),
         precision=precision,
@@ -95,19 +103,31 @@ def measured(
 
 
 def flops_per_image(
-    network: nn.Module, objective: Objective, data: Tensor, labels: Tensor, batch: int = 2
+    network: nn.Module,
+    objective: Objective,
+    data: Tensor,
+    labels: Tensor,
+    batch: int,
+    bf16: bool = False,
 ) -> float:
-    """FLOP of one image's forward and backward pass; leaves the network as it was."""
+    """FLOP of one image's forward and backward pass; leaves the network as it was.
+
+    Counted in a whole step of `batch` images, as training takes it: what is computed once a step,
+    such as the product of low-rank factors, is shared by all of them.
+    """
     device = next(network.parameters()).device
     trial = copy.deepcopy(network).train()
-    images = pixels.from_bytes(data[:batch].to(device))
+    chosen = torch.arange(batch) % len(data)
+    images = pixels.from_bytes(data[chosen.to(data.device)].to(device))
+    generator = torch.Generator(device).manual_seed(0)
     with (
         torch.random.fork_rng([device] if device.type == "cuda" else []),
         FlopCounterMode(display=False) as counter,
     ):
-        generator = torch.Generator(device).manual_seed(0)
-        objective(trial, images, labels[:batch].to(device), generator).backward()
-    return counter.get_total_flops() / len(images)
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            loss = objective(trial, images, labels[chosen.to(labels.device)].to(device), generator)
+        loss.backward()
+    return counter.get_total_flops() / batch
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype, repeats: int = 5) -> float:
