@@ -41,6 +41,12 @@ class Term:
         """Whether the term acts at the level: bool, [] or [B]."""
         return (level.t >= self.start) & (level.t < self.stop)
 
+    @property
+    def empty(self) -> bool:
+        """Whether its range is one for all images, and without any timestep."""
+        tensors = isinstance(self.start, Tensor) or isinstance(self.stop, Tensor)
+        return not (tensors or self.start < self.stop)
+
 
 @dataclass(frozen=True)
 class Guide:
@@ -64,13 +70,22 @@ class Guide:
 
     __rmul__ = __mul__
 
-    def during(self, start: float, stop: float) -> "Guide":
-        """The guide for training timesteps in [start, stop), and nothing elsewhere."""
-        if not start < stop:
+    def during(self, start: float | Tensor, stop: float | Tensor) -> "Guide":
+        """The guide for training timesteps in [start, stop), and nothing elsewhere.
+
+        Numbers, or float64 [B] with a range for each image. Raises `GuidanceError` where one range
+        for all images leaves no term that ever acts.
+        """
+        if not (isinstance(start, Tensor) or isinstance(stop, Tensor) or start < stop):
             raise GuidanceError(f"an empty interval: start {start} must be below stop {stop}")
-        return Guide(
-            tuple(replace(t, start=max(t.start, start), stop=min(t.stop, stop)) for t in self.terms)
-        )
+        within = [
+            replace(t, start=_larger(t.start, start), stop=-_larger(-t.stop, -stop))
+            for t in self.terms
+        ]
+        if not (left := tuple(term for term in within if not term.empty)):
+            ranges = ", ".join(f"[{term.start}, {term.stop})" for term in self.terms)
+            raise GuidanceError(f"[{start}, {stop}) has no timestep of the guide's own {ranges}")
+        return Guide(left)
 
     def _active(self, level: Level) -> list[Term]:
         return [term for term in self.terms if bool(term.active(level).any())]
@@ -96,6 +111,13 @@ class Guide:
             weight = term.weight * active.view(-1, *[1] * (x_t.ndim - 1) if active.ndim else ())
             total = total + weight * grad.detach()
         return total
+
+
+def _larger(a: float | Tensor, b: float | Tensor) -> float | Tensor:
+    """The larger of two numbers; per image where one is a tensor."""
+    if isinstance(a, Tensor) or isinstance(b, Tensor):
+        return torch.maximum(*(torch.as_tensor(value, dtype=torch.float64) for value in (a, b)))
+    return max(a, b)
 
 
 def _finite(scale: float) -> None:
@@ -136,8 +158,18 @@ Model = Callable[[Tensor], Any] | NoiseAware
 """A module is given images in its parameters' dtype, any other function float32."""
 
 
+def read_at(model: Model, level: Level) -> Callable[[Tensor], Any]:
+    """The model as a function of x_t at this level; a clean one is the same at every level."""
+    return model.at(level) if isinstance(model, NoiseAware) else model
+
+
+def in_train_mode(model: Any) -> bool:
+    """Whether the model is a module any part of which would move, or read by chance."""
+    return isinstance(model, nn.Module) and any(part.training for part in model.modules())
+
+
 def _refuse_training(model: Any) -> None:
-    if isinstance(model, nn.Module) and model.training:
+    if in_train_mode(model):
         raise GuidanceError(
             f"the guide, a {type(model).__name__}, is in train mode, where batch norms read (and "
             f"keep) the batch's statistics and dropout is random: call model.eval() first"
@@ -154,11 +186,10 @@ def _as_computed(x: Tensor, network: Callable) -> Tensor:
 
 def _log_prob(model: Model, task: Task, target: Any, x: Tensor, level: Level) -> Tensor:
     """log p(target | model's reading of x) per image, [B]."""
-    aware = isinstance(model, NoiseAware)
-    read = model.at(level) if aware else model
+    read = read_at(model, level)
     _refuse_training(model)
     _refuse_training(read)
-    if not aware or isinstance(read, nn.Module):
+    if not isinstance(model, NoiseAware) or isinstance(read, nn.Module):
         x = _as_computed(x, read)
     value = task.log_prob(read(x), target)
     if value.shape != x.shape[:1]:

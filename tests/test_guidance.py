@@ -147,6 +147,24 @@ class TestAlgebra:
         acts = [t for t in range(1000) if guide.gradients(LINEAR.at(t))]
         assert acts == list(range(200, 400))
 
+    def test_what_an_intersection_leaves_empty_is_dropped_and_nothing_left_is_an_error(self):
+        with pytest.raises(GuidanceError, match=r"\[200, 300\) has no timestep .*own \[0, 100\)"):
+            constant().during(0, 100).during(200, 300)
+        early, late = constant(1.0).during(0, 100), constant(2.0).during(200, 300)
+        both = (early + late).during(50, 150)
+        acts = [t for t in range(1000) if both.gradients(LINEAR.at(t))]
+        assert acts == list(range(50, 100))
+
+    def test_ranges_of_each_image_intersect_with_others(self):
+        start, stop = torch.tensor([[0.0, 100.0], [300.0, 400.0]], dtype=torch.float64)
+        x_t, t = noisy(2), [50, 150, 350, 390]
+        own = constant().during(start, stop)
+        for guide in (own.during(100, 390), constant().during(100, 390).during(start, stop)):
+            grads = [guide(x_t, LINEAR.at(time), None).flatten(1)[:, 0].tolist() for time in t]
+            assert grads == [[0, 0], [1, 1], [0, 1], [0, 0]]
+        apart = own.during(stop, stop + 100)  # each image's own range is empty: it never acts
+        assert not any(apart.gradients(LINEAR.at(time)) for time in range(0, 1000, 50))
+
     def test_a_range_masks_images_of_a_batch_with_their_own_levels(self):
         level = LINEAR.at(torch.tensor([99.0, 100.0, 199.0, 200.0]))
         grad = constant().during(100, 200)(noisy(4), level, None)
@@ -339,9 +357,14 @@ class TestBadInput:
             at_xt(TimeConditioned(Timed()), TASK, TARGET),
             at_x0(network, TASK, TARGET, through=False),
         )
+        refusal = r"in train mode.*call model.eval\(\) first"
         for guide in guides:
-            with pytest.raises(GuidanceError, match=r"in train mode.*call model.eval\(\) first"):
+            with pytest.raises(GuidanceError, match=refusal):
                 guide(x_t, level, prediction)
+        network.eval()
+        norm.train()  # one part is enough
+        with pytest.raises(GuidanceError, match=refusal):
+            guides[0](x_t, level, prediction)
         assert not norm.running_mean.any()
 
     def test_a_guide_adds_only_to_guides(self):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ppap_lib import images as contract
 from ppap_lib.experts import Experts
+from ppap_lib.guidance import in_train_mode
 from ppap_lib.schedule import Intervals, Schedule
 from ppap_lib.tasks import Task
 from ppap_lib.train.batches import seed_of
@@ -111,7 +112,7 @@ def teacher_logits(teacher: nn.Module, pixels: Tensor, batch: int = 250) -> Tens
 
     The teacher must be in eval mode, and stays as it is. It reads on its own device.
     """
-    if any(module.training for module in teacher.modules()):
+    if in_train_mode(teacher):
         raise DistillError("the teacher is in train mode, where it would move: call teacher.eval()")
     parameter = next(teacher.parameters(), pixels)
     parts = [

@@ -1,19 +1,20 @@
 """How well a model reads noisy images, timestep by timestep."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ppap_lib import uncertainty, weights
 from ppap_lib.distill.losses import DistillError
 from ppap_lib.experts import Experts
-from ppap_lib.guidance import Model, NoiseAware
-from ppap_lib.schedule import Level, Schedule
+from ppap_lib.guidance import Model, in_train_mode, read_at
+from ppap_lib.schedule import Schedule
 from ppap_lib.seeds import Noise
+from ppap_lib.train import record
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def log_probabilities(
     `seeds[i]` (default: i) at every timestep, so that timesteps and models are paired. The model
     is on the images' device, in eval mode; the result is on the CPU.
     """
-    if isinstance(model, nn.Module) and any(module.training for module in model.modules()):
+    if in_train_mode(model):
         raise DistillError("the model is in train mode: call model.eval() before it is measured")
     seeds = range(len(images)) if seeds is None else seeds
     if len(images) != len(seeds) or not len(images):
@@ -59,13 +60,9 @@ def log_probabilities(
         part = slice(start, start + batch)
         x0 = images[part]
         eps = Noise(seeds[part], x0.shape[1:], x0.dtype, x0.device)()
-        read = [_at(model, level)(level.noised(x0, eps)) for level in levels]
+        read = [read_at(model, level)(level.noised(x0, eps)) for level in levels]
         parts.append(torch.stack(read).double().log_softmax(2).cpu())
     return torch.cat(parts, 1)
-
-
-def _at(model: Model, level: Level) -> Callable[[Tensor], Tensor]:
-    return model.at(level) if isinstance(model, NoiseAware) else model
 
 
 def reading(log_p: Tensor, labels: Tensor, t: float) -> Reading:
@@ -103,10 +100,10 @@ def snapshots(experts: Experts, folder: str | Path) -> Iterator[tuple[int, Exper
     `experts` is a set of the run's architecture and stays as it is; each snapshot is loaded into
     one copy of it, over the one before.
     """
-    paths = sorted(Path(folder, "snapshots").glob("*.safetensors"))
-    if not paths:
+    kept = record.snapshots(Path(folder))
+    if not kept:
         raise DistillError(f"no snapshots in {folder}: give Settings(snapshots=...) to the run")
     copy = deepcopy(experts).eval().requires_grad_(False)
-    for path in paths:
+    for images, path in kept:
         weights.load(copy, weights.read(path), str(path))
-        yield int(path.stem), copy
+        yield images, copy

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ppap_lib import ledger, seeds, zoo
 from ppap_lib.denoise import clipped
-from ppap_lib.guidance import Guide, guided
+from ppap_lib.guidance import guided
 from ppap_lib.params import ParameterError, param
 from ppap_lib.samplers import ddim, sample
 from ppap_lib.schedule import Intervals
@@ -125,8 +125,7 @@ def draw_ranges(
     target = seeds.labels(block, len(chosen.classes)).to(device).repeat(len(ranges))
     model = methods.reader(params.method, params.guide, params.tier, device)
     start, stop = torch.tensor(ranges, dtype=torch.float64).repeat_interleave(len(block), 0).T
-    guide = methods.field(params.method, model, target)
-    each = Guide(tuple(replace(term, start=start, stop=stop) for term in guide.terms))
+    each = methods.field(params.method, model, target).during(start, stop)
     denoise = clipped(zoo.denoiser(preset(params.tier).named("denoiser"), device=device))
     grid = chosen.schedule().grid(guidance.sampler(params.sampler).spacing)
     images = sample(guided(denoise, each, params.scale), x_T, grid, ddim())
@@ -154,7 +153,8 @@ def measured(
 def run(params: Restricted, device: torch.device | str = "cpu") -> dict[str, Any]:
     """Draw and measure; the row's results, image by image."""
     whole = {"first": 1, "last": params.n_intervals, "scale": 0.0, "guide_sha256": ""}
-    plain = _without_guidance(replace(params, method="none", **whole), device)
+    plain = replace(params, method="none", released_routing=False, **whole)
+    plain = _without_guidance(plain, device)
     images = plain if params.method == "none" else draw(params, device)
     return measured(params, images, plain, device)
 
