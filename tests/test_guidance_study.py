@@ -3,11 +3,13 @@
 import pytest
 import torch
 
-from ppap_lib import ledger, zoo
+from ppap_lib import ledger, seeds, zoo
+from ppap_lib.denoise import clipped
+from ppap_lib.guidance import guided
 from ppap_lib.params import ParameterError
 from ppap_lib.samplers import ddim
 from ppap_lib.schedule import Intervals, Schedule
-from ppap_lib.studies import gradients, guidance
+from ppap_lib.studies import gradients, guidance, methods
 from ppap_lib.studies.guidance import BelowTheEdge, Guidance, Sampler
 
 
@@ -126,8 +128,11 @@ def test_released_routing_moves_edges_to_the_expert_below():
 
 
 def test_released_routing_needs_experts():
-    with pytest.raises(ParameterError, match="naive has no experts"):
-        guidance.draw(Guidance(method="naive", released_routing=True, n=2))
+    """Said of the parameters: not after hours, by the row whose turn it is."""
+    for method in ("none", "naive", "x0_through"):
+        with pytest.raises(ParameterError, match=f"{method} has no experts"):
+            Guidance(method=method, released_routing=True)
+    assert Guidance(method="single", released_routing=True).released_routing
 
 
 def test_gradients_are_compared_on_the_same_images(monkeypatch):
@@ -137,8 +142,24 @@ def test_gradients_are_compared_on_the_same_images(monkeypatch):
     found = gradients.run(made)
     assert found["t"] == [float(level.t) for level in Schedule.linear().grid("2")[:-1]]
     assert found["cosine"]["naive"] == pytest.approx([1, 1], abs=1e-5)
-    assert all(abs(c) < 1 for c in found["cosine"]["x0_fixed"])
-    assert all(s > 0 for values in found["share_of_eps"].values() for s in values)
+    # What guidance at scale 1 does to eps at the first timestep, image by image.
+    level, part = Schedule.linear().grid("2")[0], range(3)
+    x_t, denoise = seeds.Noise(part, (1, 32, 32))(), clipped(zoo.denoiser("fashion/denoiser"))
+    plain, model = denoise(x_t, level).eps, zoo.load("fashion/resnet18")
+    pulls = {}
+    for method in made.methods:
+        field = methods.field(method, model, torch.arange(3))
+        pulls[method] = (guided(denoise, field, 1.0)(x_t, level).eps - plain).flatten(1).double()
+        share = pulls[method].pow(2).sum(1).sqrt() / plain.double().flatten(1).pow(2).sum(1).sqrt()
+        assert found["share_of_eps"][method][0] == pytest.approx(float(share.mean()), rel=1e-3)
+    a, b = pulls["x0_fixed"], pulls["naive"]
+    cosine = (a * b).sum(1) / (a.pow(2).sum(1) * b.pow(2).sum(1)).sqrt()
+    assert found["cosine"]["x0_fixed"][0] == pytest.approx(float(cosine.mean()), abs=1e-3)
+
+
+def test_gradients_of_a_guide_that_is_not_trained_are_refused():
+    with pytest.raises(methods.MethodError, match="no guide vit of tin10 is trained yet"):
+        gradients.Gradients.with_weights(guide="vit", tier="tin10")
 
 
 def test_without_the_yardstick_there_is_no_cosine():

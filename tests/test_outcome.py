@@ -136,3 +136,11 @@ def test_rank_correlation_is_one_for_the_published_numbers_themselves():
         )
         assert len(found["fid"].methods) == 7  # x0-hat is one published row
     assert outcome.ranks(outcome.outcomes(rows[:2]), "resnet18") == {}
+
+
+def test_methods_of_one_length_without_a_block_that_all_have_are_not_ranked():
+    rows = [
+        row(method, [1, 0], first_seed=2 * block, kid=0.1, inception_score=1.0, precision=0.5)
+        for block, method in enumerate(("naive", "single", "multi5"))
+    ]
+    assert outcome.ranks(outcome.outcomes(rows), "resnet18") == {}

@@ -67,6 +67,10 @@ class TestReading:
             here = list(reading.installed(guide).values())
             assert all(zoo.card(name).sha256 for name in here)
             assert len(here) + len(reading.missing(guide)) == len(reading.READERS)
+        # Sets that the zoo has no cards of, and a tier that nothing is trained for.
+        assert reading.installed("lite0", "tin10") == {"naive": "tin10/lite0"}
+        assert reading.installed("resnet18", "tin10") == {}
+        assert len(reading.missing("resnet18", "tin10")) == len(reading.READERS)
         assert [p.model for p in reading.plan()][0] == "fashion/resnet18"
 
     def test_wrong_runs_are_refused(self):

@@ -58,7 +58,7 @@ def test_every_solver_of_the_catalogue_runs_under_one_name():
         ({"solver": "dpmpp2m"}, "did you mean 'dpmpp_2m'"),
         ({"solver": "pf"}, "takes a tolerance and no budget"),
         ({"solver": "ddim", "tolerance": 0.1}, "every other solver a budget"),
-        ({"solver": "ddim", "method": "ppap7"}, "no guidance method 'ppap7'"),
+        ({"solver": "ddim", "method": "ppap7"}, "method must be one of 'none', .*, not 'ppap7'"),
         ({"solver": "ddim", "n": 64}, "n must be at least 66"),
     ],
 )
@@ -104,6 +104,19 @@ def test_only_solvers_that_extrapolate_are_filed_by_how_they_end(quick):
         samplers.draw(Sampling("deis_2", 4, n=N, lower_final=on)).images for on in (True, False)
     ]
     assert not torch.equal(*drawn)
+
+
+def test_a_row_has_the_commit_of_the_code_that_drew(quick, moving_head, monkeypatch):
+    draw = samplers.draw
+
+    def moved(*arguments):
+        moving_head.append("later")
+        return draw(*arguments)
+
+    monkeypatch.setattr(samplers, "draw", moved)
+    samplers.record([Sampling("ddim", 2, n=N)], tell=lambda line: None)
+    (row,) = ledger.rows(samplers.STUDY)
+    assert len(moving_head) == 2 and row["commit"] == "earlier"
 
 
 def test_a_row_keeps_to_its_budget_and_says_what_each_image_contributes(quick):

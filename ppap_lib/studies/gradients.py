@@ -45,6 +45,11 @@ class Gradients(Parameters):
         names = made.methods or tuple(
             m for m in methods.installed(made.guide, made.tier) if m != "none"
         )
+        if not names:
+            raise methods.MethodError(
+                f"no guide {made.guide} of {made.tier} is trained yet, so there are no gradients: "
+                f"train it by python -m ppap_lib.train first"
+            )
         found = [methods.provenance(m, made.guide, made.tier) for m in names]
         digests = tuple(each["guide_sha256"] for each in found)
         return replace(

@@ -59,9 +59,7 @@ class Guidance(Parameters):
     are those of the weights in use; `with_weights` fills them in.
     """
 
-    method: Literal[
-        "none", "naive", "x0_fixed", "x0_through", "single", "multi5", "ppap5", "ppap10"
-    ]
+    method: methods.MethodName
     guide: GuideName = "resnet18"
     scale: float = param(PUBLISHED_SCALE, low=0.0)
     sampler: str = "ddim25"
@@ -77,6 +75,8 @@ class Guidance(Parameters):
     def __post_init__(self) -> None:
         super().__post_init__()
         respace(preset(self.tier).schedule().T, sampler(self.sampler).spacing)
+        if self.released_routing and not methods.has_experts(self.method):
+            raise ParameterError(f"{self.method} has no experts whose routing could differ")
 
     @classmethod
     def with_weights(cls, **values: Any) -> "Guidance":
@@ -262,8 +262,6 @@ def _steering(
 ):
     model: nn.Module | BelowTheEdge | None = None
     if params.released_routing:
-        if methods.METHODS[params.method] is None or not methods.METHODS[params.method].set_name:
-            raise ParameterError(f"{params.method} has no experts whose routing could differ")
         model = BelowTheEdge(methods.reader(params.method, params.guide, params.tier, device))
     return methods.steering(
         params.method,

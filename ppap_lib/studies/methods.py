@@ -3,14 +3,14 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from ppap_lib import experts, seeds, zoo
 from ppap_lib.denoise import Denoise, clipped
-from ppap_lib.guidance import Guide, NoiseAware, at_x0, at_xt, guided
+from ppap_lib.guidance import Guide, at_x0, at_xt, guided, read_at
 from ppap_lib.tasks import Classification
 from ppap_lib.tiers import tier as preset
 
@@ -48,6 +48,8 @@ METHODS: Mapping[str, Method | None] = MappingProxyType(
 )
 """All methods of the study, in the order of its tables; "none" is sampling without guidance."""
 
+MethodName = Literal[*METHODS]
+
 
 def title(method: str) -> str:
     """The method's name in print."""
@@ -61,6 +63,11 @@ def weights_of(method: str, guide: str, tier: str = "fashion") -> str | None:
     if found is None:
         return None
     return preset(tier).named(guide if found.set_name is None else f"{found.set_name}-{guide}")
+
+
+def has_experts(method: str) -> bool:
+    """Whether a set of experts reads the images."""
+    return (found := _known(method)) is not None and found.set_name is not None
 
 
 def installed(guide: str, tier: str = "fashion") -> list[str]:
@@ -77,7 +84,7 @@ def reader(
     name = weights_of(method, guide, tier)
     if name is None:
         raise MethodError("without guidance no model reads the images")
-    library = zoo if _known(method).set_name is None else experts
+    library = experts if has_experts(method) else zoo
     return library.load(name, device)
 
 
@@ -86,7 +93,7 @@ def clean_reader(
 ) -> Callable[[torch.Tensor], torch.Tensor]:
     """The method's reader as it reads clean images; experts by the one for the cleanest."""
     model = reader(method, guide, tier, device)
-    return model.at(preset(tier).schedule().at(0)) if isinstance(model, NoiseAware) else model
+    return read_at(model, preset(tier).schedule().at(0))
 
 
 def field(method: str, model: nn.Module, target: torch.Tensor) -> Guide:

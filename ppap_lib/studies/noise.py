@@ -55,7 +55,7 @@ TWEAKS: Mapping[str, Tweak] = MappingProxyType(
 class Noise(Parameters):
     """One run: which tweak, in how many steps, with x0 clipped or not, from which seeds."""
 
-    tweak: Literal["one_z", "two_z", "start", "end", "start_told", "end_told"] = "one_z"
+    tweak: Literal[*TWEAKS] = "one_z"
     steps: int = param(25, low=2, high=1000)
     clip: bool = True
     n: int = param(66, low=2)

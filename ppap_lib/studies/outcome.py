@@ -152,7 +152,7 @@ def ranks(
 
     Only the ordering is comparable: theirs is ImageNet at 256 pixels. Where the paper has one row
     for gradients on x0-hat, ours is the one through the denoiser. On the blocks of seeds that all
-    methods share; needs at least three methods.
+    methods share: empty where there is none, or with fewer than three methods.
     """
     from scipy.stats import spearmanr
 
@@ -166,7 +166,8 @@ def ranks(
     if len(ours) < 3:
         return {}
     first, *others = ours.values()
-    blocks = first.shared(*others)
+    if not (blocks := first.shared(*others)):
+        return {}
     table = {}
     for column, mine in PUBLISHED_COLUMNS.items():
         a = [theirs[method][column] for method in ours]

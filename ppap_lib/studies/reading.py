@@ -62,8 +62,8 @@ class Reads(Parameters):
 
 def installed(guide: str, tier: str = "fashion") -> dict[str, str]:
     """The models of a guide that ship now, clean one first: method to name in the zoo."""
-    names = {method: methods.weights_of(method, guide, tier) for method in READERS}
-    return {method: name for method, name in names.items() if zoo.card(name).sha256}
+    there = methods.installed(guide, tier)
+    return {m: methods.weights_of(m, guide, tier) for m in READERS if m in there}
 
 
 def missing(guide: str, tier: str = "fashion") -> list[str]:
