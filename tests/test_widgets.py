@@ -13,11 +13,11 @@ from ppap_lib.widgets import (
     FRAME_LIMIT,
     Explorer,
     Prepared,
-    Reading,
+    Seen,
     WidgetError,
     encode,
     guidance_explorer,
-    reading,
+    see,
     timestep_explorer,
 )
 
@@ -194,7 +194,7 @@ def ranges(**changes):
     """An explorer of ranges whose images have the brightness (end - begin) / 10."""
 
     def readings(t):
-        return {"clean": Reading(torch.tensor([0.75, 0.25]).log(), torch.eye(4) * t)}
+        return {"clean": Seen(torch.tensor([0.75, 0.25]).log(), torch.eye(4) * t)}
 
     settings = {
         "noised": lambda t: picture(t / 10),
@@ -228,10 +228,10 @@ def test_a_reading_says_what_a_model_sees_and_how_sure_it_is():
         def at(self, level):
             return lambda x: torch.tensor([[100.0 * (level == 0), 0.0]]).expand(len(x), 2)
 
-    sure, unsure = (reading(Aware(), picture(0), level) for level in (0, 1))
+    sure, unsure = (see(Aware(), picture(0), level) for level in (0, 1))
     assert sure.top(["bag", "coat"], 1) == ["bag 1.00"] and sure.entropy == pytest.approx(0)
     assert unsure.entropy == pytest.approx(0.6931, abs=1e-4) and unsure.attention is None
-    plain = reading(lambda x: torch.zeros(len(x), 4), picture(0), 0)
+    plain = see(lambda x: torch.zeros(len(x), 4), picture(0), 0)
     assert plain.log_p.exp().tolist() == [0.25] * 4
 
 

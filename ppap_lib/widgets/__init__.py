@@ -6,16 +6,16 @@
 from ppap_lib.widgets.explorer import FRAME_LIMIT, Explorer, WidgetError, encode
 from ppap_lib.widgets.prepared import Prepared
 from ppap_lib.widgets.steering import guidance_explorer
-from ppap_lib.widgets.timesteps import Reading, reading, timestep_explorer
+from ppap_lib.widgets.timesteps import Seen, see, timestep_explorer
 
 __all__ = [
     "FRAME_LIMIT",
     "Explorer",
     "Prepared",
-    "Reading",
+    "Seen",
     "WidgetError",
     "encode",
     "guidance_explorer",
-    "reading",
+    "see",
     "timestep_explorer",
 ]

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ppap_lib import plots, uncertainty
-from ppap_lib.guidance import Model, NoiseAware
+from ppap_lib.guidance import Model, read_at
 from ppap_lib.schedule import Level
 from ppap_lib.widgets.explorer import Explorer, WidgetError
 
@@ -19,7 +19,7 @@ TOP = 2  # classes named below a picture
 
 
 @dataclass(frozen=True, eq=False)
-class Reading:
+class Seen:
     """What a model makes of one noisy image.
 
     `log_p` [K] over the classes; `attention` [H, W], not negative, where it looked, if known.
@@ -39,15 +39,14 @@ class Reading:
         return [f"{classes[k]} {p:.2f}" for p, k in zip(*map(Tensor.tolist, best), strict=True)]
 
 
-def reading(model: Model, x_t: Tensor, level: Level, attention: Tensor | None = None) -> Reading:
-    """The `Reading` of one noisy image [C, H, W] by a clean or a noise-aware classifier."""
-    read = model.at(level) if isinstance(model, NoiseAware) else model
+def see(model: Model, x_t: Tensor, level: Level, attention: Tensor | None = None) -> Seen:
+    """The `Seen` of one noisy image [C, H, W] by a clean or a noise-aware classifier."""
     with torch.no_grad():
-        log_p = read(x_t[None].float())[0].log_softmax(0)
-    return Reading(log_p, attention)
+        log_p = read_at(model, level)(x_t[None].float())[0].log_softmax(0)
+    return Seen(log_p, attention)
 
 
-def _show(ax: Axes, image: Tensor, found: Reading, classes: Sequence[str]) -> None:
+def _show(ax: Axes, image: Tensor, found: Seen, classes: Sequence[str]) -> None:
     """The image, where the model looked at it, and below what the model takes it for."""
     if found.attention is None:
         plots.picture(ax, image)
@@ -74,7 +73,7 @@ def _grid(figure: Figure, columns: tuple[int, int]) -> tuple[np.ndarray, np.ndar
 
 def timestep_explorer(
     noised: Callable[[float], Tensor],
-    readings: Callable[[float], Mapping[str, Reading]],
+    readings: Callable[[float], Mapping[str, Seen]],
     samples: Callable[[int, int], Tensor],
     plain: Tensor,
     points: Sequence[int],
