@@ -13,7 +13,6 @@ from torch import nn
 from ppap_lib import data, metrics
 from ppap_lib.book import library_digest, restructured, with_aliases
 from ppap_lib.distill import __main__ as distill
-from ppap_lib.distill import training
 from ppap_lib.generate import __main__ as generate
 from ppap_lib.samplers import ddim
 from ppap_lib.studies import __main__ as studies
@@ -88,7 +87,6 @@ def small_world(tmp_path, monkeypatch, quick_training):
     monkeypatch.setattr(guidance, "sampler", lambda name: guidance.Sampler("2", ddim, "score"))
     monkeypatch.setattr(data, "require", lambda name, split: images)
     monkeypatch.setattr(data, "test_images", lambda name: images)
-    monkeypatch.setattr(training, "HELD_OUT", 20)
     monkeypatch.setattr(distillation, "HELD_OUT", 20)
     monkeypatch.setitem(metrics.EXTRACTORS, "lite2", lambda device: Pooled())
     monkeypatch.setattr(metrics, "reference_file", lambda tier, extractor: tmp_path / "none")

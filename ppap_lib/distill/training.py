@@ -5,7 +5,7 @@ Each leaves experts.safetensors, which `experts.read` and `experts.load` read, a
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,22 +15,17 @@ from torch import Tensor, nn
 from ppap_lib import atomic, data, experts, weights, zoo
 from ppap_lib.data.generated import generated
 from ppap_lib.data.imageset import ImageSet
-from ppap_lib.distill.fitting import fit, updates
+from ppap_lib.distill.fitting import UPDATES, fit, updates
 from ppap_lib.distill.losses import DistillError, NoisyLoss, Supervised, Transfer, teacher_logits
-from ppap_lib.distill.quality import accuracy_by_t
 from ppap_lib.experts import Experts
-from ppap_lib.networks.lora import Adapted
 from ppap_lib.schedule import Intervals
 from ppap_lib.tasks import Classification
-from ppap_lib.tiers import Tier
 from ppap_lib.tiers import tier as preset
-from ppap_lib.train.loop import crc32
-from ppap_lib.train.recipes import SUMMARY
+from ppap_lib.train.loop import crc32, described, refuse_torchrun
+from ppap_lib.train.recipes import SUMMARY, finished
 from ppap_lib.train.settings import Settings
 
 EXPERTS, TEACHER = "experts.safetensors", "teacher.safetensors"
-HELD_OUT = 1000
-"""Test images on which the result is measured, at most."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +112,7 @@ class ExpertTraining:
             "guide": self.guide,
             "kind": self.kind,
             "experts": self.experts,
+            "rank": None if self.whole else self.rank or UPDATES[self.guide].rank,
             "temperature": self.temperature if self.transfers else None,
             "released": {
                 "warm start": self.warm_start,
@@ -140,21 +136,21 @@ def train_experts(
 ) -> dict[str, Any]:
     """Train in `folder`; returns the summary. `on_start` and `on_log` are those of `fit`.
 
-    Raises `DataError` where there are no images to learn from, or of another shape, or none to
-    test on, and `DistillError` where the folder is another training's.
+    Raises `DataError` where there are no images to learn from, or of another shape, and
+    `DistillError` where the folder is another training's. How well the result reads noisy images
+    is for `python -m ppap_lib.studies distillation --folder` to measure.
     """
+    refuse_torchrun()  # before every process asks the teacher
     device = torch.device(device)
-    loss, images, test = training.loss(), training.images(), data.test_images(training.tier)
+    loss, images = training.loss(), training.images()
     trunk = zoo.load(training.trunk)
     size = sum(parameter.numel() for parameter in trunk.parameters())
-    targets = images.labels
-    if training.transfers:
-        targets = _teacher(training.trunk, device, images.pixels, folder)
+    fresh = training.fresh(trunk, settings.seed)
     trained, figures = fit(
-        training.fresh(trunk, settings.seed),
+        fresh,
         loss,
         images.pixels,
-        targets,
+        _targets(training, images, folder, device),
         settings,
         folder,
         sequential=training.warm_start,
@@ -167,17 +163,41 @@ def train_experts(
     experts.save(trained, file, training.trunk, torch.float16)
     summary = {
         **training.recorded(),
-        "rank": trained.bank.members[0].plan.rank if isinstance(trained.bank, Adapted) else None,
         "trunk_parameters": size,
         "share_of_trunk": round(figures["parameters"] / size, 4),
         "source": images.source,
         **figures,
-        "quality": _quality(trained, preset(training.tier), test.evenly(HELD_OUT).to(device)),
         "file": file.name,
         "sha256": weights.sha256(file),
     }
     atomic.write(folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
     return summary
+
+
+def verify(training: ExpertTraining, folder: Path, device: torch.device | str = "cpu") -> None:
+    """Raise `DistillError` unless the finished training in `folder` is this one, on these images.
+
+    A summary of long ago, which does not say something, is not held to it.
+    """
+    summary, images = finished(folder, "distill"), training.images()
+    targets = _targets(training, images, folder, torch.device(device))
+    here = training.recorded() | {"data": described(images.pixels, targets)}
+    there = {key: summary.get(key, value) for key, value in here.items()}
+    if differing := [key for key in here if there[key] != here[key]]:
+        raise DistillError(
+            f"the finished training in {folder} is another: "
+            + "; ".join(f"{key} {there[key]} there, {here[key]} asked for" for key in differing)
+            + ". Use another folder, or remove it to train again"
+        )
+
+
+def _targets(
+    training: ExpertTraining, images: ImageSet, folder: Path, device: torch.device
+) -> Tensor:
+    """What the experts are told of each image: the teacher's logits, or its label."""
+    if not training.transfers:
+        return images.labels
+    return _teacher(training.trunk, device, images.pixels, folder)
 
 
 def _teacher(name: str, device: torch.device, pixels: Tensor, folder: Path) -> Tensor:
@@ -196,12 +216,3 @@ def _teacher(name: str, device: torch.device, pixels: Tensor, folder: Path) -> T
             f"Use another folder"
         )
     return weights.read(path)["logits"]
-
-
-def _quality(trained: Experts, tier: Tier, test: ImageSet) -> dict[str, Any]:
-    """How the experts read held-out images, every hundredth timestep."""
-    schedule = tier.schedule()
-    readings = accuracy_by_t(
-        trained, test.images(), test.labels, schedule, range(0, schedule.T, 100)
-    )
-    return {"images": test.source, "readings": [asdict(reading) for reading in readings]}

@@ -16,7 +16,7 @@ import torch
 from ppap_lib import ledger
 from ppap_lib.data.generated import GENERATED
 from ppap_lib.distill.fitting import UPDATES, settings
-from ppap_lib.distill.training import ExpertTraining, train_experts
+from ppap_lib.distill.training import ExpertTraining, train_experts, verify
 from ppap_lib.studies import ablation, distillation, guidance
 from ppap_lib.tiers import tier as preset
 from ppap_lib.train.recipes import SUMMARY
@@ -119,19 +119,17 @@ def training(name: str, guide: str, generated: Path) -> ExpertTraining:
 
 
 def train(
-    name: str,
-    guide: str,
-    generated: Path,
+    asked: ExpertTraining,
     images: int,
     folder: Path,
     device: torch.device | str = "cpu",
     tell: Callable[[str], None] = print,
 ) -> None:
-    """Train a variant in `folder` for this many images, unless a finished run is there."""
+    """Train in `folder` for this many images, unless that is done: `verify` it then."""
     if (folder / SUMMARY).is_file():
+        verify(asked, folder, device)
         return
-    asked = training(name, guide, generated)
-    made = settings(asked.tier, guide, asked.whole, device, images)
+    made = settings(asked.tier, asked.guide, asked.whole, device, images)
     train_experts(asked, made, folder, device=device, resume=True, on_start=tell)
 
 
@@ -147,10 +145,15 @@ def record(
     device: torch.device | str = "cpu",
     tell: Callable[[str], None] = print,
 ) -> None:
-    """Train the variants below `root`, file each training, and guide by each; done is skipped."""
-    for name in names:
+    """Train the variants below `root`, file each training, and guide by each; done is skipped.
+
+    Raises `VariantError` for a name that is none before anything is trained, and `DistillError`
+    where the finished training below `root` is another, such as one on other images.
+    """
+    ledger.commit()  # of the code that runs, not of what is committed meanwhile
+    for name, asked in {name: training(name, guide, generated) for name in names}.items():
         folder = root / f"{guide}-{name}-{images}"
-        train(name, guide, generated, images, folder, device, tell)
+        train(asked, images, folder, device, tell)
         trained = distillation.finished(folder)[0]
         if ledger.find(distillation.STUDY, trained.recorded()) is None:
             tell(f"{name}: {distillation.run(folder, device).name}")
