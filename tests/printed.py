@@ -31,6 +31,13 @@ def lines(program: str) -> list[tuple[str, str]]:
     return found
 
 
+def arguments(command: str) -> tuple[str, list[str]]:
+    """The program of ours that a command line runs, and what it hands to it."""
+    words = shlex.split(command)
+    place = next(i for i, word in enumerate(words) if word.startswith("ppap_lib."))
+    return words[place].removeprefix("ppap_lib."), words[place + 1 :]
+
+
 def papermills(command: str) -> tuple[str, dict[str, Any]]:
     """The notebook that a papermill command executes, and the parameters that it reads."""
     from papermill import cli

@@ -6,23 +6,26 @@ through at 256x256.
 """
 
 import json
+import shutil
 from dataclasses import replace
 
+import printed
 import pytest
 import timm
 import torch
 from PIL import Image
 from torch import nn
 
-from ppap_lib import data, experts, ledger, weights, zoo
+from ppap_lib import data, ledger, weights, zoo
 from ppap_lib.classes import imagenet
 from ppap_lib.data import DataError, MissingData, sources
 from ppap_lib.data.generated import generated
 from ppap_lib.distill import __main__ as distillation
-from ppap_lib.distill.training import EXPERTS
+from ppap_lib.fetch import ASSETS
 from ppap_lib.generate import __main__ as generation
 from ppap_lib.networks.adm import UNet
-from ppap_lib.studies.__main__ import main as studies
+from ppap_lib.studies import __main__ as studies
+from ppap_lib.studies import cards
 from ppap_lib.tiers import TierError, tier
 from ppap_lib.train.recipes import SUMMARY
 from ppap_lib.zoo import loading
@@ -136,10 +139,43 @@ def networks(monkeypatch):
     return there
 
 
-def test_the_study_guides_adm_at_256(networks, tmp_path, monkeypatch):
+PROGRAMS = {
+    "generate": (generation, "--images 2 --spacing ddim2 --device cpu --quiet"),
+    "distill": (distillation, "--experts 2 --first 2 --batch 2 --steps 1 --device cpu --quiet"),
+    "studies": (studies, "--methods none,naive --sampler ddim2 --n 2 --blocks 1 --device cpu"),
+}
+
+
+def carry_out(command, assets):
+    program, given = printed.arguments(command)
+    if program == "studies.cards":
+        return cards.main(["--assets", str(assets), *given])
+    run, smaller = PROGRAMS[program]
+    return run.main([*given, *smaller.split()])
+
+
+@pytest.mark.usefixtures("networks", "quick_training")
+def test_the_page_s_commands_pass_at_256(tmp_path, monkeypatch):
+    """In the page's order, made small; two commands that differ in the sampler become one run."""
     monkeypatch.setenv("PPAP_RESULTS", str(tmp_path))
-    asked = "guidance --tier imagenet256 --guide resnet50 --methods none,naive --sampler ddim2"
-    assert studies([*asked.split(), "--n", "2", "--blocks", "1", "--device", "cpu"]) == 0
+    monkeypatch.chdir(tmp_path)
+    assets = tmp_path / "assets"
+    shutil.copytree(ASSETS / "cards", assets / "cards")
+    commands = [line for _, line in printed.lines("-m ppap_lib.") if "imagenet256" in line]
+    assert len(commands) == 5
+    for command in commands:
+        assert carry_out(command, assets) == 0
+
+    images = generated(tmp_path / "runs" / "set")
+    assert images.shape == (3, 256, 256) and "adm_256x256_uncond" in images.source
+    summary = json.loads((tmp_path / "runs" / "ppap5" / SUMMARY).read_text())
+    # DESIGN: rank 16, alpha 8; with all norms trained 1,463,472 an expert, 28.6 % for five.
+    assert summary["parameters"] == 2 * 1_463_472 and summary["rank"] == 16
+    assert 5 / 2 * summary["share_of_trunk"] == pytest.approx(0.286, abs=5e-4)
+    assert summary["settings"]["lr"] == 1e-4 and summary["settings"]["weight_decay"] == 0.05
+    card = zoo.card("imagenet256/ppap5-resnet50", assets)
+    assert card.parameters == summary["parameters"] and card.sha256 and not card.note
+
     none, naive = sorted(ledger.rows("guidance"), key=lambda row: row["params"]["scale"])
     for row in (none, naive):
         assert row["params"]["denoiser_sha256"] == zoo.card("adm_256x256_uncond").sha256
@@ -149,23 +185,3 @@ def test_the_study_guides_adm_at_256(networks, tmp_path, monkeypatch):
     # A step's guidance costs the forward and the backward pass of a ResNet-50.
     extra = naive["results"]["gmac_per_image"] - none["results"]["gmac_per_image"]
     assert extra / 2 == pytest.approx(10.7, abs=0.1)
-
-
-@pytest.mark.usefixtures("quick_training")
-def test_the_set_and_the_experts_of_the_paper_are_two_commands(networks, tmp_path, monkeypatch):
-    asked = ["--tier", "imagenet256", "--device", "cpu", "--quiet"]
-    drawn, trained = tmp_path / "set", tmp_path / "ppap"
-    drawing = ["--images", "2", "--spacing", "ddim2", "--folder", str(drawn)]
-    assert generation.main([*asked, *drawing]) == 0
-    images = generated(drawn)
-    assert images.shape == (3, 256, 256) and "adm_256x256_uncond" in images.source
-    monkeypatch.setattr(data, "test_images", lambda name: pytest.fail("a bare machine has none"))
-    training = ["--guide", "resnet50", "--data", str(drawn), "--folder", str(trained)]
-    short = ["--experts", "2", "--batch", "2", "--steps", "1"]
-    assert distillation.main(["transfer", *asked, *training, *short]) == 0
-    summary = json.loads((trained / SUMMARY).read_text())
-    # DESIGN: rank 16, alpha 8; with all norms trained 1,463,472 an expert, 28.6 % for five.
-    assert summary["parameters"] == 2 * 1_463_472 and summary["rank"] == 16
-    assert 5 / 2 * summary["share_of_trunk"] == pytest.approx(0.286, abs=5e-4)
-    assert summary["settings"]["lr"] == 1e-4 and summary["settings"]["weight_decay"] == 0.05
-    assert len(experts.read(trained / EXPERTS, networks["imagenet256/resnet50"])) == 2
