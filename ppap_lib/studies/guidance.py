@@ -87,10 +87,8 @@ class Guidance(Parameters):
     @property
     def label(self) -> str:
         """The run in one line."""
-        return (
-            f"{methods.title(self.method)}, {self.guide}, {self.sampler}, scale {self.scale:g}, "
-            f"seeds from {self.first_seed}"
-        )
+        how = "" if self.method == "none" else f" by {self.guide} at scale {self.scale:g}"
+        return f"{methods.title(self.method)}{how}, {self.sampler}, seeds from {self.first_seed}"
 
     def recorded(self) -> dict[str, Any]:
         """Without guidance neither guide nor scale changes the result."""
