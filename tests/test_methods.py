@@ -9,6 +9,7 @@ from ppap_lib.guidance import at_x0, at_xt, guided
 from ppap_lib.published import rows
 from ppap_lib.studies import methods
 from ppap_lib.tasks import Classification
+from ppap_lib.zoo import ZooError
 
 PART = range(3, 7)
 LEVEL = zoo.schedule("fashion/denoiser").at(300)
@@ -74,6 +75,11 @@ def test_methods_are_listed_with_weights_that_ship(guide, tier):
             record = methods.provenance(method, guide, tier)
             assert record["guide_sha256"] == zoo.card(name).sha256
             assert record["denoiser_sha256"] == zoo.card(f"{tier}/denoiser").sha256
+
+
+def test_a_guide_of_another_tier_is_refused():
+    with pytest.raises(ZooError, match="no network 'fashion/resnet50'.*fashion/resnet18"):
+        methods.installed("resnet50")
 
 
 def test_the_off_the_shelf_guide_has_no_experts_that_need_labels():

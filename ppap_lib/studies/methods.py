@@ -71,7 +71,11 @@ def has_experts(method: str) -> bool:
 
 
 def installed(guide: str, tier: str = "fashion") -> list[str]:
-    """The methods whose weights ship with this version, in order."""
+    """The methods whose weights ship with this version, in order.
+
+    Raises `ZooError` for a guide that the tier does not have.
+    """
+    zoo.card(preset(tier).named(guide))
     needed = {method: weights_of(method, guide, tier) for method in METHODS}
     known = zoo.names()
     return [m for m, n in needed.items() if n is None or (n in known and zoo.card(n).sha256)]
