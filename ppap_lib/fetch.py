@@ -5,11 +5,17 @@ import os
 import time
 import urllib.error
 import urllib.request
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from http.client import HTTPException
 from pathlib import Path
 
 from ppap_lib import weights
+
+try:
+    import fcntl
+except ImportError:  # Windows, whose folders cannot be locked
+    fcntl = None
 
 ASSETS = Path(__file__).with_name("assets")  # files that ship with this package
 _CHUNK = 1 << 18
@@ -47,48 +53,74 @@ def download(
     """Fetch `url` into `path` and return `path`; a file that is already there is kept.
 
     An interrupted download continues where it stopped (HTTP Range), in this call up to
-    `attempts` times without a new byte, or in a later one. `path` appears only when complete
-    and of the expected `sha256`; then in one step. Raises `FetchError` otherwise, saying what
-    to put where.
+    `attempts` times without a new byte, or in a later one. Of several processes or threads that
+    want a file one fetches it and the others wait. `path` appears only when complete and of the
+    expected `sha256`; then in one step. Raises `FetchError` otherwise, saying what to put where.
     """
     path = Path(path)
     if path.exists():
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    failures = 0
+    with _alone(path.parent):
+        if not path.exists():  # or another brought it while this one waited
+            part = path.with_name(path.name + ".part")
+            _complete(url, part, path, attempts, progress)
+            _verify(url, part, path, sha256)
+            os.replace(part, path)
+    return path
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock; a killed process's is released by the system."""
+    if fcntl is None:
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some network disks know no locks: as good as it gets there
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _complete(url: str, part: Path, path: Path, attempts: int, progress: bool) -> None:
+    """Bring `part` to its full length, in as many requests as that takes."""
+    failures, reached = 0, False
     while True:
         before = _size(part)
         try:
-            _continue(url, part, progress)
-            break
+            return _continue(url, part, progress)
         except (OSError, HTTPException) as error:
-            failures = 1 if _size(part) > before else failures + 1
-            if failures >= attempts or _permanent(error):
+            grew = _size(part) > before
+            failures, reached = (1 if grew else failures + 1), reached or grew
+            if failures >= attempts or _permanent(error, reached):
                 raise FetchError(
                     f"cannot download {path.name} from {url} ({_reason(error)}; {_size(part)} "
                     f"bytes so far): try again to resume, or put the file at {path}"
                 ) from error
             time.sleep(failures - 1)  # at once after progress, then ever later
+
+
+def _verify(url: str, part: Path, path: Path, sha256: str | None) -> None:
     if sha256 is not None and (found := weights.sha256(part)) != sha256:
         part.unlink()
         raise FetchError(
             f"{path.name} from {url} has sha256 {found}, expected {sha256}: the download was "
             f"discarded; try again, or put the right file at {path}"
         )
-    os.replace(part, path)
-    return path
 
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _permanent(error: Exception) -> bool:
-    """Whether trying again is pointless: the address is wrong, or the host unknown."""
+def _permanent(error: Exception, reached: bool) -> bool:
+    """Whether trying again is pointless: a wrong address, or a host never `reached` so far."""
     if isinstance(error, urllib.error.HTTPError):
         return error.code in (400, 401, 403, 404, 410)
-    return isinstance(error, urllib.error.URLError)  # never connected at all
+    return isinstance(error, urllib.error.URLError) and not reached
 
 
 def _reason(error: Exception) -> str:

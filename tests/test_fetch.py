@@ -2,6 +2,9 @@
 
 import hashlib
 import threading
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -35,6 +38,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(206 if asked and server.honours_ranges else 200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
+        server.hold.wait()
         self.wfile.write(body[: server.cuts.pop(0)] if server.cuts else body)
         self.close_connection = True
 
@@ -46,7 +50,8 @@ class Handler(BaseHTTPRequestHandler):
 def serving(content=CONTENT, cuts=(), honours_ranges=True):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.content, server.cuts, server.honours_ranges = content, list(cuts), honours_ranges
-    server.ranges = []
+    server.ranges, server.hold = [], threading.Event()
+    server.hold.set()
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     server.url = f"http://127.0.0.1:{server.server_port}/file"
@@ -130,6 +135,37 @@ def test_a_wrong_address_is_not_tried_twice(tmp_path):
         with pytest.raises(FetchError, match="Not Found"):
             download(server.url + "s", tmp_path / "file", progress=False)
         assert len(server.ranges) == 1
+
+
+def test_a_network_that_drops_on_the_way_is_tried_again(tmp_path, monkeypatch):
+    waits, online = [], urllib.request.urlopen
+    replies = [online, *[_offline] * 3, online]
+    monkeypatch.setattr(fetch.time, "sleep", waits.append)
+    monkeypatch.setattr(urllib.request, "urlopen", lambda *a, **k: replies.pop(0)(*a, **k))
+    with serving(cuts=(300_000,)) as server:
+        path = download(server.url, tmp_path / "file", DIGEST, progress=False)
+        assert server.ranges == [None, "bytes=300000-"]
+    assert path.read_bytes() == CONTENT and waits == [0, 1, 2, 3]
+    monkeypatch.setattr(urllib.request, "urlopen", _offline)
+    with pytest.raises(FetchError, match="unreachable"):
+        download(server.url, tmp_path / "other", progress=False)
+    assert len(waits) == 4  # never reached: not tried twice
+
+
+def _offline(*request, **options):
+    raise urllib.error.URLError("the network is unreachable")
+
+
+def test_of_several_that_want_a_file_one_fetches_it(tmp_path):
+    path = tmp_path / "file"
+    with serving() as server, ThreadPoolExecutor() as pool:
+        server.hold.clear()
+        wanted = [pool.submit(download, server.url, path, DIGEST, progress=False) for _ in "ab"]
+        wait(wanted, timeout=0.3)  # both are under way, neither can end
+        server.hold.set()
+        assert [done.result() for done in wanted] == [path, path]
+        assert server.ranges == [None]
+    assert path.read_bytes() == CONTENT
 
 
 def test_the_progress_bar_ends_at_the_size(tmp_path, capsys):
