@@ -4,18 +4,19 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """A name beside `path` to write to; when the block ends well, the file takes `path`'s place.
 
-    The name is the process's own, so that several may write one path: the last one's file stays.
-    Makes the folder. After an error `path` is as it was.
+    No two calls give the same name, on whatever machine and thread, so that several may write one
+    path: the last one's file stays. Makes the folder. After an error `path` is as it was.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part = path.with_name(f"{path.name}.{uuid4().hex}.part")
     try:
         yield part
         with open(part, "rb+") as file:

@@ -1,7 +1,6 @@
 """Weight files: only the right bytes, holding only tensors, that fit the network."""
 
 import io
-import os
 import pickle
 from pathlib import Path
 
@@ -249,15 +248,14 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, state, monkeypatch):
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
 
-def test_processes_that_save_one_path_do_not_meet(tmp_path, monkeypatch):
-    """The second one saves while the first one writes: both succeed, the last one's file stays."""
+def test_savers_of_one_path_do_not_meet(tmp_path, monkeypatch):
+    """The second saves before the first has ended: both succeed, the last one's file stays."""
     path, alone = tmp_path / "w.safetensors", weights.save_file
 
     def overtaken(*what):
-        monkeypatch.setattr(weights, "save_file", alone)
-        monkeypatch.setattr(os, "getpid", lambda: -1)
-        weights.save({"second": torch.zeros(1)}, path)
         alone(*what)
+        monkeypatch.setattr(weights, "save_file", alone)
+        weights.save({"second": torch.zeros(1)}, path)
 
     monkeypatch.setattr(weights, "save_file", overtaken)
     weights.save({"first": torch.ones(1)}, path)
