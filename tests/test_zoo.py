@@ -143,10 +143,11 @@ def test_published_weights_load_as_they_were_to_half_precision(assets, guide, tm
 def test_a_card_may_ask_for_eight_bits(assets, guide, tmp_path):
     file = snapshot(guide, tmp_path)
     half = publish("fashion/judge", file, assets=assets)
-    asset = {**half.file, "dtype": "int8"}
-    write(replace(half, file=asset), assets)
-    card = publish("fashion/judge", file, assets=assets)
+    asset = {"asset": "fashion/judge8.safetensors", "dtype": "int8"}
+    card = publish("fashion/judge", file, {"file": asset}, assets)
     assert card.bytes < 0.6 * half.bytes and card.tensors == half.tensors
+    path = assets / "weights" / "fashion" / "judge8.safetensors"
+    assert card.file == asset and card.sha256 == weights.sha256(path)
     x = torch.rand(8, 1, 32, 32) * 2 - 1
     found = zoo.load("fashion/judge", assets=assets)(x)
     torch.testing.assert_close(found, guide(x), rtol=0.05, atol=0.05)
@@ -171,6 +172,15 @@ def test_a_trainer_s_checkpoint_is_published_by_its_average(assets, guide, tmp_p
     )
 
 
+def test_long_trainings_count_more_batches_than_float16(assets, guide, tmp_path):
+    for name, buffer in guide.named_buffers():
+        if name.endswith("num_batches_tracked"):
+            buffer.fill_(70_000)
+    publish("fashion/judge", snapshot(guide, tmp_path), assets=assets)
+    loaded = zoo.load("fashion/judge", assets=assets).network.state_dict()
+    assert {int(v) for k, v in loaded.items() if k.endswith("tracked")} == {70_000}
+
+
 def test_publishing_refuses_what_does_not_fit(assets, guide, tmp_path):
     file = snapshot(guide, tmp_path)
     before = (assets / "cards" / "fashion" / "judge.json").read_text("utf8")
@@ -182,10 +192,13 @@ def test_publishing_refuses_what_does_not_fit(assets, guide, tmp_path):
         publish("adm_64x64_cond", file, assets=assets)
     state = guide.state_dict()
     key = next(iter(state))
-    state[key] = state[key] * 1e9
-    weights.save(state, tmp_path / "large.safetensors")
-    with pytest.raises(ZooError, match=f"float16 cannot hold, in {key}"):
-        publish("fashion/judge", tmp_path / "large.safetensors", assets=assets)
+    for factor, message in (
+        (1e9, f"{key} reaches .*, beyond the range of torch.float16"),
+        (torch.nan, f"fashion/judge would have NaN or infinity in {key}$"),
+    ):
+        weights.save(state | {key: state[key] * factor}, tmp_path / "bad.safetensors")
+        with pytest.raises((ZooError, WeightsError), match=message):
+            publish("fashion/judge", tmp_path / "bad.safetensors", assets=assets)
     (tmp_path / "junk.pt").write_bytes(b"junk")
     with pytest.raises((ZooError, WeightsError), match="junk.pt"):
         publish("fashion/judge", tmp_path / "junk.pt", assets=assets)

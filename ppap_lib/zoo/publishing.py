@@ -35,7 +35,7 @@ class Check:
 def publish(
     name: str, file: str | Path, changes: Mapping | None = None, assets: Path = ASSETS
 ) -> Card:
-    """Install a trained network under `assets` as float16 safetensors, and return its new card.
+    """Install a trained network under `assets`, and return its new card.
 
     `file` is a snapshot of the trainer (safetensors, named by the images seen) or its
     `checkpoint.pt`, of which the EMA is taken. It must fit the card's network. `changes` are
@@ -62,32 +62,29 @@ def install(
     """Write `state` as the card's weights, and the card with what is now `known` of them.
 
     `network` builds what the state belongs to, or raises where it does not fit; its parameters
-    are counted. The asset has the dtype of the card's `file`. `known` fields that are None stay
-    as the card has them; `changes` come last.
+    are counted. `known` fields that are None stay as the card has them; `changes` overrule both.
+    The asset has the name and the dtype that the new card's `file` says.
     """
-    if "asset" not in card.file:
-        raise ZooError(f"{card.name} is published elsewhere ({where(card)}): nothing to install")
     changes = dict(changes or {})
     if unknown := changes.keys() - {f.name for f in fields(Card)}:
         raise ZooError(f"a card has no fields {', '.join(sorted(unknown))}")
+    found = {key: value for key, value in known.items() if value is not None}
+    old_numbers = {"metrics": {}, "note": ""}
+    card = replace(card, **{**old_numbers, **found, **changes})
+    if "asset" not in card.file:
+        raise ZooError(f"{card.name} is published elsewhere ({where(card)}): nothing to install")
     parameters = count(network())
-    if lost := [key for key, value in state.items() if not value.half().isfinite().all()]:
-        raise ZooError(
-            f"{card.name} would have values that float16 cannot hold, in {', '.join(lost[:8])}"
-        )
+    if broken := [k for k, v in state.items() if v.is_floating_point() and not v.isfinite().all()]:
+        raise ZooError(f"{card.name} would have NaN or infinity in {', '.join(broken[:8])}")
     path = assets / "weights" / card.file["asset"]
     weights.save(state, path, getattr(torch, card.file.get("dtype", "float16")), metadata)
-    updated = {
-        "metrics": {},  # the old weights' numbers
-        "note": "",
-        **{key: value for key, value in known.items() if value is not None},
-        **changes,
-        "sha256": weights.sha256(path),
-        "bytes": path.stat().st_size,
-        "parameters": parameters,
-        "tensors": len(state),
-    }
-    card = replace(card, **updated)
+    card = replace(
+        card,
+        sha256=weights.sha256(path),
+        bytes=path.stat().st_size,
+        parameters=parameters,
+        tensors=len(state),
+    )
     write(card, assets)
     return card
 
