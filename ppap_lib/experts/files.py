@@ -40,7 +40,7 @@ def save(
     """Write the experts as one safetensors: their updates, or their whole networks.
 
     `trunk` names the zoo's network they were made from; `load` then checks that its weights
-    are the same. Floating tensors are cast to `dtype` (float16 for what ships).
+    are the same. Floating tensors are cast to `dtype`, or kept in 8 bits: see `weights.save`.
     """
     bank, intervals = experts.bank, experts.intervals
     plans = {member.plan for member in bank.members} if isinstance(bank, Adapted) else {None}
