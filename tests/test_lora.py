@@ -87,6 +87,7 @@ class TestPlans:
         wide = lora.plan(net, lambda name, layer: layer.weight.shape[0] == 8, 1, 1.0)
         assert wide.layers == ("stem", "oblong")
         assert lora.plan(net, "head", 2, 4.0).layers == ("head",)
+        assert lora.plan(net, iter(["head", "stem"]), 2, 4.0) == plan
 
     def test_a_name_or_glob_that_matches_nothing_is_an_error(self):
         net = trunk()
@@ -280,6 +281,17 @@ class TestMerging:
         for seed, replace in ((9, False), (10, True)):  # written to, or replaced by another
             adapted.members[0].load_state_dict(moved(net, seed).state_dict(), assign=replace)
             torch.testing.assert_close(adapted.merged(0)(x), adapted.run(0, x))
+
+    def test_a_merged_network_follows_its_trunk(self):
+        net, x = trunk(), images()
+        adapted = Adapted(net, [moved(net)])
+        adapted.merged(0)
+        for seed, replace in ((3, False), (4, True)):  # written to, or replaced by another
+            other = trunk(seed).state_dict()
+            net.load_state_dict(other, assign=replace)
+            net.requires_grad_(False)
+            torch.testing.assert_close(adapted.merged(0)(x), adapted.run(0, x))
+            assert adapted.merged(0) is adapted.merged(0)
 
     def test_updates_loaded_in_inference_mode_can_be_merged(self):
         net, x = trunk(), images()

@@ -84,6 +84,8 @@ def plan(
     glob over modules takes the Linear and Conv2d layers it matches; a name or glob that matches
     nothing, a layer of another kind named exactly, and a depthwise convolution are errors.
     """
+    if not (isinstance(layers, str) or callable(layers)):
+        layers = tuple(layers)  # read twice below
     modules = dict(trunk.named_modules())
     adaptable = {n: m for n, m in modules.items() if isinstance(m, nn.Linear | nn.Conv2d)}
     exact = {layers} if isinstance(layers, str) else set() if callable(layers) else {*layers}
@@ -107,9 +109,10 @@ def vit_plan(trunk: nn.Module, rank: int = 32, alpha: float = 8.0) -> Plan:
 
 
 def efficientnet_plan(trunk: nn.Module, rank: int = 16, alpha: float = 8.0) -> Plan:
-    """For timm's EfficientNets, as PPAP's for a ResNet: the stem, all 1x1 convolutions, all norms.
+    """For timm's EfficientNets, as PPAP's for a ResNet: stem, head, 1x1 convolutions, all norms.
 
-    The depthwise convolutions between them stay frozen: see `factor_shapes`.
+    The depthwise convolutions between them stay frozen: see `factor_shapes`. So do those of
+    squeeze-and-excitation, which the Lite ones lack.
     """
     layers = ("*conv_stem", "*conv_pw", "*conv_pwl", "*conv_head")
     return plan(trunk, layers, rank, alpha, norm_affines(trunk))
@@ -221,27 +224,33 @@ def merge(trunk: nn.Module, update: Update) -> nn.Module:
 
 
 class _Merged(NamedTuple):
-    """A merged network, its update, and the update's tensors and their versions at the time."""
+    """A merged network, and the tensors it was computed from with their versions at the time.
+
+    Those are the update's, and the weights of the trunk's `layers` that it changes; the trunk's
+    other tensors are the merged network's own.
+    """
 
     index: int
     network: nn.Module
     update: Update
+    layers: list[nn.Module]
     state: list[tuple[Tensor, int]]
 
     @classmethod
     def of(cls, trunk: nn.Module, update: Update, index: int) -> "_Merged":
-        return cls(index, merge(trunk, update), update, _state(update))
+        layers = [trunk.get_submodule(name) for name in update.plan.layers]
+        return cls(index, merge(trunk, update), update, layers, _state(update, layers))
 
     @property
     def current(self) -> bool:
-        """Whether no tensor of the update was written to, or replaced, since."""
-        pairs = zip(self.state, _state(self.update), strict=True)
+        """Whether none of these tensors was written to, or replaced, since."""
+        pairs = zip(self.state, _state(self.update, self.layers), strict=True)
         return all(then is now and before == after for (then, before), (now, after) in pairs)
 
 
-def _state(update: Update) -> list[tuple[Tensor, int]]:
+def _state(update: Update, layers: Iterable[nn.Module]) -> list[tuple[Tensor, int]]:
     """Tensors and versions; inference tensors, written to in inference mode only, count none."""
-    tensors = (*update.parameters(), *update.buffers())
+    tensors = (*update.parameters(), *update.buffers(), *(layer.weight for layer in layers))
     return [(tensor, 0 if tensor.is_inference() else tensor._version) for tensor in tensors]
 
 
@@ -270,7 +279,7 @@ class Adapted(nn.Module):
     def merged(self, index: int) -> nn.Module:
         """A network with update `index` folded in, in eval mode: use it until the next call.
 
-        It is made when the index or the update's values have changed since the last call.
+        It is made when the index, the update or the trunk has changed since the last call.
         """
         if self._merged is None or self._merged.index != index or not self._merged.current:
             self.unmerge()  # before the next is made, so that there are never two
