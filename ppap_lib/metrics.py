@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ppap_lib import data, weights, zoo
 from ppap_lib import images as pixels
+from ppap_lib.fetch import ASSETS
 
 COMPONENTS = 64  # principal components of the small-sample Frechet distance
 FULL_DIMENSION_FROM = 2000  # below this many samples FD in full dimension measures n
@@ -50,42 +51,36 @@ class Features:
         return Features(self.vectors[index], self.extractor, logits)
 
 
-def lite2(device: torch.device | str = "cpu") -> nn.Module:
+class Lite2(nn.Module):
     """EfficientNet-Lite2's pooled features and logits, from uint8 images of any size."""
-    model = zoo.load("efficientnet_lite2", device)
 
-    class Lite2(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.model = model
+    def __init__(self, device: torch.device | str = "cpu"):
+        super().__init__()
+        self.model = zoo.load("efficientnet_lite2", device)
 
-        def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-            network = self.model.network
-            maps = network.forward_features(self.model.prepare(pixels.from_bytes(images)))
-            vectors = network.forward_head(maps, pre_logits=True)
-            return vectors, network.get_classifier()(vectors)
-
-    return Lite2()
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        network = self.model.network
+        maps = network.forward_features(self.model.prepare(pixels.from_bytes(images)))
+        vectors = network.forward_head(maps, pre_logits=True)
+        return vectors, network.get_classifier()(vectors)
 
 
-def inception(device: torch.device | str = "cpu") -> nn.Module:
+class Inception(nn.Module):
     """torch-fidelity's Inception (its weights must be at hand): 2048 features and logits."""
-    from torch_fidelity.utils import create_feature_extractor
 
-    class Inception(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.network = create_feature_extractor(
-                "inception-v3-compat", ["2048", "logits_unbiased"], cuda=False
-            ).to(device)
+    def __init__(self, device: torch.device | str = "cpu"):
+        from torch_fidelity.utils import create_feature_extractor
 
-        def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-            return self.network(pixels.with_channels(images, 3))
+        super().__init__()
+        outputs = ["2048", "logits_unbiased"]
+        network = create_feature_extractor("inception-v3-compat", outputs, cuda=False)
+        self.network = network.to(device)
 
-    return Inception()
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        return self.network(pixels.with_channels(images, 3))
 
 
-EXTRACTORS: dict[str, Callable[..., nn.Module]] = {"lite2": lite2, "inception": inception}
+EXTRACTORS: dict[str, Callable[..., nn.Module]] = {"lite2": Lite2, "inception": Inception}
 
 
 def extract(
@@ -120,7 +115,7 @@ def balanced(labels: Tensor, count: int) -> Tensor:
 
 def reference_file(tier: str, extractor: str) -> Path:
     """Where the real features of a tier are shipped."""
-    return Path(__file__).parent / "assets" / "features" / f"{tier}-{extractor}.safetensors"
+    return ASSETS / "features" / f"{tier}-{extractor}.safetensors"
 
 
 def real_features(
@@ -128,13 +123,14 @@ def real_features(
 ) -> Features:
     """Features of real test images, balanced as by `balanced`: at least `count`, the same first.
 
-    Up to `SHIPPED` they are, where that file is there; more are extracted, once per process.
-    Raises `MetricError` if the tier has fewer test images.
+    Read from the shipped file where up to `SHIPPED` are wanted and there is one; else extracted
+    from the images, once per process. Raises `MetricError` if there are fewer than `count`.
     """
     path = reference_file(tier, extractor)
     if count <= SHIPPED and path.exists():
-        return Features(weights.read(path)["vectors"].float(), extractor)
-    found = extract_real(tier, extractor, device, max(count, SHIPPED))
+        found = Features(weights.read(path)["vectors"].float(), extractor)
+    else:
+        found = extract_real(tier, extractor, device, max(count, SHIPPED))
     if len(found) < count:
         raise MetricError(f"{tier} has {len(found)} balanced test images, not {count}")
     return found
@@ -351,7 +347,7 @@ def register_with_torch_fidelity(name: str = "efficientnet-lite2") -> str:
     class Extractor(FeatureExtractorBase):
         def __init__(self, name, features_list, **kwargs):
             super().__init__(name, features_list)
-            self.lite2 = lite2()
+            self.lite2 = Lite2()
 
         @staticmethod
         def get_provided_features_list():

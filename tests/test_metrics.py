@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from ppap_lib import data, metrics
+from ppap_lib import data, metrics, weights
 from ppap_lib.metrics import Features, MetricError, Reference
 
 torch_fidelity = pytest.importorskip("torch_fidelity")
@@ -127,10 +127,19 @@ def test_components_are_orthonormal_and_ordered_by_real_variance():
     assert bool((variance.diff() < 0).all())
 
 
-def test_real_against_real_uses_disjoint_images():
-    real = Features(torch.arange(200.0)[:, None].repeat(1, 70) + features(200, 70).vectors, "lite2")
-    row = metrics.real_against_real(real, 100, Reference(real))[0]
-    assert row["n"] == 100 and row["kid"] != 0
+def test_real_against_real_uses_disjoint_images_and_others_in_every_repeat(monkeypatch):
+    numbers = torch.arange(200.0)  # which image is which
+    real = Features(torch.cat([numbers[:, None], features(200, 70).vectors], 1), "lite2")
+    halves, plain = [], metrics.kid
+    monkeypatch.setattr(metrics, "kid", lambda a, b: halves.append((a, b)) or plain(a, b))
+    rows = metrics.real_against_real(real, 100, Reference(real), repeats=2)
+    for (a, b), row in zip(halves, rows, strict=True):
+        chosen = torch.cat([a.vectors[:, 0], b.vectors[:, 0]])
+        assert torch.equal(chosen.sort().values, numbers)
+        assert row["n"] == 100 and row["kid"] == plain(a, b)
+    first, second = (set(a.vectors[:, 0].tolist()) for a, _ in halves)
+    assert first != second and rows[0]["kid"] != rows[1]["kid"]
+    row = rows[0]
     with pytest.raises(MetricError, match="two disjoint sets of 101 need 202 real images"):
         metrics.real_against_real(real, 101, Reference(real))
     assert "fd64" in row and "fd64" not in metrics.real_against_real(real, 64, Reference(real))[0]
@@ -225,6 +234,14 @@ class TestLite2:
         assert len(metrics.real_features("tin10", count=100)) == 2000
         with pytest.raises(MetricError, match="tin10 has 2000 balanced test images, not 2002"):
             metrics.real_features("tin10", count=2002)
+
+    def test_a_shipped_file_that_is_too_short_is_refused(self, monkeypatch, tmp_path):
+        path = tmp_path / "reference.safetensors"
+        weights.save({"vectors": torch.zeros(500, 3)}, path)
+        monkeypatch.setattr(metrics, "reference_file", lambda tier, extractor: path)
+        assert len(metrics.real_features("tin10", count=500)) == 500
+        with pytest.raises(MetricError, match="tin10 has 500 balanced test images, not 800"):
+            metrics.real_features("tin10", count=800)
 
     def test_the_shipped_reference_is_what_the_extractor_says(self):
         path = metrics.reference_file("fashion", "lite2")
