@@ -10,6 +10,7 @@ import psutil
 import pytest
 import torch
 
+from ppap_lib import weights
 from ppap_lib.analytic import Mixture
 from ppap_lib.data.generated import (
     Manifest,
@@ -143,6 +144,16 @@ def test_another_sets_folder_and_damaged_shards_are_refused(tmp_path, whole):
     draw(folder)
     with pytest.raises(DataError, match="does not hold the images of its seeds"):
         generated(folder)
+    path = shard_path(folder, wrong)
+    weights.save({"pixels": torch.zeros(4, 1, 1, 1, dtype=torch.uint8)}, path)
+    with pytest.raises(DataError, match="does not hold the images of its seeds"):
+        generated(folder)
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(DataError, match=f"{path.name} is damaged .*: delete it, draw again"):
+        generated(folder)
+    path.unlink()
+    draw(folder)
+    assert torch.equal(generated(folder).pixels, whole)
     with pytest.raises(MissingData, match="python -m ppap_lib.generate makes one"):
         generated(tmp_path)
     (tmp_path / "manifest.json").write_text("{")
