@@ -3,8 +3,8 @@
 import argparse
 import sys
 
-from ppap_lib.data import DataError, require
-from ppap_lib.fetch import FetchError
+from ppap_lib import commands
+from ppap_lib.data import require
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -12,16 +12,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m ppap_lib.data", description=__doc__)
     parser.add_argument("names", nargs="+", help="fashion, tin10, imagenet256")
     parser.add_argument("--offline", action="store_true", help="only look for the files")
-    options = parser.parse_args(arguments)
-    try:
-        for name in options.names:
-            for split in ("train", "test"):
-                images = require(name, split, download=not options.offline)
-                print(f"{name} {split}: {images.source}")
-    except (DataError, FetchError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
+    return commands.run(parser, _look, arguments)
+
+
+def _look(given: argparse.Namespace) -> None:
+    for name in given.names:
+        for split in ("train", "test"):
+            images = require(name, split, download=not given.offline)
+            print(f"{name} {split}: {images.source}")
 
 
 if __name__ == "__main__":
