@@ -74,6 +74,10 @@ CLEAN = Level(*(torch.tensor(v, dtype=torch.float64) for v in (-1.0, 1.0, 0.0)))
 """The noise-free end of every grid; its index, -1, is the one before the first."""
 
 
+_SLACK = 1e-9
+"""Of log-SNRs at a schedule's ends: `at(t).log_snr` comes back through exp and log, rounded."""
+
+
 def _log_abar_of_log_snr(log_snr: Tensor) -> Tensor:
     return torch.nn.functional.logsigmoid(log_snr)
 
@@ -171,9 +175,8 @@ class Schedule:
         """The level with this log-SNR; the inverse of `at`, by bisection to rounding."""
         target = torch.as_tensor(log_snr, dtype=torch.float64).cpu()
         low, high = self.log_snr[-1], self.log_snr[0]
-        # `at(t).log_snr` comes back through exp and log: at the ends, allow for its rounding.
-        slack = 1e-9
-        if target.numel() and not bool(((target >= low - slack) & (target <= high + slack)).all()):
+        inside = (target >= low - _SLACK) & (target <= high + _SLACK)
+        if target.numel() and not bool(inside.all()):
             raise ScheduleError(
                 f"log-SNR must be in [{low:g}, {high:g}], which this schedule covers, "
                 f"not [{target.min():g}, {target.max():g}]"
@@ -227,9 +230,17 @@ class ContinuousSchedule:
         return slope / self.at(t).sigma ** 2
 
     def at_log_snr(self, log_snr: float | Tensor) -> Level:
-        log_abar = _log_abar_of_log_snr(torch.as_tensor(log_snr, dtype=torch.float64).cpu())
+        target = torch.as_tensor(log_snr, dtype=torch.float64).cpu()
+        log_abar = _log_abar_of_log_snr(target)
         root = (self.linear**2 - 4 * self.quadratic * log_abar).sqrt()
-        return _level(-2 * log_abar / (root + self.linear) * self.T, log_abar)
+        t = -2 * log_abar / (root + self.linear) * self.T
+        low = self.at(self.T).log_snr
+        if target.numel() and not bool(((target >= low - _SLACK) & (t > 0)).all()):
+            raise ScheduleError(
+                f"log-SNR must be finite and at least {low:g}, which this schedule reaches at "
+                f"t = {self.T}, not [{target.min():g}, {target.max():g}]"
+            )
+        return _level(t.clamp(max=self.T), log_abar)
 
     def grid(self, times: Sequence[float]) -> tuple[Level, ...]:
         """Levels at the given falling times; the clean end is not appended."""

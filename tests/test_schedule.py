@@ -16,6 +16,7 @@ from ppap_lib.schedule import (
     Intervals,
     Level,
     Schedule,
+    ScheduleError,
     respace,
 )
 
@@ -195,6 +196,15 @@ def test_the_continuous_inverse():
     torch.testing.assert_close(back.t, t, rtol=1e-9, atol=0)
     torch.testing.assert_close(back.sigma, level.sigma, rtol=1e-12, atol=0)
     assert bool((level.log_snr.diff() < 0).all())
+
+
+@pytest.mark.parametrize("beyond", [-15.0, math.nan, math.inf, 800.0, [0.0, -15.0]])
+def test_log_snrs_beyond_the_continuous_schedule_are_refused(beyond):
+    schedule = ContinuousSchedule()
+    noisiest = schedule.at(1000).log_snr
+    assert schedule.at_log_snr(noisiest).t == pytest.approx(1000, rel=1e-12)
+    with pytest.raises(ScheduleError, match="log-SNR must be finite and at least -10.05"):
+        schedule.at_log_snr(torch.tensor(beyond))
 
 
 def test_the_linear_table_approaches_the_continuous_schedule():
