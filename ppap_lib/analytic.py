@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ppap_lib.denoise import Denoise, Prediction
-from ppap_lib.schedule import ContinuousSchedule, Level, Schedule
+from ppap_lib.schedule import ContinuousSchedule, Level, Schedule, per_image
 
 
 class AnalyticError(ValueError):
@@ -113,8 +113,7 @@ class Mixture:
         )
         shape = (count, *self.means.shape[1:])
         eps = torch.randn(shape, generator=generator, dtype=torch.float64)
-        stds = self.stds[index].view(-1, *[1] * (self.means.ndim - 1))
-        return self.means[index] + stds * eps, self.labels[index]
+        return self.means[index] + per_image(self.stds[index], eps) * eps, self.labels[index]
 
     def _tails(self, x_t: Tensor, level: Level) -> tuple[Tensor, Tensor]:
         """P(X < x) and P(X > x) of a one-dimensional mixture; both, to keep the small one exact."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from ppap_lib.schedule import Level
+from ppap_lib.schedule import Level, per_image
 
 Network = Callable[[Tensor, Tensor], Tensor]
 
@@ -159,7 +159,7 @@ def thresholded(denoise: Denoise, quantile: float = 0.995) -> Denoise:
         prediction = denoise(x_t, level)
         x0 = prediction.x0
         s = x0.flatten(1).abs().quantile(quantile, dim=1).clamp(min=1)
-        s = s.view(-1, *[1] * (x0.ndim - 1))
+        s = per_image(s, x0)
         return prediction.with_x0(x0.clamp(-s, s) / s, x_t, level)
 
     return threshold

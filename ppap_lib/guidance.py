@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ppap_lib.denoise import Denoise, Prediction, clamp_straight_through
-from ppap_lib.schedule import Level
+from ppap_lib.schedule import Level, per_image
 from ppap_lib.tasks import Task
 
 Field = Callable[[Tensor, Level, Prediction], Tensor]
@@ -107,9 +107,8 @@ class Guide:
                 raise GuidanceError(
                     f"a gradient field returned {list(grad.shape)} for x_t {list(x_t.shape)}"
                 )
-            active = term.active(level).to(grad)
-            weight = term.weight * active.view(-1, *[1] * (x_t.ndim - 1) if active.ndim else ())
-            total = total + weight * grad.detach()
+            active = per_image(term.active(level), grad)
+            total = total + term.weight * active * grad.detach()
         return total
 
 

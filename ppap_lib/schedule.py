@@ -19,7 +19,11 @@ class ScheduleError(ValueError):
     """A schedule, level, grid or interval that cannot exist."""
 
 
-def _broadcast(value: Tensor, like: Tensor) -> Tensor:
+def per_image(value: Tensor, like: Tensor) -> Tensor:
+    """One value, or one for each image of `like` [B, ...], shaped to broadcast over their pixels.
+
+    In `like`'s dtype and on its device.
+    """
     value = value.to(like.device, like.dtype)
     return value.view(-1, *[1] * (like.ndim - 1)) if value.ndim else value
 
@@ -44,7 +48,7 @@ class Level:
 
     def scales(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """(alpha, sigma) in `like`'s dtype and device, shaped to broadcast over its images."""
-        return _broadcast(self.alpha, like), _broadcast(self.sigma, like)
+        return per_image(self.alpha, like), per_image(self.sigma, like)
 
     def times(self, like: Tensor) -> Tensor:
         """The training index, one per image of `like`: [B] float32 on its device."""

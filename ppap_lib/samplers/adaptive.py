@@ -9,7 +9,7 @@ from torch import Tensor
 from ppap_lib.denoise import Denoise, Prediction
 from ppap_lib.samplers.loop import SamplingError, State, Step, Tally, check_x, ode_step, score_form
 from ppap_lib.samplers.quadrature import weighted_sum
-from ppap_lib.schedule import ContinuousSchedule, Level, Schedule
+from ppap_lib.schedule import ContinuousSchedule, Level, Schedule, per_image
 
 # Dormand & Prince 1980: each stage's place in the step and shares of the earlier slopes. The last
 # stage is the fifth-order solution, so its slope starts the next step.
@@ -25,10 +25,6 @@ _STAGES = (
 )
 _FOURTH = (5179 / 57600, 0, 7571 / 16695, 393 / 640, -92097 / 339200, 187 / 2100, 1 / 40)
 _ERROR = tuple(a - b for a, b in zip((*_STAGES[-1], 0), _FOURTH, strict=True))
-
-
-def _like(value: Tensor, x: Tensor) -> Tensor:
-    return value.to(x).view(-1, *[1] * (x.ndim - 1))
 
 
 def probability_flow(
@@ -59,8 +55,10 @@ def probability_flow(
     def slope(y: Tensor, place: Tensor) -> tuple[Tensor, Prediction]:
         level = schedule.at_log_snr(-2 * place)
         with torch.no_grad():
-            prediction = tally(_like(level.alpha, y) * y, level)
-        return _like(place.exp(), y) * score_form(prediction, "probability_flow").eps, prediction
+            prediction = tally(per_image(level.alpha, y) * y, level)
+        return per_image(place.exp(), y) * score_form(
+            prediction, "probability_flow"
+        ).eps, prediction
 
     # y = x / alpha; places are log(sigma / alpha) [B] and fall, so widths are negative.
     y, place, end = (x_T / now.alpha, *(-0.5 * at.log_snr.expand(count) for at in (now, nxt)))
@@ -72,16 +70,18 @@ def probability_flow(
         width = torch.where(last, end - place, width)
         slopes = [first]
         for share, shares in zip(_PLACES[1:], _STAGES[1:], strict=True):
-            tried = y + _like(width, y) * weighted_sum(shares, slopes)
+            tried = y + per_image(width, y) * weighted_sum(shares, slopes)
             value, ahead = slope(tried, place + share * width)
             slopes.append(value)
-        old, new = (_like(schedule.at_log_snr(-2 * at).alpha, y) for at in (place, place + width))
+        old, new = (
+            per_image(schedule.at_log_snr(-2 * at).alpha, y) for at in (place, place + width)
+        )
         size = torch.maximum(old * y.abs(), new * tried.abs())
-        error = new * _like(width, y) * weighted_sum(_ERROR, slopes) / (atol + rtol * size)
+        error = new * per_image(width, y) * weighted_sum(_ERROR, slopes) / (atol + rtol * size)
         ratio = error.flatten(1).square().mean(1).sqrt().double().cpu()
 
         started, accepted = prediction, ratio <= 1
-        keep = _like(accepted, y).bool()
+        keep = per_image(accepted, y).bool()
         y, first = torch.where(keep, tried, y), torch.where(keep, value, first)
         prediction = Prediction(
             torch.where(keep, ahead.x0, prediction.x0), torch.where(keep, ahead.eps, prediction.eps)
@@ -90,7 +90,7 @@ def probability_flow(
         # The error is of fifth order in the width; 0.9 and the bounds keep the control calm.
         width = width * (0.9 * ratio.clamp(min=1e-10) ** -0.2).clamp(0.2, 5)
         level = schedule.at_log_snr(-2 * place)
-        x = _like(level.alpha, y) * y
+        x = per_image(level.alpha, y) * y
         yield State(index, level, x, started, tally.evaluations, tally.gradients)
         if bool((place == end).all()):
             return
