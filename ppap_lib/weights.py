@@ -4,6 +4,7 @@ Every network of the project, ours or a published one, enters through `read` and
 """
 
 import hashlib
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -62,22 +63,26 @@ def read(
     return dict(state)
 
 
+_SHORT = 4  # numbers in float16 take no more bytes than in 8 bits with their scale
 _SCALE = "::scale"  # names the scales of a tensor's rows; torch's own keys have no colons
 
 
 def _packed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Matrices and kernels as integers and a float32 scale per row, the rest as float16."""
+    """Integers and a float32 scale per row where that is shorter than float16, the rest so."""
     packed = {}
     for key, value in state.items():
-        if value.ndim < 2 or not value.is_floating_point():
+        in_a_row = math.prod(value.shape[1:])
+        if value.ndim < 2 or in_a_row <= _SHORT or not value.is_floating_point():
             packed[key] = _cast(key, value, torch.float16)
             continue
-        if not value.isfinite().all():
-            raise WeightsError(f"{key} is not finite: 8 bits cannot hold it")
         rows = value.float().flatten(1)
+        if not rows.isfinite().all():
+            raise WeightsError(f"{key} is not finite in float32: 8 bits cannot hold it")
         scale = rows.abs().amax(1) / 127
         steps = rows / torch.where(scale > 0, scale, 1)[:, None]
-        packed |= {key: steps.round().to(torch.int8).view_as(value), key + _SCALE: scale}
+        # Clamped, since a scale may be subnormal, and a few times smaller than it should be.
+        steps = steps.round().clamp(-127, 127).to(torch.int8)
+        packed |= {key: steps.view_as(value), key + _SCALE: scale}
     return packed
 
 
@@ -120,9 +125,9 @@ def save(
 ) -> None:
     """Write a state dict as safetensors, atomically; floating tensors are cast to `dtype`.
 
-    torch.int8 keeps every row (first axis) of a matrix or kernel as integers and their scale,
-    the row's largest magnitude / 127, and all else in float16: half of float16's bytes, with
-    errors of at most half a scale.
+    torch.int8 keeps every row (first axis) of more than 4 numbers of a matrix or kernel as
+    integers and their scale, the row's largest magnitude / 127, and all else in float16: half of
+    float16's bytes, with errors of at most half a scale.
     """
     if dtype is torch.int8:
         state, dtype = _packed(state), None

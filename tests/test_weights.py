@@ -210,18 +210,38 @@ def test_eight_bits_keep_every_row_to_half_a_step(tmp_path):
     torch.testing.assert_close(weights.read(path)["kernel"], read["kernel"], rtol=1e-6, atol=0)
 
 
-def test_eight_bits_refuse_what_is_not_finite(tmp_path):
+@pytest.mark.parametrize("value", [torch.nan, 1e39])
+def test_eight_bits_refuse_what_is_not_finite_in_single_precision(tmp_path, value):
     path = tmp_path / "w.safetensors"
-    with pytest.raises(WeightsError, match="broken is not finite"):
-        weights.save({"broken": torch.tensor([[1.0, torch.nan]])}, path, torch.int8)
+    broken = torch.full((1, 5), value, dtype=torch.float64)
+    with pytest.raises(WeightsError, match="broken is not finite in float32"):
+        weights.save({"broken": broken}, path, torch.int8)
     assert not path.exists()
 
 
-def test_scales_without_their_rows_are_damage(tmp_path, state):
-    path = tmp_path / "w.safetensors"
+def test_eight_bits_take_rows_that_are_short_empty_or_all_but_zero(tmp_path):
+    path, smallest = tmp_path / "w.safetensors", 2.0**-149
+    state = {
+        "short": torch.randn(64, 2, 2),
+        "empty": torch.zeros(3, 0),
+        "no rows": torch.zeros(0, 9),
+        "tiny": torch.full((1, 9), 190 * smallest) * torch.tensor([1.0, -1, 0] * 3),
+    }
     weights.save(state, path, torch.int8)
+    assert load_file(path)["short"].dtype == torch.float16
+    read = weights.read(path)
+    assert {key: value.shape for key, value in read.items()} == {
+        key: value.shape for key, value in state.items()
+    }
+    assert torch.equal(read["tiny"].sign(), state["tiny"].sign())
+    assert (read["tiny"] - state["tiny"]).abs().max() < 100 * smallest
+
+
+def test_scales_without_their_rows_are_damage(tmp_path):
+    path = tmp_path / "w.safetensors"
+    weights.save({"weight": torch.ones(2, 9)}, path, torch.int8)
     stored = load_file(path)
-    del stored["0.weight"]
+    del stored["weight"]
     weights.save(stored, path)
     with pytest.raises(WeightsError, match="w.safetensors cannot be read as weights"):
         weights.read(path)
