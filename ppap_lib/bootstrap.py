@@ -35,10 +35,12 @@ def mean(
 ) -> Estimate:
     """The mean of `values` [N], one per image, with its bootstrap interval over images."""
     values = torch.as_tensor(values, dtype=torch.float64)
-    if values.ndim != 1 or len(values) < 2 or not bool(values.isfinite().all()):
+    if values.ndim != 1 or len(values) < 2:
         raise BootstrapError(
-            f"expected at least two finite values [N], one per image, not {list(values.shape)}"
+            f"expected at least two values [N], one per image, not {list(values.shape)}"
         )
+    if broken := int((~values.isfinite()).sum()):
+        raise BootstrapError(f"{broken} of {len(values)} values are NaN or infinite")
     if not 0 < level < 1:
         raise BootstrapError(f"a level lies between 0 and 1, not {level}")
     generator = torch.Generator().manual_seed(seed)
@@ -50,11 +52,7 @@ def mean(
 
 def difference(a: Tensor | Sequence[float], b: Tensor | Sequence[float], **options) -> Estimate:
     """The mean of a - b [N], image by image; `options` are those of `mean`."""
-    a, b = (torch.as_tensor(v, dtype=torch.float64) for v in (a, b))
-    if a.shape != b.shape:
-        raise BootstrapError(
-            f"a paired difference needs the same images: {list(a.shape)} and {list(b.shape)}"
-        )
+    a, b = _paired(a, b)
     return mean(a - b, **options)
 
 
@@ -64,9 +62,19 @@ def ratio(part: Tensor | Sequence[float], whole: Tensor | Sequence[float], **opt
     By the linearised ratio: its interval is that of mean(part - ratio * whole) / mean(whole).
     `options` are those of `mean`.
     """
-    part, whole = (torch.as_tensor(v, dtype=torch.float64) for v in (part, whole))
+    part, whole = _paired(part, whole)
     if float(whole.mean()) == 0:
         raise BootstrapError("the whole has mean zero: no share of it can be given")
     value = float(part.mean() / whole.mean())
     _, low, high = mean((part - value * whole) / whole.mean(), **options)
     return Estimate(value, value + low, value + high)
+
+
+def _paired(a: Tensor | Sequence[float], b: Tensor | Sequence[float]) -> tuple[Tensor, Tensor]:
+    """Both as float64, if there is one value for every image in each."""
+    a, b = (torch.as_tensor(v, dtype=torch.float64) for v in (a, b))
+    if a.shape != b.shape:
+        raise BootstrapError(
+            f"pairing needs the same images on both sides: {list(a.shape)} and {list(b.shape)}"
+        )
+    return a, b

@@ -47,18 +47,27 @@ def test_a_share_is_the_ratio_of_means_and_exact_where_images_agree():
 
 
 def test_the_seed_decides():
-    values = [0.0, 1.0, 1.0, 0.0, 1.0]
+    values = torch.rand(9, generator=torch.Generator().manual_seed(3))
     assert bootstrap.mean(values, seed=1) == bootstrap.mean(values, seed=1)
+    assert bootstrap.mean(values, seed=1) != bootstrap.mean(values, seed=2)
 
 
-@pytest.mark.parametrize("values", [[], [1.0], [1.0, math.nan], [[1.0, 2.0]]])
+@pytest.mark.parametrize("values", [[], [1.0], [[1.0, 2.0]]])
 def test_values_without_an_interval_are_refused(values):
-    with pytest.raises(BootstrapError, match="at least two finite"):
+    with pytest.raises(BootstrapError, match="at least two values"):
         bootstrap.mean(values)
+
+
+@pytest.mark.parametrize("broken", [math.nan, -math.inf])
+def test_values_that_are_no_numbers_are_refused(broken):
+    with pytest.raises(BootstrapError, match="1 of 3 values are NaN or infinite"):
+        bootstrap.mean([1.0, broken, 2.0])
 
 
 def test_bad_levels_and_unpaired_images_are_refused():
     with pytest.raises(BootstrapError, match="between 0 and 1, not 95"):
         bootstrap.mean([0.0, 1.0], level=95)
-    with pytest.raises(BootstrapError, match="the same images"):
-        bootstrap.difference([0.0, 1.0], [0.0, 1.0, 2.0])
+    for compare in (bootstrap.difference, bootstrap.ratio):
+        for other in ([0.0, 1.0, 2.0], [1.0]):  # the second would broadcast
+            with pytest.raises(BootstrapError, match="the same images"):
+                compare([0.0, 1.0], other)
