@@ -19,6 +19,10 @@ def pick(name: str = "auto") -> torch.device:
         raise DeviceError(f"no device {name!r}: write auto, cpu, cuda or cuda:1") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise DeviceError(f"device {name!r} was asked for and this machine has no GPU")
+    if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
+        raise DeviceError(
+            f"device {name!r} was asked for and this machine has {count}, numbered from cuda:0"
+        )
     return device
 
 

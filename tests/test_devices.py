@@ -21,3 +21,9 @@ def test_unknown_and_absent_devices_are_refused(monkeypatch):
         devices.pick("gpu")
     with pytest.raises(devices.DeviceError, match="asked for and this machine has no GPU"):
         devices.pick("cuda:1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert devices.pick("cuda") == torch.device("cuda")
+    assert devices.pick("cuda:1") == torch.device("cuda:1")
+    with pytest.raises(devices.DeviceError, match="'cuda:2' was asked for and this machine has 2"):
+        devices.pick("cuda:2")
