@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -36,6 +37,11 @@ class Mixture:
     def __post_init__(self):
         means = torch.as_tensor(self.means, dtype=torch.float64)
         stds = torch.as_tensor(self.stds, dtype=torch.float64)
+        if means.ndim < 2 or not len(means):
+            raise AnalyticError(
+                f"means are [K, *shape] with K components, not {list(means.shape)}: on a line, "
+                f"write [[0.0], [1.0]]"
+            )
         count = len(means)
         weights = torch.ones(count) if self.weights is None else self.weights
         weights = torch.as_tensor(weights, dtype=torch.float64)
@@ -47,6 +53,8 @@ class Mixture:
             )
         if not bool((weights > 0).all()) or not bool((stds >= 0).all()):
             raise AnalyticError("weights must be positive and stds not negative")
+        if labels.is_floating_point() or bool((labels < 0).any()):
+            raise AnalyticError(f"labels are integers from 0, not {labels.tolist()}")
         for name, value in dict(means=means, stds=stds, weights=weights, labels=labels).items():
             object.__setattr__(self, name, value)
         log_weights = (weights / weights.sum()).log()
@@ -174,7 +182,7 @@ def reference_trajectory(
     if now.clean or nxt.clean:
         raise AnalyticError("the reference needs noise at both ends: sigma must be positive")
 
-    def slope(log_ratio: float, flat) -> "torch.Tensor":
+    def slope(log_ratio: float, flat: np.ndarray) -> np.ndarray:
         level = schedule.at_log_snr(-2 * log_ratio)
         x = level.alpha * torch.from_numpy(flat).view(x_t.shape)
         return (math.exp(log_ratio) * denoise(x, level).eps).flatten().numpy()

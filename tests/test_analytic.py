@@ -104,6 +104,12 @@ def test_bad_distributions_are_refused():
         Mixture([[0.0], [1.0]], [1.0])
     with pytest.raises(AnalyticError, match="weights must be positive"):
         Mixture([[0.0]], [1.0], [0.0])
+    for labels in ([-1, 0], [0.0, 1.0]):
+        with pytest.raises(AnalyticError, match="labels are integers from 0, not"):
+            Mixture([[0.0], [1.0]], [1.0, 1.0], labels=labels)
+    for means in ([0.0, 1.0], []):
+        with pytest.raises(AnalyticError, match=r"means are \[K, \*shape\] .*, not"):
+            Mixture(means, [1.0, 1.0])
     with pytest.raises(AnalyticError, match="no component has class 4"):
         hills().conditioned(torch.tensor([4]))
     with pytest.raises(AnalyticError, match="for one dimension, this mixture has 2"):
