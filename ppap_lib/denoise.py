@@ -52,7 +52,7 @@ def _evaluate(
     network: Network, x_t: Tensor, level: Level, learned_variance: bool, time_scale: float
 ) -> tuple[Tensor, Tensor | None]:
     """The network's output and variance fraction, in x_t's dtype."""
-    if level.clean:
+    if not bool(level.sigma.all()):
         raise DenoiserError(
             "the clean end (sigma = 0) is never evaluated: there is no noise to predict"
         )

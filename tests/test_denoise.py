@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ppap_lib.denoise import (
+    DenoiserError,
     Prediction,
     clamp_straight_through,
     clipped,
@@ -110,10 +111,28 @@ def test_labels_enter_through_partial():
 
 @pytest.mark.parametrize("kind", ADAPTERS)
 def test_gradients_reach_the_image(kind):
-    x_t = X0.clone().requires_grad_()
-    prediction = ADAPTERS[kind](lambda x, t: x.tanh())(x_t, SCHEDULE.at(300))
-    (gradient,) = torch.autograd.grad(prediction.x0.sum() + prediction.eps.sum(), x_t)
-    assert bool(gradient.isfinite().all()) and bool(gradient.any())
+    """With the network n(x_t): dx0/dx_t and deps/dx_t by the formulas of the parametrisations."""
+    x_t, level = X0.clone().requires_grad_(), SCHEDULE.at(300)
+    prediction = ADAPTERS[kind](lambda x, t: x.tanh())(x_t, level)
+    found = [
+        torch.autograd.grad(p.sum(), x_t, retain_graph=True)[0]
+        for p in (prediction.x0, prediction.eps)
+    ]
+    (alpha, sigma), slope = level.scales(X0), 1 - X0.tanh() ** 2
+    expected = {
+        "eps": ((1 - sigma * slope) / alpha, slope),
+        "x0": (slope, (1 - alpha * slope) / sigma),
+        "v": (alpha - sigma * slope, sigma + alpha * slope),
+    }[kind]
+    for mine, exact in zip(found, expected, strict=True):
+        torch.testing.assert_close(mine, exact, rtol=1e-6, atol=1e-6)  # networks see float32
+
+
+def test_one_clean_image_among_noisy_ones_is_refused():
+    noisy = SCHEDULE.at(torch.tensor([3, 500]))
+    level = Level(noisy.t, noisy.alpha, noisy.sigma * torch.tensor([0, 1]))
+    with pytest.raises(DenoiserError, match="clean end .* is never evaluated"):
+        eps_model(lambda x, t: x)(X0, level)
 
 
 def test_with_x0_and_with_eps_are_inverse():
