@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ppap_lib.samplers.loop import Moment, SamplingError, Step, ode_step
+from ppap_lib.samplers.loop import Moment, SamplingError, Step, check_order, ode_step
 from ppap_lib.samplers.quadrature import (
     DATA,
     NOISE,
@@ -31,11 +31,6 @@ from ppap_lib.samplers.quadrature import (
     noise_ratio,
 )
 from ppap_lib.schedule import ContinuousSchedule, Level, Schedule
-
-
-def _check_order(solver: str, order: int, highest: int) -> None:
-    if order not in range(1, highest + 1):
-        raise SamplingError(f"{solver} has orders 1 to {highest}, not {order}")
 
 
 def _orders(order: int, lower_final: Sequence[Level] | None) -> Callable[[Level], int]:
@@ -78,7 +73,7 @@ def k_lms(order: int = 4) -> Step:
 
     Order 4 measures at least 3, for its first steps are of lower order; N evaluations.
     """
-    _check_order("k_lms", order, 4)
+    check_order("k_lms", order, 4)
     return _multistep("k_lms", NOISE, _orders(order, None), variable=noise_ratio)
 
 
@@ -93,7 +88,7 @@ def deis(
     (the public code's log-rho, which is DPM-Solver's multistep with exact coefficients). An order
     counts points: 1 to 4 are the paper's tAB0 to tAB3.
     """
-    _check_order("deis", order, 4)
+    check_order("deis", order, 4)
     orders = _orders(order, lower_final)
     if schedule is None:
         return _multistep("deis", NOISE, orders)
@@ -119,7 +114,7 @@ def dpmpp_multistep(
     difference its full weight; `halved` gives it half, as the public code does, which is of order
     2 only. 1M is DDIM.
     """
-    _check_order("dpmpp_multistep", order, 3)
+    check_order("dpmpp_multistep", order, 3)
     if halved and order != 3:
         raise SamplingError("only order 3 has a second difference to halve")
     high = _halved if halved else exact
@@ -135,7 +130,7 @@ def _singlestep(
     solver: str, form: Form, order: int, schedule: Schedule | ContinuousSchedule
 ) -> Step:
     """Predictions at even fractions of the step in lambda, none carried to the next step."""
-    _check_order(solver, order, 3)
+    check_order(solver, order, 3)
 
     @ode_step(solver)
     def step(denoise, x, now, nxt, history, noise):
@@ -195,7 +190,7 @@ def unipc(order: int = 3, variant: str = "bh2", lower_final: Sequence[Level] | N
     difference is one of quadratures alone, and the step needs no memory but the history. The
     variants differ only where two points are weighed; with three or more both are exact.
     """
-    _check_order("unipc", order, 3)
+    check_order("unipc", order, 3)
     rules = {"bh1": _bh1, "bh2": _bh2}
     if variant not in rules:
         raise SamplingError(f"variant must be 'bh1' or 'bh2', not {variant!r}")

@@ -118,6 +118,12 @@ def check_x(x_T: Tensor) -> None:
         raise SamplingError(f"x_T is floating [B, ...], not {x_T.dtype} {list(x_T.shape)}")
 
 
+def check_order(solver: str, order: int, highest: int) -> None:
+    """That a solver has this order: a whole number from 1 to `highest`."""
+    if order not in range(1, highest + 1):
+        raise SamplingError(f"{solver} has orders 1 to {highest}, not {order}")
+
+
 class Tally:
     """A denoiser that counts its evaluations and stops at the first broken prediction."""
 

@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from ppap_lib.denoise import Prediction
-from ppap_lib.samplers.loop import Moment, SamplingError, Step, ode_step
+from ppap_lib.samplers.loop import Moment, Step, check_order, ode_step
 from ppap_lib.samplers.quadrature import NOISE, advance, midpoint, transfer, weighted_sum, weights
 from ppap_lib.schedule import ContinuousSchedule, Level, Schedule
 
@@ -41,8 +41,7 @@ def plms(order: int = 4) -> Step:
 
     Then Adams-Bashforth averages of the last 2, 3, ... `order` eps, as on an even grid.
     """
-    if not 1 <= order <= 4:
-        raise SamplingError(f"plms has orders 1 to 4, not {order}")
+    check_order("plms", order, 4)
 
     @ode_step("plms")
     def step(denoise, x, now, nxt, history, noise):
