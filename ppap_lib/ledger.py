@@ -125,13 +125,6 @@ def table(entries: Iterable[Row]) -> list[Row]:
     return flat
 
 
-def frame(entries: Iterable[Row]):
-    """`table` as a pandas DataFrame."""
-    import pandas
-
-    return pandas.DataFrame(table(entries))
-
-
 @cache
 def commit() -> str | None:
     """The checkout's commit, with '+' appended if `ppap_lib` differed from it.

