@@ -246,7 +246,6 @@ def test_a_tampered_or_incomplete_archive_is_refused(tmp_path):
     del files["val/val_annotations.txt"]
     with pytest.raises(DataError, match="val_annotations.txt is missing.*layout"):
         tiny_imagenet(write_tiny(tmp_path / "other.zip", files), "val")
-    del files[name]
 
 
 def test_missing_tiny_imagenet_says_what_to_put_where_and_pages_get_drawings(tmp_path):

@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from ppap_lib.fetch import ASSETS, FetchError
 from ppap_lib.networks import adm
 from ppap_lib.schedule import Schedule
 from ppap_lib.studies import cards
-from ppap_lib.tiers import tier
+from ppap_lib.tiers import TierName, tier
 from ppap_lib.weights import WeightsError
 from ppap_lib.zoo import Vision, ZooError, publish, verify
 from ppap_lib.zoo.cards import from_json, write
@@ -115,6 +116,10 @@ def test_bad_cards_and_unknown_names_are_refused():
 def test_schedules_are_those_of_training():
     assert torch.equal(zoo.schedule("adm_64x64_cond").betas, Schedule.cosine().betas)
     assert torch.equal(zoo.schedule("fashion/denoiser").betas, Schedule.linear().betas)
+    for name in get_args(TierName):
+        preset = tier(name)
+        drawn = zoo.schedule(preset.named("denoiser"))
+        assert torch.equal(drawn.betas, preset.schedule().betas)
     with pytest.raises(ZooError, match="never saw noise"):
         zoo.schedule("efficientnet_lite0")
 
