@@ -248,6 +248,15 @@ class TestPublished:
         assert other.correlation == pytest.approx(-1) and other.theirs[0] == "ddim"
         assert standings.agreement(ours, {"ddim": 3.0, "heun": 9.0}) is None
 
+    def test_few_solvers_cannot_show_an_agreement(self):
+        ours = {name: float(i) for i, name in enumerate(("heun", "fon", "ddim", "prk", "plms"))}
+        four = standings.agreement(ours, {n: v for n, v in ours.items() if n != "plms"})
+        assert four.correlation == pytest.approx(1) and four.p_value == pytest.approx(2 / 24)
+        assert four.verdict == "cannot be told from chance"
+        assert standings.agreement(ours, ours).verdict == "agrees"
+        reverse = standings.agreement(ours, {name: -value for name, value in ours.items()})
+        assert reverse.p_value < 0.05 and reverse.verdict == "is the reverse"
+
     def test_etas(self):
         theirs = standings.published_etas("cifar10_32", 10)
         assert set(theirs) == set(samplers.ETAS.values())

@@ -168,6 +168,14 @@ class Agreement(NamedTuple):
     correlation: float
     ours: tuple[str, ...]
     theirs: tuple[str, ...]
+    p_value: float
+
+    @property
+    def verdict(self) -> str:
+        """What the 5 % level lets one say of ours."""
+        if self.p_value >= 0.05:
+            return "cannot be told from chance"
+        return "agrees" if self.correlation > 0 else "is the reverse"
 
 
 def agreement(ours: Mapping[str, float], theirs: Mapping[str, float]) -> Agreement | None:
@@ -177,9 +185,10 @@ def agreement(ours: Mapping[str, float], theirs: Mapping[str, float]) -> Agreeme
     both = [name for name in ours if name in theirs]
     if len(both) < 3:
         return None
-    found = spearmanr([ours[name] for name in both], [theirs[name] for name in both])
+    sides = [[side[name] for name in both] for side in (ours, theirs)]
     orders = (tuple(sorted(both, key=side.get)) for side in (ours, theirs))
-    return Agreement(float(found.statistic), *orders)
+    found = float(spearmanr(*sides).statistic)
+    return Agreement(found, *orders, published.rank_p_value(*sides))
 
 
 def published_etas(dataset: str, steps: int) -> dict[str, float]:
