@@ -133,6 +133,7 @@ def test_untrained_updates_guide_as_the_clean_network_does(folder):
     asked = ablation.plan(training, n=4, blocks=2)[1].recorded()
     assert ledger.digest(asked) == ledger.digest(rows[4]["params"])
     assert asked["experts"] == 2 and asked["released"] == ("shared time",)
+    assert (asked["sampler"], asked["form"]) == ("ddim25", "score")
     ablation.record(folder, n=4, blocks=2, tell=told.append)
     assert len(told) == 2  # what is there is not run again
     scales = [(run.first_seed, run.scale) for run in ablation.plan(training, (1, 2.5), 4, 2)]

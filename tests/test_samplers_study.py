@@ -83,6 +83,7 @@ def test_without_guidance_there_is_one_run_for_all_guides_and_scales():
     assert plain == Sampling("ddim", scale=20.0).recorded()
     guided = [Sampling("ddim", method="naive", scale=s).recorded() for s in (1.0, 20.0)]
     assert guided[0] != guided[1]
+    assert plain["form"] == "none" and guided[0]["form"] == "score"
 
 
 def test_only_solvers_that_extrapolate_are_filed_by_how_they_end(quick):

@@ -18,7 +18,6 @@ from ppap_lib.experts import Experts
 from ppap_lib.generate import generate
 from ppap_lib.metrics import ExtractorName
 from ppap_lib.params import param
-from ppap_lib.samplers import ddim
 from ppap_lib.studies import distillation, filed, guidance, methods, quality
 from ppap_lib.studies.distillation import Distillation
 from ppap_lib.studies.pooled import Pooled, pool
@@ -29,9 +28,12 @@ READS_NOISE = "multi5"
 """Any method whose model reads x_t: steering by a set of experts does not depend on which."""
 
 
+SAMPLER = "ddim25"
+
+
 @dataclass(frozen=True)
 class Ablation(Distillation):
-    """Which training guides, and the images that it guides: by DDIM-25."""
+    """Which training guides, and the images that it guides: by `SAMPLER`."""
 
     scale: float = param(guidance.PUBLISHED_SCALE, low=0.0)
     n: int = param(100, low=2)
@@ -39,6 +41,10 @@ class Ablation(Distillation):
     extractor: ExtractorName = "lite2"
     denoiser_sha256: str = ""
     judge_sha256: str = ""
+
+    def recorded(self) -> dict[str, Any]:
+        """With the sampler, and its form of guidance."""
+        return super().recorded() | {"sampler": SAMPLER, "form": guidance.sampler(SAMPLER).form}
 
 
 def plan(
@@ -60,14 +66,21 @@ def run(trained: Experts, params: Ablation, device: torch.device | str = "cpu") 
     """Draw and measure; the row's results, with the guidance study's columns."""
     chosen, trained = preset(params.tier), trained.to(device)
     block = range(params.first_seed, params.first_seed + params.n)
+    drawn_by = guidance.sampler(SAMPLER)
     images = generate(
         methods.steering(
-            READS_NOISE, params.guide, params.scale, tier=params.tier, device=device, model=trained
+            READS_NOISE,
+            params.guide,
+            params.scale,
+            drawn_by.form,
+            params.tier,
+            device,
+            model=trained,
         ),
         chosen.shape,
         block,
-        chosen.schedule().grid("ddim25"),
-        ddim(),
+        chosen.schedule().grid(drawn_by.spacing),
+        drawn_by.step(),
         steered=True,
         device=device,
     )

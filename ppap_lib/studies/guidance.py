@@ -94,7 +94,7 @@ class Guidance(Parameters):
         """Without guidance neither guide nor scale changes the result."""
         record = super().recorded() | {"form": sampler(self.sampler).form}
         if self.method == "none":
-            record |= {"guide": "none", "scale": 0.0, "form": "none"}
+            record |= methods.UNGUIDED
         return record
 
 

@@ -50,6 +50,11 @@ METHODS: Mapping[str, Method | None] = MappingProxyType(
 
 MethodName = Literal[*METHODS]
 
+UNGUIDED: Mapping[str, str | float] = MappingProxyType(
+    {"guide": "none", "scale": 0.0, "form": "none"}
+)
+"""What is recorded of guidance where there is none: neither guide nor scale changes the result."""
+
 
 def title(method: str) -> str:
     """The method's name in print."""

@@ -53,6 +53,8 @@ GRIDS = MappingProxyType(
         "karras": karras_grid,
     }
 )
+FORM = "score"
+"""Of guidance: the only one that all solvers take."""
 ESTIMATION_IMAGES = 50  # on which A-DDIM estimates its variance
 ESTIMATION_SEED = 2**31  # of their noise, far from every block
 
@@ -138,10 +140,10 @@ class Sampling(Parameters):
     def recorded(self) -> dict[str, Any]:
         """Only what changes the result: no guide or scale without guidance; `lower_final` where
         it is on and the solver knows it, so that rows without it are of full order to the end."""
-        made = super().recorded()
+        made = super().recorded() | {"form": FORM}
         if not (self.lower_final and self.solver in EXTRAPOLATING):
             del made["lower_final"]
-        return made | ({"guide": "none", "scale": 0.0} if self.method == "none" else {})
+        return made | (methods.UNGUIDED if self.method == "none" else {})
 
     @property
     def seeds(self) -> range:
@@ -240,9 +242,7 @@ def draw(params: Sampling, device: torch.device | str = "cpu") -> Drawn:
     chosen = preset(params.tier)
     grid = levels(params)
     step = _step(params, grid, device)
-    towards = methods.steering(
-        params.method, params.guide, params.scale, tier=params.tier, device=device
-    )
+    towards = methods.steering(params.method, params.guide, params.scale, FORM, params.tier, device)
     spent: Counter[str] = Counter()
 
     def counted(part: Sequence[int]) -> Denoise:
