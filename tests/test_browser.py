@@ -75,7 +75,7 @@ guidance_explorer(
 RANGED = """
 from ppap_lib import data, seeds
 from ppap_lib.studies import guidance, intervals
-from ppap_lib.widgets import reading, timestep_explorer
+from ppap_lib.widgets import see, timestep_explorer
 
 image = data.load("fashion", "test").images([0])
 eps = seeds.Noise([0], image.shape[1:])()
@@ -87,7 +87,7 @@ def noised(t):
 
 timestep_explorer(
     noised,
-    lambda t: {"clean": reading(clean, noised(t), fashion.schedule().at(t))},
+    lambda t: {"clean": see(clean, noised(t), fashion.schedule().at(t))},
     lambda begin, end: intervals.draw_ranges(run, [(begin, end)])[0],
     guidance.draw(guidance.Guidance("none", n=2)),
     points=[0, 200, 600, 1000],

@@ -178,9 +178,12 @@ def test_the_rhythm_of_a_page(name):
     assert "parameters" in code[0].metadata.get("tags", [])
     assert "from_notebook(globals())" in code[1].source
     assert notebook.cells[0].source.startswith("# ")
-    for cell in code:  # every figure can be cited and says what it shows
-        if "mystnb" in cell.metadata:
-            assert set(cell.metadata["mystnb"]["figure"]) == {"name", "caption"}
+    for cell in code:  # every figure and table can be cited and says what it shows
+        shown = cell.metadata.get("mystnb", {})
+        if "figure" in shown:
+            assert set(shown["figure"]) == {"name", "caption"}
+        if ":::{table}" in cell.source:
+            assert ":name: tab-" in cell.source and shown == {"markdown_format": "myst"}
     assert "papermill" in "".join(c.source for c in notebook.cells if c.cell_type == "markdown")
 
 

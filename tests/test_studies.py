@@ -81,8 +81,8 @@ def test_a_training_run_is_filed_with_its_course(tmp_path, monkeypatch):
     [
         (["guidance", "--methods", "foo"], "method .*'foo'"),
         (
-            ["guidance", "--guide", "vit", "--methods", "multi5"],
-            "fashion/multi5-vit is not trained",
+            ["guidance", "--tier", "tin10", "--methods", "multi5", "--n", "2"],
+            "tin10/denoiser is not trained",
         ),
         (["ablation", "--folder", "nowhere"], "no finished training in nowhere: .*distill first"),
         (["training", "--folder", "nowhere"], "no finished training in nowhere: .*train first"),
