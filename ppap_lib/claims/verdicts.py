@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from ppap_lib.bootstrap import Estimate
-from ppap_lib.claims.measures import MEASURES, MeasureError, Nothing
+from ppap_lib.claims.measures import MEASURES, Effect, MeasureError, Nothing
 from ppap_lib.claims.register import Claim, ClaimError, Verdict
 from ppap_lib.params import ParameterError
 from ppap_lib.studies.methods import MethodError
@@ -37,15 +37,19 @@ def judge(claim: Claim, reading: str = "") -> Verdict:
     if isinstance(found, Nothing):
         return Verdict("undecided", found.reason)
     number = f"{measure.title or found.unit} {_interval(found.estimate)}"
-    words = f"{number}, n = {found.images}{_blocks(found.blocks)}"
+    words = f"{number}, n = {_counted(found)}"
     if found.images < claim.at_least:
         return Verdict("undecided", f"{words}: fewer than {claim.at_least} images")
+    answer = claim.of(found.estimate)
     few = found.blocks is not None and found.blocks < ENOUGH_BLOCKS
-    return Verdict(claim.of(found.estimate), words, few)
+    return Verdict(answer, words, provisional=few and answer != "undecided")
 
 
-def _blocks(count: int | None) -> str:
-    return "" if count is None else f" in {count} block{'s' * (count != 1)}"
+def _counted(found: Effect) -> str:
+    """How many images, in blocks of seeds where there are such."""
+    if found.blocks is None:
+        return str(found.images)
+    return f"{found.blocks} x {found.images // found.blocks}"
 
 
 def _interval(estimate: Estimate) -> str:
@@ -57,16 +61,20 @@ def _interval(estimate: Estimate) -> str:
 
 
 def markdown(claims: Iterable[Claim]) -> str:
-    """The claims as a MyST table, with links to their pages and sources."""
-    lines = ["| claim | source | published | here | details |", "| --- | --- | --- | --- | --- |"]
+    """The claims as a MyST table; a claim links to its page."""
+    lines = ["| claim | published | here |", "| --- | --- | --- |"]
     for claim in claims:
-        theirs = published(claim)
-        unsigned = "this book" if claim.published is None else "an unsigned table"
-        source = f"{{cite:t}}`{claim.source}`" if claim.source else unsigned
-        said = "" if theirs is None else f"{theirs.answer}: {theirs.words}"
         here = "<br>".join(_line(label, judge(claim, label)) for label in claim.readings)
-        lines.append(f"| {claim.claim} | {source} | {said} | {here} | {{doc}}`{claim.page}` |")
+        lines.append(f"| {{doc}}`{claim.claim} <{claim.page}>` | {_published(claim)} | {here} |")
     return "\n".join(lines)
+
+
+def _published(claim: Claim) -> str:
+    """Who says so, and what the rule makes of their table."""
+    unsigned = "this book" if claim.published is None else "an unsigned table"
+    source = f"{{cite:t}}`{claim.source}`" if claim.source else unsigned
+    found = published(claim)
+    return source if found is None else f"{source}: {found.answer}, {found.words}"
 
 
 def _line(label: str, verdict: Verdict) -> str:
