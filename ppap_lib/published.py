@@ -63,6 +63,13 @@ def rank_p_value(a: Sequence[float], b: Sequence[float]) -> float:
     return sum(one >= found for one in sums) / len(sums)
 
 
+def rank_verdict(correlation: float, p_value: float) -> str:
+    """What the 5 % level lets one say of an order beside a published one."""
+    if p_value >= 0.05:
+        return "cannot be told from chance"
+    return "agrees" if correlation > 0 else "is the reverse"
+
+
 def _centred_ranks(values: Sequence[float]) -> list[int]:
     """Twice (rank - mean rank), whole also for ties: how many are below, less how many above."""
     return [sum(v > other for other in values) - sum(v < other for other in values) for v in values]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from types import MappingProxyType
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from ppap_lib import bootstrap, ledger, published
 from ppap_lib.bootstrap import Estimate
@@ -68,8 +68,6 @@ class Measure:
 GAINED = {"judge": "judge accuracy gained", "kid": "KID gained"}
 """By column, what a gain is called; KID's is how far it fell."""
 
-Column = Literal["judge", "kid"]
-
 
 def _outcomes(
     names: tuple[str, ...], guide: str, sampler: str, swept: float | None = None
@@ -89,7 +87,7 @@ def gain(
     guide: str = "resnet18",
     sampler: str = "ddim25",
     swept: float | None = None,
-    column: Column = "judge",
+    column: str = "judge",
 ) -> Effect | Nothing:
     """Judge accuracy of a method above another's, or KID below it, on the same seeds.
 
@@ -120,7 +118,7 @@ def recovered(
     guide: str = "resnet18",
     sampler: str = "ddim25",
     swept: float | None = None,
-    column: Column = "judge",
+    column: str = "judge",
 ) -> Effect | Nothing:
     """A method's gain over no guidance as a share of another's gain.
 
@@ -219,9 +217,7 @@ _TRENDS = {
 }
 
 
-def power_lead(
-    of: Literal["layout", "detail"], interval: int, method: str = "ppap5"
-) -> Effect | Nothing:
+def power_lead(of: str, interval: int, method: str = "ppap5") -> Effect | Nothing:
     """The power of the change in layout or detail by one interval alone, above any other's alone.
 
     Above that of the other interval with the largest mean, image by image; the interval allows for

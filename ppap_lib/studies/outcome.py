@@ -141,6 +141,11 @@ class Ranks(NamedTuple):
     p_value: float
     methods: tuple[str, ...]
 
+    @property
+    def verdict(self) -> str:
+        """`published.rank_verdict` on ours."""
+        return published.rank_verdict(self.correlation, self.p_value)
+
 
 def ranks(
     found: Sequence[Outcome],

@@ -172,10 +172,8 @@ class Agreement(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """What the 5 % level lets one say of ours."""
-        if self.p_value >= 0.05:
-            return "cannot be told from chance"
-        return "agrees" if self.correlation > 0 else "is the reverse"
+        """`published.rank_verdict` on ours."""
+        return published.rank_verdict(self.correlation, self.p_value)
 
 
 def agreement(ours: Mapping[str, float], theirs: Mapping[str, float]) -> Agreement | None:
