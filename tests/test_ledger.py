@@ -32,6 +32,15 @@ def test_a_row_comes_back_with_what_made_it(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == [path.name]  # no partial file is left
 
 
+def test_a_file_has_a_line_for_each_number_but_one_for_each_list(tmp_path):
+    results = {"kid": 0.5, "by": {"t": [{"b": 1, "a": [2.5, None]}], "none": {}}}
+    path = record(tmp_path, results | {"precise": [0, 1] * 500})
+    text = path.read_text()
+    assert json.loads(text)["results"] == results | {"precise": [0, 1] * 500}
+    assert '  "by": {\n   "none": {},\n   "t": [{"a":[2.5,null],"b":1}]\n  },\n' in text
+    assert f'  "precise": [{",".join("01" * 500)}]\n }},\n' in text
+
+
 def test_the_commit_is_the_checkouts():
     try:
         head = subprocess.run(
