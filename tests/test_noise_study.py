@@ -115,3 +115,20 @@ def test_the_plan_goes_repeat_by_repeat():
     assert {run.first_seed for run in runs[:10]} == {0} and runs[0].denoiser_sha256
     with pytest.raises(ParameterError, match="tweak must be one of"):
         noise.plan(tweaks=["three_z"])
+
+
+def test_a_run_says_how_much_noise_is_left_on_every_image(monkeypatch):
+    images = torch.linspace(-1, 1, 32).expand(10, 1, 32, 32)
+    noisy = images + 0.2 * torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
+    for drawn, expected in ((images, 0.0), (noisy, 0.2)):
+        monkeypatch.setattr(noise, "draw", lambda *_, drawn=drawn: drawn)
+        found = noise.measure(noise.Noise(n=10))
+        assert set(found) == {"grain"}  # of ten images, no distance
+        assert found["grain"] == pytest.approx([expected] * 10, abs=0.05)
+
+
+def test_without_a_number_of_images_the_study_says_it():
+    for steps, n in noise.STEPS.items():
+        assert {(run.n, run.first_seed) for run in noise.plan(steps=[steps])} == {
+            (n, repeat * n) for repeat in range(3)
+        }

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ppap_lib.spectrum import SpectrumError, band_powers, frequencies
+from ppap_lib.spectrum import SpectrumError, band_powers, frequencies, noise_left
 
 
 def wave(fx, fy, height=32, width=32):
@@ -61,3 +61,21 @@ def test_white_noise_fills_every_band_by_its_share_of_frequencies():
 def test_what_has_no_bands_is_refused(images, edges, message):
     with pytest.raises(SpectrumError, match=message):
         band_powers(images, edges)
+
+
+@pytest.mark.parametrize("sigma", [0.01, 0.3])
+@pytest.mark.parametrize("side", [32, 33])
+def test_the_noise_on_a_picture_is_found_and_edges_are_not_noise(sigma, side):
+    noise = sigma * torch.randn(50, 3, side, side, generator=torch.Generator().manual_seed(0))
+    picture = (wave(2, 1, side, side) > 0).double() * 2 - 1  # stripes with sharp oblique edges
+    assert noise_left(picture).item() == 0
+    # Relative standard error of the mean: 1.17 / sqrt(50 * 768), below 0.01; edges add some.
+    assert noise_left(noise).mean().item() == pytest.approx(sigma, rel=0.03)
+    assert noise_left(picture + noise).mean().item() == pytest.approx(sigma, rel=0.25)
+
+
+def test_noise_is_asked_of_images():
+    with pytest.raises(SpectrumError, match=r"floating \[B, C, H, W\]"):
+        noise_left(torch.zeros(1, 8, 8))
+    with pytest.raises(SpectrumError, match="at least 2 x 2 pixels"):
+        noise_left(torch.zeros(1, 1, 1, 8))

@@ -224,7 +224,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--steps", type=int, nargs="+", default=[25], help="(default: 25)")
     sub.add_argument("--tweaks", nargs="+", choices=tuple(noise.TWEAKS), help="(default: all)")
     sub.add_argument("--clipped", action="store_true", help="leave the unclipped runs out")
-    sub.add_argument("--n", type=int, default=66, help="images per repeat (default: 66)")
+    sub.add_argument("--n", type=int, help="images per repeat (default: 66, of 1,000 steps 10)")
     sub.add_argument("--repeats", type=int, default=3, help="blocks of seeds (default: 3)")
     sub = command("samplers", _samplers, "every solver within a budget of evaluations")
     sub.add_argument("--solvers", nargs="+", metavar="NAME", help="(default: all)")

@@ -21,12 +21,17 @@ from ppap_lib.metrics import ExtractorName
 from ppap_lib.params import Parameters, param
 from ppap_lib.samplers import ddpm
 from ppap_lib.schedule import Level, Schedule
+from ppap_lib.spectrum import noise_left
 from ppap_lib.studies import filed, quality
 from ppap_lib.tiers import TierName
 from ppap_lib.tiers import tier as preset
 
 STUDY = "noise"
-STEPS = (25, 250, 1000)
+STEPS: Mapping[int, int] = MappingProxyType({25: 66, 250: 66, 1000: 10})
+"""Steps of the sampler, and images per repeat: as many as two CPU cores draw within an evening.
+
+Of fewer than `quality.DISTANCES_FROM` only the grain is measured.
+"""
 
 
 class Tweak(NamedTuple):
@@ -127,19 +132,21 @@ def plan(
     steps: Iterable[int] = (25,),
     tweaks: Iterable[str] = tuple(TWEAKS),
     clips: Iterable[bool] = (True, False),
-    n: int = 66,
+    n: int | None = None,
     repeats: int = 3,
     tier: str = "fashion",
 ) -> list[Noise]:
     """The runs of the study, repeat by repeat, so that an interrupted one compares equals.
 
-    The controls are clipped only: they ask whether hearing the level mends the samples.
+    `n` images each, or as many as `STEPS` says. The controls are clipped only: they ask whether
+    hearing the level mends the samples.
     """
     return [
         Noise.with_weights(
-            tweak=tweak, steps=count, clip=clip, n=n, first_seed=repeat * n, tier=tier
+            tweak=tweak, steps=count, clip=clip, n=images, first_seed=repeat * images, tier=tier
         )
         for count in steps
+        for images in (n or STEPS.get(count, Noise.n),)
         for repeat in range(repeats)
         for clip in clips
         for tweak in tweaks
@@ -148,8 +155,10 @@ def plan(
 
 
 def measure(params: Noise, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """The columns of the protocol for the run's images, and what every image contributes."""
-    return quality.measured(draw(params, device), params.tier, params.extractor, device)
+    """Every image's grain, the protocol's columns, and what each image contributes to them."""
+    images = draw(params, device)
+    found = quality.measured(images, params.tier, params.extractor, device)
+    return found | {"grain": [float(f"{sigma:.4g}") for sigma in noise_left(images)]}
 
 
 record = partial(filed.record, STUDY, measure=measure)

@@ -37,8 +37,10 @@ COLUMNS = {
     "recall": Column("recalled", exact=False, of_real="covered"),
     "judge": Column("judge_correct"),
     "guide": Column("guide_correct"),
+    "grain": Column("grain"),
 }
-"""Columns that have an interval over images; "judge" and "guide" are accuracies."""
+"""Columns that have an interval over images; "judge" and "guide" are accuracies, "grain" is the
+noise left on images (`spectrum.noise_left`)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +63,7 @@ class Pooled:
     def mean(self, column: str, blocks: Sequence[int] | None = None) -> float:
         """The mean over blocks of a column."""
         blocks = sorted(self.rows) if blocks is None else blocks
-        if column in ("judge", "guide"):
+        if column in COLUMNS and COLUMNS[column].exact:
             return float(self.by_image(column, blocks).mean())
         return sum(self.rows[b]["results"][column] for b in blocks) / len(blocks)
 
