@@ -123,8 +123,8 @@ def test_a_run_says_how_much_noise_is_left_on_every_image(monkeypatch):
     for drawn, expected in ((images, 0.0), (noisy, 0.2)):
         monkeypatch.setattr(noise, "draw", lambda *_, drawn=drawn: drawn)
         found = noise.measure(noise.Noise(n=10))
-        assert set(found) == {"grain"}  # of ten images, no distance
-        assert found["grain"] == pytest.approx([expected] * 10, abs=0.05)
+        assert set(found) == {"noise_left"}  # of ten images, no distance
+        assert found["noise_left"] == pytest.approx([expected] * 10, abs=0.05)
 
 
 def test_without_a_number_of_images_the_study_says_it():

@@ -158,7 +158,7 @@ def measure(params: Noise, device: torch.device | str = "cpu") -> dict[str, Any]
     """Every image's grain, the protocol's columns, and what each image contributes to them."""
     images = draw(params, device)
     found = quality.measured(images, params.tier, params.extractor, device)
-    return found | {"grain": [float(f"{sigma:.4g}") for sigma in noise_left(images)]}
+    return found | {"noise_left": [float(f"{sigma:.4g}") for sigma in noise_left(images)]}
 
 
 record = partial(filed.record, STUDY, measure=measure)

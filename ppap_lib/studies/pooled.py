@@ -22,6 +22,7 @@ class Column(NamedTuple):
 
     `exact`: the column is the mean of what images contribute; else it only moves as that does.
     `of_real`: real images contribute by this result, too; they are the same in every block.
+    `filed`: a row holds the column itself as well.
     """
 
     by_image: str
@@ -29,15 +30,16 @@ class Column(NamedTuple):
     exact: bool = True
     of_real: str | None = None
     lower_is_better: bool = False
+    filed: bool = True
 
 
 COLUMNS = {
     "kid": Column("witness", 2, exact=False, lower_is_better=True),
     "precision": Column("precise"),
     "recall": Column("recalled", exact=False, of_real="covered"),
-    "judge": Column("judge_correct"),
-    "guide": Column("guide_correct"),
-    "grain": Column("grain"),
+    "judge": Column("judge_correct", filed=False),
+    "guide": Column("guide_correct", filed=False),
+    "grain": Column("noise_left", filed=False),
 }
 """Columns that have an interval over images; "judge" and "guide" are accuracies, "grain" is the
 noise left on images (`spectrum.noise_left`)."""
@@ -63,7 +65,7 @@ class Pooled:
     def mean(self, column: str, blocks: Sequence[int] | None = None) -> float:
         """The mean over blocks of a column."""
         blocks = sorted(self.rows) if blocks is None else blocks
-        if column in COLUMNS and COLUMNS[column].exact:
+        if column in COLUMNS and not COLUMNS[column].filed:
             return float(self.by_image(column, blocks).mean())
         return sum(self.rows[b]["results"][column] for b in blocks) / len(blocks)
 
