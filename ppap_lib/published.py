@@ -6,9 +6,10 @@ compares directions and orderings with them, never values.
 """
 
 import csv
-from collections.abc import Sequence
-from itertools import permutations
+import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 FOLDER = Path(__file__).with_name("assets") / "published"
 
@@ -43,36 +44,55 @@ def source(name: str, folder: Path = FOLDER) -> str:
     return " ".join(said)
 
 
-MOST_RANKED = 9
-"""Beyond this the orders are too many to go through: 9! is 362,880."""
+class Agreement(NamedTuple):
+    """Spearman's rank correlation of two orders of the same names, which are here lowest first.
 
-
-def rank_p_value(a: Sequence[float], b: Sequence[float]) -> float:
-    """The share of orders of `b` whose |Spearman's rho| with `a` is at least the one found.
-
-    Exact and two-sided, in (0, 1], ties sharing their mean rank. Never below 2/n! for n values, so
-    four cannot show an agreement at the 5 % level, however well they agree.
+    `p_value`: exact and two-sided, the share of all orders that would correlate as strongly. Of n
+    names never below 2/n!, so four cannot show an agreement at the 5 % level, however well they
+    agree.
     """
-    if len(a) != len(b) or not 2 <= len(a) <= MOST_RANKED:
-        raise PublishedError(
-            f"expected two lists of one length from 2 to {MOST_RANKED}, not {len(a)} and {len(b)}"
+
+    correlation: float
+    p_value: float
+    ours: tuple[str, ...]
+    theirs: tuple[str, ...]
+
+    @property
+    def verdict(self) -> str:
+        """What the 5 % level lets one say of our order beside the published one."""
+        if not self.p_value < 0.05:
+            return "cannot be told from chance"
+        return "agrees" if self.correlation > 0 else "is the reverse"
+
+
+def agreement(ours: Mapping[str, float], theirs: Mapping[str, float]) -> Agreement | None:
+    """How two tables order the names that both hold; None for fewer than three.
+
+    Ties share their mean rank; the correlation with names that are all tied is NaN. Of ten names
+    or more, 400,000 orders are drawn instead of all.
+    """
+    from scipy.stats import permutation_test, rankdata, spearmanr
+
+    both = [name for name in ours if name in theirs]
+    if len(both) < 3:
+        return None
+    a, b = ([side[name] for name in both] for side in (ours, theirs))
+    if len(set(a)) == 1 or len(set(b)) == 1:
+        correlation, p_value = math.nan, 1.0
+    else:
+        centred = rankdata(b) - (len(b) + 1) / 2
+        chance = permutation_test(
+            (rankdata(a),),
+            lambda order, axis: abs((order * centred).sum(axis)),
+            permutation_type="pairings",
+            n_resamples=400_000,  # more than 9!
+            vectorized=True,
+            alternative="greater",
+            rng=0,
         )
-    ours, theirs = _centred_ranks(a), _centred_ranks(b)
-    found = abs(sum(x * y for x, y in zip(ours, theirs, strict=True)))
-    sums = [abs(sum(map(int.__mul__, ours, order))) for order in permutations(theirs)]
-    return sum(one >= found for one in sums) / len(sums)
-
-
-def rank_verdict(correlation: float, p_value: float) -> str:
-    """What the 5 % level lets one say of an order beside a published one."""
-    if p_value >= 0.05:
-        return "cannot be told from chance"
-    return "agrees" if correlation > 0 else "is the reverse"
-
-
-def _centred_ranks(values: Sequence[float]) -> list[int]:
-    """Twice (rank - mean rank), whole also for ties: how many are below, less how many above."""
-    return [sum(v > other for other in values) - sum(v < other for other in values) for v in values]
+        correlation, p_value = float(spearmanr(a, b).statistic), float(chance.pvalue)
+    orders = (tuple(sorted(both, key=side.get)) for side in (ours, theirs))
+    return Agreement(correlation, p_value, *orders)
 
 
 def _lines(name: str, folder: Path) -> list[str]:

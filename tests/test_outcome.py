@@ -134,7 +134,7 @@ def test_rank_correlation_is_one_for_the_published_numbers_themselves():
         assert {c: r.correlation for c, r in found.items()} == pytest.approx(
             dict.fromkeys(outcome.PUBLISHED_COLUMNS, sign)
         )
-        assert len(found["fid"].methods) == 7  # x0-hat is one published row
+        assert len(found["fid"].ours) == 7  # x0-hat is one published row
     assert outcome.ranks(outcome.outcomes(rows[:2]), "resnet18") == {}
 
 

@@ -63,18 +63,21 @@ def test_what_is_wrong_with_a_name_or_a_file_is_said(tmp_path):
     ],
 )
 def test_the_p_value_of_a_rank_correlation_counts_orders(a, b, p_value):
-    assert published.rank_p_value(a, b) == pytest.approx(p_value)
+    found = published.agreement(dict(enumerate(a)), dict(enumerate(b)))
+    assert found.p_value == pytest.approx(p_value)
 
 
-def test_five_values_can_show_an_agreement_and_four_cannot():
-    assert (
-        published.rank_p_value(range(4), range(4))
-        > 0.05
-        > published.rank_p_value(range(5), range(5))
-    )
+@pytest.mark.parametrize(("n", "p_value"), [(4, 2 / 24), (5, 2 / 120), (7, 2 / 5040)])
+def test_five_names_can_show_an_agreement_and_four_cannot(n, p_value):
+    ours = dict(zip("abcdefg", range(n), strict=False))
+    for sign, verdict in ((1, "agrees"), (-1, "is the reverse")):
+        found = published.agreement(ours, {name: sign * v for name, v in ours.items()})
+        assert found.p_value == pytest.approx(p_value)
+        assert found.verdict == (verdict if n > 4 else "cannot be told from chance")
 
 
-@pytest.mark.parametrize(("a", "b"), [([1, 2], [1, 2, 3]), ([1], [1]), (range(10), range(10))])
-def test_a_p_value_asks_for_two_short_lists_of_one_length(a, b):
-    with pytest.raises(published.PublishedError, match="one length"):
-        published.rank_p_value(a, b)
+def test_beyond_nine_names_orders_are_drawn():
+    ours = dict(zip("abcdefghijkl", range(12), strict=True))
+    swapped = ours | {"a": 1, "b": 0}
+    assert published.agreement(ours, swapped).p_value < 1e-5
+    assert published.agreement(ours, swapped) == published.agreement(ours, swapped)

@@ -243,19 +243,19 @@ def test_what_the_full_study_asks_for_and_what_is_missing(tmp_path, monkeypatch)
 class TestPublished:
     def test_orders_are_compared_over_what_both_tables_hold(self):
         ours = {"ddim": 0.3, "heun": 0.1, "fon": 0.2, "prk": 0.0}
-        same = standings.agreement(ours, {"ddim": 9.0, "heun": 3.0, "fon": 5.0})
+        same = published.agreement(ours, {"ddim": 9.0, "heun": 3.0, "fon": 5.0})
         assert (same.correlation, same.ours) == (pytest.approx(1), ("heun", "fon", "ddim"))
-        other = standings.agreement(ours, {"ddim": 3.0, "heun": 9.0, "fon": 5.0})
+        other = published.agreement(ours, {"ddim": 3.0, "heun": 9.0, "fon": 5.0})
         assert other.correlation == pytest.approx(-1) and other.theirs[0] == "ddim"
-        assert standings.agreement(ours, {"ddim": 3.0, "heun": 9.0}) is None
+        assert published.agreement(ours, {"ddim": 3.0, "heun": 9.0}) is None
 
     def test_few_solvers_cannot_show_an_agreement(self):
         ours = {name: float(i) for i, name in enumerate(("heun", "fon", "ddim", "prk", "plms"))}
-        four = standings.agreement(ours, {n: v for n, v in ours.items() if n != "plms"})
+        four = published.agreement(ours, {n: v for n, v in ours.items() if n != "plms"})
         assert four.correlation == pytest.approx(1) and four.p_value == pytest.approx(2 / 24)
         assert four.verdict == "cannot be told from chance"
-        assert standings.agreement(ours, ours).verdict == "agrees"
-        reverse = standings.agreement(ours, {name: -value for name, value in ours.items()})
+        assert published.agreement(ours, ours).verdict == "agrees"
+        reverse = published.agreement(ours, {name: -value for name, value in ours.items()})
         assert reverse.p_value < 0.05 and reverse.verdict == "is the reverse"
 
     def test_etas(self):

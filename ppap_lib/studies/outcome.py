@@ -131,36 +131,18 @@ def at_best(
     return sorted(runs, key=lambda run: run.first_seed)
 
 
-class Ranks(NamedTuple):
-    """Spearman's rank correlation with one published column, over `methods` in both tables.
-
-    `p_value` is `published.rank_p_value`'s: how often chance does as well.
-    """
-
-    correlation: float
-    p_value: float
-    methods: tuple[str, ...]
-
-    @property
-    def verdict(self) -> str:
-        """`published.rank_verdict` on ours."""
-        return published.rank_verdict(self.correlation, self.p_value)
-
-
 def ranks(
     found: Sequence[Outcome],
     guide: str,
     sampler: str = "ddim25",
     scale: float = PUBLISHED_SCALE,
-) -> dict[str, Ranks]:
+) -> dict[str, published.Agreement]:
     """By published column, how our order of the methods agrees with the published order.
 
     Only the ordering is comparable: theirs is ImageNet at 256 pixels. Where the paper has one row
     for gradients on x0-hat, ours is the one through the denoiser. On the blocks of seeds that all
     methods share: empty where there is none, or with fewer than three methods.
     """
-    from scipy.stats import spearmanr
-
     theirs = published_rows(guide, sampler)
     settings = (candidates(found, method, guide, sampler, scale) for method in theirs)
     ours = {
@@ -173,14 +155,13 @@ def ranks(
     first, *others = ours.values()
     if not (blocks := first.shared(*others)):
         return {}
-    table = {}
-    for column, mine in PUBLISHED_COLUMNS.items():
-        a = [theirs[method][column] for method in ours]
-        b = [outcome.mean(mine, blocks) for outcome in ours.values()]
-        table[column] = Ranks(
-            float(spearmanr(a, b).statistic), published.rank_p_value(a, b), tuple(ours)
+    return {
+        column: published.agreement(
+            {method: one.mean(mine, blocks) for method, one in ours.items()},
+            {method: row[column] for method, row in theirs.items()},
         )
-    return table
+        for column, mine in PUBLISHED_COLUMNS.items()
+    }
 
 
 def published_rows(guide: str, sampler: str = "ddim25") -> dict[str, dict[str, published.Value]]:

@@ -162,33 +162,6 @@ def missing(runs: Iterable[Sampling]) -> list[Sampling]:
     return [params for params in runs if ledger.find(STUDY, params.recorded()) is None]
 
 
-class Agreement(NamedTuple):
-    """Spearman's rank correlation of two orders of the same solvers, best first."""
-
-    correlation: float
-    ours: tuple[str, ...]
-    theirs: tuple[str, ...]
-    p_value: float
-
-    @property
-    def verdict(self) -> str:
-        """`published.rank_verdict` on ours."""
-        return published.rank_verdict(self.correlation, self.p_value)
-
-
-def agreement(ours: Mapping[str, float], theirs: Mapping[str, float]) -> Agreement | None:
-    """How two tables order what both hold, lower is better; None for fewer than three."""
-    from scipy.stats import spearmanr
-
-    both = [name for name in ours if name in theirs]
-    if len(both) < 3:
-        return None
-    sides = [[side[name] for name in both] for side in (ours, theirs)]
-    orders = (tuple(sorted(both, key=side.get)) for side in (ours, theirs))
-    found = float(spearmanr(*sides).statistic)
-    return Agreement(found, *orders, published.rank_p_value(*sides))
-
-
 def published_etas(dataset: str, steps: int) -> dict[str, float]:
     """FID by solver at this many steps, from the DDIM table."""
     return {
