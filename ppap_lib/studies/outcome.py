@@ -1,7 +1,7 @@
 """What the guidance study's rows say: blocks pooled, methods compared image by image."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from ppap_lib import ledger, published
 from ppap_lib.ledger import Row

@@ -22,7 +22,6 @@ class Column(NamedTuple):
 
     `exact`: the column is the mean of what images contribute; else it only moves as that does.
     `of_real`: real images contribute by this result, too; they are the same in every block.
-    `filed`: a row holds the column itself as well.
     """
 
     by_image: str
@@ -30,16 +29,15 @@ class Column(NamedTuple):
     exact: bool = True
     of_real: str | None = None
     lower_is_better: bool = False
-    filed: bool = True
 
 
 COLUMNS = {
     "kid": Column("witness", 2, exact=False, lower_is_better=True),
     "precision": Column("precise"),
     "recall": Column("recalled", exact=False, of_real="covered"),
-    "judge": Column("judge_correct", filed=False),
-    "guide": Column("guide_correct", filed=False),
-    "grain": Column("noise_left", filed=False),
+    "judge": Column("judge_correct"),
+    "guide": Column("guide_correct"),
+    "grain": Column("noise_left"),
 }
 """Columns that have an interval over images; "judge" and "guide" are accuracies, "grain" is the
 noise left on images (`spectrum.noise_left`)."""
@@ -63,11 +61,12 @@ class Pooled:
         return sum(row["seconds"] for row in self.rows.values()) / self.images
 
     def mean(self, column: str, blocks: Sequence[int] | None = None) -> float:
-        """The mean over blocks of a column."""
+        """The mean over blocks of a column: as rows hold it, or else of what images contribute."""
         blocks = sorted(self.rows) if blocks is None else blocks
-        if column in COLUMNS and not COLUMNS[column].filed:
+        parts = [self.rows[b]["results"] for b in blocks]
+        if column in COLUMNS and COLUMNS[column].exact and column not in parts[0]:
             return float(self.by_image(column, blocks).mean())
-        return sum(self.rows[b]["results"][column] for b in blocks) / len(blocks)
+        return sum(part[column] for part in parts) / len(parts)
 
     def get(self, column: str) -> float | None:
         """The same over all blocks; None where one lacks it, as too short ones lack distances."""
