@@ -18,7 +18,10 @@ class BootstrapError(ValueError):
 
 
 class Estimate(NamedTuple):
-    """A mean, and the ends of the interval that covers it at the level asked for."""
+    """A mean, and the ends of the interval that covers it at the level asked for.
+
+    A format is that of each number: `f"{estimate:+.2f}"` is "+0.12 [+0.08, +0.16]".
+    """
 
     mean: float
     low: float
@@ -28,6 +31,12 @@ class Estimate(NamedTuple):
     def sign(self) -> int:
         """1 or -1 where the interval excludes zero, else 0: cannot be told."""
         return (self.low > 0) - (self.high < 0)
+
+    def __format__(self, spec: str) -> str:
+        if not spec:
+            return str(self)
+        mean, low, high = (format(value, spec) for value in self)
+        return f"{mean} [{low}, {high}]"
 
 
 def mean(

@@ -71,3 +71,9 @@ def test_bad_levels_and_unpaired_images_are_refused():
         for other in ([0.0, 1.0, 2.0], [1.0]):  # the second would broadcast
             with pytest.raises(BootstrapError, match="the same images"):
                 compare([0.0, 1.0], other)
+
+
+def test_a_format_is_that_of_every_number():
+    found = bootstrap.Estimate(0.123, -0.04, 0.9)
+    assert f"{found:+.2f}" == "+0.12 [-0.04, +0.90]" and f"{found:.0%}" == "12% [-4%, 90%]"
+    assert f"{found}" == str(found)

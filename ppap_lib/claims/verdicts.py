@@ -56,8 +56,7 @@ def _interval(estimate: Estimate) -> str:
     """The mean and its interval, with as many decimals as the interval's width bears."""
     width = estimate.high - estimate.low
     digits = 2 if width == 0 or width >= 0.1 else 3 if width >= 0.01 else 4
-    mean, low, high = (f"{value:+.{digits}f}" for value in estimate)
-    return f"{mean} [{low}, {high}]"
+    return f"{estimate:+.{digits}f}"
 
 
 def markdown(claims: Iterable[Claim]) -> str:
