@@ -4,8 +4,9 @@ The seam between networks and everything else. An adapter knows what its network
 returns both x0 and eps; wrappers (`clipped`, `thresholded`, guidance) are denoisers again.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -116,6 +117,12 @@ def v_model(network: Network, learned_variance: bool = False, time_scale: float 
         return Prediction(alpha * x_t - sigma * velocity, sigma * x_t + alpha * velocity, v)
 
     return denoise
+
+
+ADAPTERS: Mapping[str, Callable[..., Denoise]] = MappingProxyType(
+    {"eps": eps_model, "x0": x0_model, "v": v_model}
+)
+"""By what the network predicts, as trainings and cards name it."""
 
 
 def diffusers_network(unet: nn.Module) -> Network:

@@ -143,6 +143,8 @@ class TestZoo:
                 parameter.mul_(1.5)
         sets.save(made, file, self.TRUNK, torch.float16, folder)
         metrics = {"accuracy": {"value": 0.5, "tolerance": 0.01}}
+        write(replace(card, images_seen=5), folder)
+        assert sets.publish(self.NAME, file, assets=folder).images_seen is None  # not the old's
         new = sets.publish(self.NAME, file, {"images_seen": 7, "metrics": metrics}, folder)
         assert new.sha256 != card.sha256 and new.images_seen == 7
         assert new.parameters == sum(p.numel() for p in made.bank.members.parameters())

@@ -8,9 +8,11 @@ import torch
 from torch import nn
 
 from ppap_lib import ledger, metrics, weights
+from ppap_lib.denoise import ADAPTERS
 from ppap_lib.studies import curve, training
 from ppap_lib.studies.__main__ import main
 from ppap_lib.tiers import tier
+from ppap_lib.train.settings import TrainingError
 
 
 class Pooled(nn.Module):
@@ -31,6 +33,9 @@ def run_folder(tmp_path, monkeypatch):
     for seen in (64, 128):
         state = tier("fashion").denoiser().state_dict()
         weights.save(state, folder / "snapshots" / f"{seen:09d}.safetensors", torch.float16)
+    weights.save(state, folder / "ema.safetensors", torch.float16)
+    summary = {"images_seen": 150, "prediction": "v", "file": "ema.safetensors"}
+    (folder / "summary.json").write_text(json.dumps(summary))
     return folder
 
 
@@ -38,14 +43,42 @@ def test_the_curve_scores_each_snapshot_once(run_folder):
     told = []
     curve.run("fashion", run_folder, n=66, spacing="2", tell=told.append)
     found = ledger.rows(curve.STUDY)
-    assert sorted(row["params"]["images_seen"] for row in found) == [64, 128]
+    assert sorted(row["params"]["images_seen"] for row in found) == [64, 128, 150]
     for row in found:
         # An untrained network's images are nothing like photographs, real ones like each other.
         assert row["results"]["kid"] > 10 * abs(row["results"]["kid_real"])
         assert row["results"]["fd64"] > row["results"]["fd64_real"] > 0
         assert row["params"]["n"] == 66 and len(row["params"]["sha256"]) == 64
     curve.run("fashion", run_folder, n=66, spacing="2", tell=told.append)
-    assert len(told) == 2
+    assert len(told) == 3
+
+
+@pytest.mark.parametrize("prediction", ["eps", "x0"])
+def test_the_curve_scores_by_what_the_network_predicts(run_folder, monkeypatch, prediction):
+    path = run_folder / "summary.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"prediction": prediction}))
+    network = weights.load(
+        tier("fashion").denoiser().eval(), weights.read(run_folder / "ema.safetensors")
+    )
+    x, level = torch.randn(2, 1, 32, 32), tier("fashion").schedule().at(500)
+    expected = ADAPTERS[prediction](network, learned_variance=True)(x, level)
+    scored = []
+
+    def score(params, denoise, device):
+        scored.append(denoise(x, level).x0)
+        return {"kid": 0.0, "fd64": 0.0}
+
+    monkeypatch.setattr(curve, "score", score)
+    with torch.no_grad():
+        curve.run("fashion", run_folder, n=66, tell=[].append)
+    torch.testing.assert_close(scored[-1], expected.x0)
+
+
+def test_a_curve_needs_to_know_what_the_network_predicts(run_folder):
+    summary = {"images_seen": 150, "file": "ema.safetensors"}
+    (run_folder / "summary.json").write_text(json.dumps(summary))
+    with pytest.raises(TrainingError, match="'prediction' must be one of eps, x0, v"):
+        curve.run("fashion", run_folder, n=66)
 
 
 def test_a_training_run_is_filed_with_its_course(tmp_path, monkeypatch):
@@ -87,7 +120,10 @@ def test_a_training_run_is_filed_with_its_course(tmp_path, monkeypatch):
         (["ablation", "--folder", "nowhere"], "no finished training in nowhere: .*distill first"),
         (["training", "--folder", "nowhere"], "no finished training in nowhere: .*train first"),
         (["curve", "--folder", "nowhere", "--device", "abacus"], "abacus"),
-        (["curve", "--folder", "nowhere"], "no snapshots in nowhere: .*train denoiser first"),
+        (
+            ["curve", "--folder", "nowhere"],
+            "no finished training in nowhere: .*train denoiser first",
+        ),
     ],
 )
 def test_the_command_line_says_what_is_wrong(tmp_path, monkeypatch, capsys, arguments, says):

@@ -168,6 +168,17 @@ def test_weights_can_be_started_from(tmp_path, tiny_fashion, capsys):
 
 
 @pytest.mark.usefixtures("quick_training")
+def test_a_summary_says_what_the_network_predicts(tmp_path, tiny_fashion):
+    images = data.require("fashion", "train")
+    for what, changes, said in (("denoiser", {"prediction": "eps"}, "eps"), ("judge", {}, None)):
+        summary = recipes.fit(
+            *(tier("fashion"), what, images.pixels, images.labels),
+            *(Settings(steps=1, batch=1), tmp_path / what),
+            loss=recipes.objective(tier("fashion"), what, **changes),
+        )
+        assert summary["prediction"] == said
+
+
 def test_a_summary_has_the_commit_that_trained(tmp_path, tiny_fashion, moving_head, monkeypatch):
     images = data.require("fashion", "train")
 

@@ -406,6 +406,36 @@ def test_denoisers_predict_by_their_card(tiny_adm):
 # The command
 
 
+def test_a_card_takes_what_the_training_s_summary_says(assets, tmp_path, monkeypatch):
+    """An eps network is measured as one, though the card of the last one said v."""
+    measured = []
+    monkeypatch.setattr(cards, "_kid", lambda card, network: measured.append(card) or 0.5)
+    monkeypatch.setitem(
+        cards.METRICS, "KID-lite2, n = 200, DDIM-25", cards.Metric(cards._kid, cards._draws, 0.01)
+    )
+    for file in ("ema.safetensors", "snapshots/000000064.safetensors"):
+        weights.save(tier("fashion").denoiser().state_dict(), tmp_path / file, torch.float16)
+    summary = {
+        "images_seen": 1000,
+        "prediction": "eps",
+        "sha256": weights.sha256(tmp_path / "ema.safetensors"),
+    }
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+
+    def installed(file, *more):
+        shell = ["--assets", str(assets), "install", "fashion/denoiser", str(tmp_path / file)]
+        assert cards.main([*shell, *more]) == 0
+        return zoo.card("fashion/denoiser", assets)
+
+    final, early = installed("ema.safetensors"), installed("snapshots/000000064.safetensors")
+    assert (final.prediction, final.images_seen) == ("eps", 1000)
+    assert [card.prediction for card in measured] == ["eps", "eps"]
+    assert (early.prediction, early.images_seen) == ("eps", 64)
+    assert installed("ema.safetensors", "--card", "images_seen=5").images_seen == 5
+    (tmp_path / "summary.json").unlink()
+    assert installed("ema.safetensors").images_seen is None  # and not that of the last weights
+
+
 def test_installing_from_the_shell_measures_and_verifies(assets, guide, tmp_path, capsys):
     file = snapshot(guide, tmp_path)
     shell = ["--assets", str(assets)]

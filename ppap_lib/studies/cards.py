@@ -3,6 +3,8 @@
 python -m ppap_lib.studies.cards list
 python -m ppap_lib.studies.cards verify [NAME ...]
 python -m ppap_lib.studies.cards install fashion/judge FILE --card "data=Fashion-MNIST train"
+
+What is installed from a training's folder takes from its summary.json what a card says of it.
 """
 
 import argparse
@@ -16,12 +18,15 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ppap_lib import commands, data, distill, experts, zoo
+from ppap_lib import commands, data, distill, experts, weights, zoo
 from ppap_lib.data.fashion import shipped
 from ppap_lib.data.folders import imagenet_photographs
+from ppap_lib.denoise import ADAPTERS
 from ppap_lib.fetch import ASSETS
 from ppap_lib.studies.quality import Quality, score
 from ppap_lib.tiers import tier
+from ppap_lib.train.recipes import SUMMARY
+from ppap_lib.train.record import run_of
 from ppap_lib.zoo.cards import write
 from ppap_lib.zoo.publishing import Check, Measure, Skipped
 
@@ -52,7 +57,8 @@ def _photograph_accuracy(card: zoo.Card, model: nn.Module) -> float:
 
 
 def _kid(card: zoo.Card, network: nn.Module) -> float:
-    return score(Quality(tier=card.network["tier"]), network)["kid"]
+    denoise = ADAPTERS[card.prediction](network, learned_variance=True)
+    return score(Quality(tier=card.network["tier"]), denoise)["kid"]
 
 
 def _noisy_accuracy(t: int, card: zoo.Card, found: experts.Experts) -> float:
@@ -140,9 +146,26 @@ def _changes(pairs: list[str]) -> dict:
     return changes
 
 
+def trained(file: Path) -> dict:
+    """What the summary of the run that left `file` says for a card; nothing where none lies there.
+
+    The images seen are those of the run's end, so of no snapshot.
+    """
+    if not (path := run_of(file) / SUMMARY).is_file():
+        return {}
+    summary = json.loads(path.read_text("utf8"))
+    at_its_end = file.is_file() and summary.get("sha256") == weights.sha256(file)
+    found = {
+        "prediction": summary.get("prediction"),
+        "images_seen": summary.get("images_seen") if at_its_end else None,
+    }
+    return {key: value for key, value in found.items() if value is not None}
+
+
 def _install(options) -> str:
     library = _library(options.name, options.assets)
-    card = library.publish(options.name, options.file, _changes(options.card), options.assets)
+    changes = trained(options.file) | _changes(options.card)
+    card = library.publish(options.name, options.file, changes, options.assets)
     metrics = measured(card, options.assets) | dict(card.metrics)
     path = write(replace(card, metrics=metrics), options.assets)
     return f"{path}:\n{path.read_text('utf8')}".rstrip()
@@ -192,7 +215,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     check.set_defaults(run=_verify)
     install = names.add_parser("install")
     install.add_argument("name")
-    install.add_argument("file")
+    install.add_argument("file", type=Path)
     install.add_argument("--card", nargs="*", default=[], metavar="KEY=VALUE")
     install.set_defaults(run=_install)
     return commands.run(parser, lambda options: options.run(options), arguments)

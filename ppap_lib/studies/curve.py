@@ -1,6 +1,5 @@
 """Quality against images seen: the EMA snapshots of one training run, scored alike."""
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,11 +7,12 @@ from pathlib import Path
 import torch
 
 from ppap_lib import weights
+from ppap_lib.denoise import ADAPTERS, Denoise
 from ppap_lib.params import param
 from ppap_lib.studies import filed
 from ppap_lib.studies.quality import Quality, score
 from ppap_lib.tiers import tier
-from ppap_lib.train.recipes import SUMMARY, WEIGHTS
+from ppap_lib.train.recipes import finished
 from ppap_lib.train.record import snapshots
 from ppap_lib.train.settings import TrainingError
 
@@ -27,15 +27,6 @@ class Curve(Quality):
     sha256: str = ""
 
 
-def course(folder: Path) -> list[tuple[int, Path]]:
-    """(images seen, weights) of every snapshot of a run, and of its final EMA."""
-    found = snapshots(folder)
-    summary, final = folder / SUMMARY, folder / WEIGHTS
-    if summary.exists() and final.exists():
-        found.append((json.loads(summary.read_text("utf8"))["images_seen"], final))
-    return found
-
-
 def run(
     name: str,
     folder: Path,
@@ -44,25 +35,28 @@ def run(
     device: torch.device | str = "cpu",
     tell: Callable[[str], None] = print,
 ) -> None:
-    """Score every snapshot of the run in `folder` that the ledger does not hold yet.
+    """Score the snapshots of the finished run in `folder`, and what it ended with.
 
-    Raises `TrainingError` if there are none.
+    What the ledger holds is not scored again. Raises `TrainingError` if there is no such run.
     """
-    found = course(folder)
-    if not found:
+    summary = finished(folder, "train denoiser")
+    if (adapter := ADAPTERS.get(summary.get("prediction"))) is None:
         raise TrainingError(
-            f"no snapshots in {folder}: run python -m ppap_lib.train denoiser first"
+            f"the summary in {folder} does not say what its network predicts: 'prediction' must "
+            f"be one of {', '.join(ADAPTERS)}"
         )
+    course = [*snapshots(folder), (summary["images_seen"], folder / summary["file"])]
     points = {
         Curve(tier=name, n=n, spacing=spacing, images_seen=seen, sha256=weights.sha256(path)): path
-        for seen, path in found
+        for seen, path in course
     }
 
+    def denoiser(path: Path, device: torch.device | str) -> Denoise:
+        network = weights.load(tier(name).denoiser(), weights.read(path), path.name)
+        return adapter(network.to(device).eval(), learned_variance=True)
+
     def measure(params: Curve, device: torch.device | str) -> dict[str, float]:
-        path = points[params]
-        return score(
-            params, weights.load(tier(name).denoiser(), weights.read(path), path.name), device
-        )
+        return score(params, denoiser(points[params], device), device)
 
     filed.record(STUDY, points, device, tell, measure=measure, words=_in_words)
 

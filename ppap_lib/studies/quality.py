@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ppap_lib import metrics
-from ppap_lib.denoise import clipped, v_model
+from ppap_lib.denoise import Denoise, clipped
 from ppap_lib.generate import generate
 from ppap_lib.metrics import ExtractorName
 from ppap_lib.params import Parameters, param
@@ -35,14 +35,13 @@ class Quality(Parameters):
 
 
 def score(
-    params: Quality, network: nn.Module, device: torch.device | str = "cpu"
+    params: Quality, denoise: Denoise, device: torch.device | str = "cpu"
 ) -> dict[str, float]:
-    """KID and FD64 of DDIM's images by a tier's denoiser, and of real against real at that n."""
+    """The columns of the protocol for DDIM's images by a denoiser of the tier, on `device`."""
     preset = tier(params.tier)
-    denoise = clipped(v_model(network.to(device).eval(), learned_variance=True))
     seeds = range(params.first_seed, params.first_seed + params.n)
     grid = preset.schedule().grid(params.spacing)
-    images = generate(denoise, preset.shape, seeds, grid, ddim(), device=device)
+    images = generate(clipped(denoise), preset.shape, seeds, grid, ddim(), device=device)
     return distances(images, params.tier, params.extractor, device)
 
 

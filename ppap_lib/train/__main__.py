@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ppap_lib import commands, data, devices
+from ppap_lib.denoise import ADAPTERS
 from ppap_lib.tiers import tier
 from ppap_lib.train import options, recipes
-from ppap_lib.train.objectives import PREDICTIONS
 from ppap_lib.train.settings import NETWORKS, settings
 
 
@@ -20,7 +20,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m ppap_lib.train", description=__doc__)
     commands = parser.add_subparsers(dest="kind", required=True)
     denoiser = commands.add_parser("denoiser", parents=[common], help="train a denoiser")
-    denoiser.add_argument("--prediction", choices=PREDICTIONS, default="v", help="what it outputs")
+    denoiser.add_argument(
+        "--prediction", choices=tuple(ADAPTERS), default="v", help="what it outputs"
+    )
     denoiser.add_argument("--min-snr", type=float, help="cap of the loss weight, such as 5")
     classifier = commands.add_parser("classifier", parents=[common], help="train a classifier")
     classifier.add_argument("name", choices=[n for n in NETWORKS if n != "denoiser"])

@@ -13,12 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ppap_lib.denoise import ADAPTERS
 from ppap_lib.samplers import Posterior
 from ppap_lib.schedule import CLEAN, Level, Schedule
 
 Objective = Callable[[nn.Module, Tensor, Tensor, torch.Generator], Tensor]
-
-PREDICTIONS = ("eps", "x0", "v")
 
 
 class ObjectiveError(ValueError):
@@ -72,9 +71,9 @@ class DenoiserLoss:
     )
 
     def __post_init__(self):
-        if self.prediction not in PREDICTIONS:
+        if self.prediction not in ADAPTERS:
             raise ObjectiveError(
-                f"prediction is one of {', '.join(PREDICTIONS)}, not {self.prediction!r}"
+                f"prediction is one of {', '.join(ADAPTERS)}, not {self.prediction!r}"
             )
         if self.min_snr is not None and self.min_snr <= 0:
             raise ObjectiveError(f"min_snr must be positive, not {self.min_snr}")

@@ -67,9 +67,10 @@ def fit(
     if init is not None:
         weights.load(network, weights.read(init), str(init))
     started_from = None if init is None else weights.sha256(init)
+    loss = loss or objective(tier, what)
     trainer = Trainer(
         network,
-        loss or objective(tier, what),
+        loss,
         data,
         labels,
         settings,
@@ -84,6 +85,7 @@ def fit(
         "tier": tier.name,
         "network": what,
         "class": type(network).__name__,
+        "prediction": loss.prediction if isinstance(loss, DenoiserLoss) else None,
         "init": started_from,
         **figures,
         "file": file.name,

@@ -33,6 +33,12 @@ def snapshot_file(folder: Path, images: int) -> Path:
     return folder / "snapshots" / f"{images:09d}.safetensors"
 
 
+def run_of(path: Path) -> Path:
+    """The folder of the run that left the weight file: one above that of a snapshot."""
+    run = path.parent.parent
+    return run if path.parent == snapshot_file(run, 0).parent else path.parent
+
+
 def snapshots(folder: Path) -> list[tuple[int, Path]]:
     """(images seen, file) of every snapshot that a run keeps, in order."""
     kept = snapshot_file(folder, 0).parent.glob("*.safetensors")

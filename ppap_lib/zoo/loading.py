@@ -17,7 +17,6 @@ from ppap_lib.zoo.cards import Card, ZooError, names
 from ppap_lib.zoo.cards import card as read_card
 from ppap_lib.zoo.vision import Readout, Vision
 
-_ADAPTERS = {"eps": denoise.eps_model, "x0": denoise.x0_model, "v": denoise.v_model}
 _SCHEDULES = {"linear": Schedule.linear, "cosine": Schedule.cosine}
 
 
@@ -66,7 +65,7 @@ def denoiser(
     condition = {key: value for key, value in given.items() if value is not None}
     network = load(name, device) if network is None else network
     network = partial(network, **condition) if condition else network
-    return _ADAPTERS[card.prediction](network, learned_variance=True)
+    return denoise.ADAPTERS[card.prediction](network, learned_variance=True)
 
 
 def schedule(name: str) -> Schedule:

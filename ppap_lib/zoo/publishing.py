@@ -62,14 +62,15 @@ def install(
     """Write `state` as the card's weights, and the card with what is now `known` of them.
 
     `network` builds what the state belongs to, or raises where it does not fit; its parameters
-    are counted. `known` fields that are None stay as the card has them; `changes` overrule both.
+    are counted. `known` fields that are None stay as the card has them, except the numbers of the
+    weights that were there; `changes` overrule both.
     The asset has the name and the dtype that the new card's `file` says.
     """
     changes = dict(changes or {})
     if unknown := changes.keys() - {f.name for f in fields(Card)}:
         raise ZooError(f"a card has no fields {', '.join(sorted(unknown))}")
     found = {key: value for key, value in known.items() if value is not None}
-    old_numbers = {"metrics": {}, "note": ""}
+    old_numbers = {"metrics": {}, "note": "", "images_seen": None}
     card = replace(card, **{**old_numbers, **found, **changes})
     if "asset" not in card.file:
         raise ZooError(f"{card.name} is published elsewhere ({where(card)}): nothing to install")
