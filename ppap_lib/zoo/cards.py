@@ -4,6 +4,7 @@ import difflib
 import json
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
+from functools import cache
 from pathlib import Path
 
 from ppap_lib import atomic
@@ -70,6 +71,7 @@ class Card:
         return self.sha256 is not None or "asset" not in self.file
 
 
+@cache  # a page of verdicts asks thousands of times
 def from_json(text: str, origin: str = "card") -> Card:
     """A card from its JSON text; `ZooError` names `origin` and the missing or unknown fields."""
     try:
