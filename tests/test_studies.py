@@ -9,7 +9,7 @@ from torch import nn
 
 from ppap_lib import ledger, metrics, weights
 from ppap_lib.denoise import ADAPTERS
-from ppap_lib.studies import curve, training
+from ppap_lib.studies import curve, guidance, samplers, training
 from ppap_lib.studies.__main__ import main
 from ppap_lib.tiers import tier
 from ppap_lib.train.settings import TrainingError
@@ -124,12 +124,49 @@ def test_a_training_run_is_filed_with_its_course(tmp_path, monkeypatch):
             ["curve", "--folder", "nowhere"],
             "no finished training in nowhere: .*train denoiser first",
         ),
+        (["samplers", "--scale", "2"], "--scale would be ignored: nothing guides"),
+        (["samplers", "--guide", "vit"], "--guide would be ignored: nothing guides"),
+        (["samplers", "--tolerances", "0.1"], "--tolerances would be ignored: .* pf"),
+        (["samplers", "--solvers", "pf", "--budgets", "5"], "--budgets would be ignored: .* pf"),
     ],
 )
 def test_the_command_line_says_what_is_wrong(tmp_path, monkeypatch, capsys, arguments, says):
     monkeypatch.setenv("PPAP_RESULTS", str(tmp_path))
     assert main(arguments) == 1
     assert re.match(f"error: .*{says}", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["ablations", "--data", "set", "--tier", "tin10"],
+        ["ablation", "--folder", "run", "--tier", "tin10"],
+        ["distillation", "--folder", "run", "--tier", "tin10"],
+        ["training", "--folder", "run", "--tier", "tin10"],
+        ["training", "--folder", "run", "--device", "cpu"],
+        ["architecture", "--device", "cuda"],
+        ["guidance", "--sweep", "--at-best"],
+        ["guidance", "--sweep", "--scales", "2"],
+        ["guidance", "--at-best", "--scales", "2"],
+    ],
+)
+def test_an_option_that_a_command_does_not_read_is_refused(capsys, arguments):
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    said = capsys.readouterr().err
+    assert "unrecognized arguments" in said or "not allowed with" in said
+
+
+def test_what_is_asked_of_a_study_is_what_is_run(monkeypatch):
+    asked = []
+    for study in (guidance, samplers):
+        monkeypatch.setattr(study, "record", lambda runs, device: asked.append(runs))
+    assert main(["guidance", "--methods", "naive", "--sweep", "--blocks", "2", "--n", "5"]) == 0
+    assert main(["samplers", "--solvers", "ddim", "--method", "naive", "--scale", "2"]) == 0
+    sweep, guided = asked
+    assert {run.first_seed - guidance.SWEEP_SEED for run in sweep} == {0, 5}
+    assert {run.scale for run in sweep} == set(guidance.SWEEP)
+    assert [(run.budget, run.scale, run.guide) for run in guided] == [(10, 2.0, "resnet18")]
 
 
 def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch):

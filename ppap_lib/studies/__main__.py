@@ -2,9 +2,11 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import torch
 
@@ -29,6 +31,35 @@ from ppap_lib.studies import (
     variants,
 )
 from ppap_lib.tiers import tier as preset
+
+_OPTIONS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "tier": {"default": "fashion", "help": "preset (default: %(default)s)"},
+        "device": {"default": "auto", "help": "auto, cpu, cuda or cuda:1 (default: %(default)s)"},
+        "folder": {"required": True, "help": "of a finished run"},
+        "guide": {"default": "resnet18", "help": "of the tier (default: %(default)s)"},
+        "extractor": {"default": "lite2", "help": "lite2 or inception (default: %(default)s)"},
+        "method": {"choices": tuple(methods.METHODS), "help": "(default: %(default)s)"},
+        "scale": {
+            "type": float,
+            "default": guidance.PUBLISHED_SCALE,
+            "help": "of guidance (default: %(default)s)",
+        },
+        "scales": {
+            "type": float,
+            "nargs": "+",
+            "default": [guidance.PUBLISHED_SCALE],
+            "help": "of guidance (default: %(default)s)",
+        },
+        "n": {"type": int, "help": "images per block (default: %(default)s)"},
+        "blocks": {"type": int, "default": 3, "help": "blocks of seeds (default: %(default)s)"},
+    }
+)
+"""What several commands take; each command says which of these it reads."""
+
+
+class OptionError(ValueError):
+    """An option that the rest of the command line leaves without effect."""
 
 
 def _curve(given: argparse.Namespace) -> None:
@@ -77,16 +108,14 @@ def _guidance(given: argparse.Namespace) -> None:
     for method in sorted(set(methods.METHODS) - set(there), key=list(methods.METHODS).index):
         print(f"{methods.title(method)} is left out: its weights are not trained yet")
     alike = {"n": given.n, "tier": given.tier, "extractor": given.extractor}
+    alike["blocks"] = given.blocks or (1 if given.sweep else 3)
     if given.at_best:
-        found = outcome.at_best(given.guide, given.sampler, blocks=given.blocks, **alike)
+        found = outcome.at_best(given.guide, given.sampler, **alike)
         runs = [run for run in found if run.method in names]
-    elif given.sweep:
-        seeds = {"first_seed": guidance.SWEEP_SEED, "blocks": 1}
-        runs = guidance.plan(names, given.guide, given.sampler, guidance.SWEEP, **seeds, **alike)
     else:
-        runs = guidance.plan(
-            names, given.guide, given.sampler, given.scales, blocks=given.blocks, **alike
-        )
+        alike["first_seed"] = guidance.SWEEP_SEED if given.sweep else 0
+        strengths = guidance.SWEEP if given.sweep else given.scales
+        runs = guidance.plan(names, given.guide, given.sampler, strengths, **alike)
     if given.released_routing:
         runs = [replace(run, released_routing=True) for run in runs]
     guidance.record(runs, device)
@@ -114,18 +143,16 @@ def _noise(given: argparse.Namespace) -> None:
 
 
 def _samplers(given: argparse.Namespace) -> None:
-    runs = samplers.plan(
-        given.solvers or samplers.FIXED,
-        given.budgets,
-        given.method,
-        given.guide,
-        given.scale,
-        given.n,
-        given.blocks,
-        given.tier,
-        given.grid,
-        given.tolerances,
-    )
+    solvers = given.solvers or samplers.FIXED
+    unread: dict[str, str] = {}
+    if given.method == "none":
+        unread |= dict.fromkeys(("guide", "scale"), "nothing guides: give a --method")
+    if "pf" not in solvers:
+        unread["tolerances"] = "they are for the solver pf, which is not among --solvers"
+    if set(solvers) == {"pf"}:
+        unread["budgets"] = "the solver pf has none, but --tolerances"
+    options = ("budgets", "method", "guide", "scale", "n", "blocks", "tier", "grid", "tolerances")
+    runs = samplers.plan(solvers, **_given(given, options, unread))
     samplers.record(runs, devices.pick(given.device))
 
 
@@ -167,94 +194,100 @@ def _attention(given: argparse.Namespace) -> None:
     attention.record([run for plan in plans for run in plan.values()], devices.pick(given.device))
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    top = argparse.ArgumentParser(prog="python -m ppap_lib.studies", description=__doc__)
-    commands = top.add_subparsers(required=True, metavar="NAME")
+def _given(
+    given: argparse.Namespace, names: Iterable[str], unread: Mapping[str, str]
+) -> dict[str, Any]:
+    """The options that were given; `OptionError` for one that is `unread`, with the reason."""
+    found = {name: value for name in names if (value := getattr(given, name)) is not None}
+    if ignored := [name for name in found if name in unread]:
+        raise OptionError(f"--{ignored[0]} would be ignored: {unread[ignored[0]]}")
+    return found
 
-    def command(name: str, run, text: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=text, description=text)
+
+def parser() -> argparse.ArgumentParser:
+    """The command line. A command has the options that it reads, and no others."""
+    top = argparse.ArgumentParser(prog="python -m ppap_lib.studies", description=__doc__)
+    names = top.add_subparsers(required=True, metavar="NAME")
+
+    def command(name: str, run, text: str, *options: str, **defaults) -> argparse.ArgumentParser:
+        """With these of `_OPTIONS`, as they are there or with another default."""
+        sub = names.add_parser(name, help=text, description=text)
         sub.set_defaults(run=run)
-        sub.add_argument("--tier", default="fashion", help="preset (default: fashion)")
-        sub.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1")
+        for option in (*options, *defaults):
+            changed = {"default": defaults[option]} if option in defaults else {}
+            sub.add_argument(f"--{option}", **{**_OPTIONS[option], **changed})
         return sub
 
-    sub = command("curve", _curve, "KID and FD of every EMA snapshot of a training run")
-    sub.add_argument("--folder", required=True, help="the run's folder")
-    sub.add_argument("--n", type=int, default=200, help="images per snapshot (default: 200)")
-    sub = command("training", _training, "file a finished training run's course")
-    sub.add_argument("--folder", required=True, help="the run's folder")
-    sub = command("reference", _reference, "extract the real features that ship with a tier")
-    sub.add_argument("--extractor", default="lite2", help="lite2 or inception")
-    sub = command("distillation", _distillation, "file a finished training of experts")
-    sub.add_argument("--folder", required=True, help="the run's folder")
-    sub = command("ablation", _ablation, "guide by a finished training of experts")
-    sub.add_argument("--folder", required=True, help="the training's folder")
-    sub.add_argument("--scales", type=float, nargs="+", default=[guidance.PUBLISHED_SCALE])
-    sub.add_argument("--n", type=int, default=100, help="images per block (default: 100)")
-    sub.add_argument("--blocks", type=int, default=1, help="blocks of seeds (default: 1)")
-    sub = command("ablations", _ablations, "train variants of PPAP-5, and guide by each")
+    text = "KID and FD of every EMA snapshot of a training run"
+    command("curve", _curve, text, "folder", "tier", "device", n=200)
+    command("training", _training, "file a finished training run's course", "folder")
+    text = "extract the real features that ship with a tier"
+    command("reference", _reference, text, "tier", "extractor", "device")
+    text = "file a finished training of experts"
+    command("distillation", _distillation, text, "folder", "device")
+    text = "guide by a finished training of experts"
+    command("ablation", _ablation, text, "folder", "scales", "device", n=100, blocks=1)
+
+    text = "train variants of PPAP-5, and guide by each"
+    shared = {"n": variants.N, "blocks": variants.BLOCKS}
+    sub = command("ablations", _ablations, text, "guide", "scales", "device", **shared)
     sub.add_argument("--data", required=True, help="folder of a set by ppap_lib.generate")
-    sub.add_argument("--guide", default="resnet18", help="of the tier (default: resnet18)")
     sub.add_argument("--only", nargs="+", choices=tuple(variants.VARIANTS), help="(default: all)")
     sub.add_argument("--images", type=int, default=IMAGES, help="of each (default: %(default)s)")
     sub.add_argument("--folder", default="runs/ablations", help="(default: %(default)s)")
-    sub.add_argument("--scales", type=float, nargs="+", default=[guidance.PUBLISHED_SCALE])
-    sub.add_argument("--n", type=int, default=variants.N, help="a block (default: %(default)s)")
-    sub.add_argument("--blocks", type=int, default=variants.BLOCKS, help="(default: %(default)s)")
-    sub = command("guidance", _guidance, "every method's guidance, image by image")
-    sub.add_argument("--guide", default="resnet18", help="of the tier (default: resnet18)")
-    sub.add_argument("--sampler", default="ddim25", help="ddim25 or ddpm250 (default: ddim25)")
+
+    text = "every method's guidance, image by image"
+    sub = command("guidance", _guidance, text, "tier", "guide", "extractor", "device", n=100)
+    sub.add_argument("--sampler", default="ddim25", help="or ddpm250 (default: %(default)s)")
     sub.add_argument("--methods", help="comma-separated (default: all whose weights ship)")
-    sub.add_argument("--scales", type=float, nargs="+", default=[guidance.PUBLISHED_SCALE])
-    sub.add_argument("--extractor", default="lite2", help="lite2 or inception (default: lite2)")
-    sub.add_argument("--sweep", action="store_true", help="the scale sweep on its own seeds")
-    sub.add_argument("--at-best", action="store_true", help="each at its best scale of the sweep")
-    sub.add_argument("--n", type=int, default=100, help="images per block (default: 100)")
-    sub.add_argument("--blocks", type=int, default=3, help="blocks of seeds (default: 3)")
+    which = sub.add_mutually_exclusive_group()
+    which.add_argument("--scales", **_OPTIONS["scales"])
+    which.add_argument("--sweep", action="store_true", help="the scale sweep on its own seeds")
+    which.add_argument("--at-best", action="store_true", help="each at its best scale of the sweep")
+    sub.add_argument("--blocks", type=int, help="blocks of seeds (default: 3, of the sweep 1)")
     sub.add_argument(
         "--released-routing", action="store_true", help="edges to the expert below (name --methods)"
     )
-    sub = command("gradients", _gradients, "every method's gradient on the same noisy images")
-    sub.add_argument("--guide", default="resnet18", help="of the tier (default: resnet18)")
-    sub.add_argument("--n", type=int, default=40, help="images (default: 40)")
-    sub = command("architecture", _architecture, "every variant of ADM's ablation, on the CPU")
+
+    text = "every method's gradient on the same noisy images"
+    command("gradients", _gradients, text, "tier", "guide", "device", n=40)
+
+    text = "every variant of ADM's ablation, on the CPU"
+    sub = command("architecture", _architecture, text, "tier")
     sub.add_argument("--seconds", type=float, default=40.0, help="each one's (default: 40)")
-    sub = command("noise", _noise, "a second draw of noise a step, and other betas")
+
+    text = "a second draw of noise a step, and other betas"
+    sub = command("noise", _noise, text, "tier", "device")
     sub.add_argument("--steps", type=int, nargs="+", default=[25], help="(default: 25)")
     sub.add_argument("--tweaks", nargs="+", choices=tuple(noise.TWEAKS), help="(default: all)")
     sub.add_argument("--clipped", action="store_true", help="leave the unclipped runs out")
     sub.add_argument("--n", type=int, help="images per repeat (default: 66, of 1,000 steps 10)")
     sub.add_argument("--repeats", type=int, default=3, help="blocks of seeds (default: 3)")
-    sub = command("samplers", _samplers, "every solver within a budget of evaluations")
-    sub.add_argument("--solvers", nargs="+", metavar="NAME", help="(default: all)")
+
+    text = "every solver within a budget of evaluations"
+    shared = {"method": "none", "n": 100, "blocks": 1}
+    sub = command("samplers", _samplers, text, "tier", "device", **shared)
+    sub.add_argument("--solvers", nargs="+", metavar="NAME", help="(default: all but pf)")
     sub.add_argument("--grid", default="uniform", choices=tuple(samplers.GRIDS))
-    sub.add_argument("--budgets", type=int, nargs="+", default=[10], help="(default: 10)")
-    sub.add_argument(
-        "--tolerances", type=float, nargs="+", default=samplers.TOLERANCES, help="of pf"
-    )
-    sub.add_argument("--method", default="none", choices=tuple(methods.METHODS))
-    sub.add_argument("--guide", default="resnet18", help="of the tier (default: resnet18)")
-    sub.add_argument("--scale", type=float, default=guidance.PUBLISHED_SCALE, help="of guidance")
-    sub.add_argument("--n", type=int, default=100, help="images per block (default: 100)")
-    sub.add_argument("--blocks", type=int, default=1, help="blocks of seeds (default: 1)")
-    sub = command("intervals", _intervals, "guidance within some intervals only")
-    sub.add_argument("--method", default="ppap5", choices=tuple(methods.METHODS))
-    sub.add_argument("--guide", default="resnet18", help="of the tier (default: resnet18)")
-    sub.add_argument("--scale", type=float, default=guidance.PUBLISHED_SCALE, help="of guidance")
-    sub.add_argument("--n", type=int, default=40, help="images per block (default: 40)")
-    sub.add_argument("--blocks", type=int, default=3, help="blocks of seeds (default: 3)")
-    sub = command("scales", _scales, "what more guidance buys, and what it costs")
+    sub.add_argument("--budgets", type=int, nargs="+", help="of evaluations (default: 10)")
+    sub.add_argument("--tolerances", type=float, nargs="+", help="of pf (default: 0.1 0.03)")
+    sub.add_argument("--guide", help="of the tier, with a --method (default: resnet18)")
+    sub.add_argument("--scale", type=float, help="of guidance, with a --method (default: 7.5)")
+
+    text = "guidance within some intervals only"
+    shared = {"method": "ppap5", "n": 40}
+    command("intervals", _intervals, text, "tier", "guide", "scale", "blocks", "device", **shared)
+
+    text = "what more guidance buys, and what it costs"
+    shared = {"scales": list(scales.SCALES), "n": 70}
+    sub = command("scales", _scales, text, "tier", "guide", "blocks", "device", **shared)
     sub.add_argument("--methods", nargs="+", default=scales.METHODS, choices=tuple(methods.METHODS))
-    sub.add_argument("--guide", default="resnet18", help="of the tier (default: resnet18)")
-    sub.add_argument("--scales", type=float, nargs="+", default=scales.SCALES)
-    sub.add_argument("--n", type=int, default=70, help="images per block (default: 70)")
-    sub.add_argument("--blocks", type=int, default=3, help="blocks of seeds (default: 3)")
+
     for name, run, n, text in (
         ("reading", _reading, 1000, "how models read noisy images, by timestep"),
         ("attention", _attention, 200, "where every expert looks, at every noise level"),
     ):
-        sub = command(name, run, text)
+        sub = command(name, run, text, "tier", "device")
         sub.add_argument("--n", type=int, default=n, help=f"images per model (default: {n})")
         sub.add_argument("--first-seed", type=int, default=0, help="of the noise (default: 0)")
     return top
