@@ -131,6 +131,7 @@ def test_an_entry_is_there_once(tmp_path):
         ("recovered", {"method": "ppap5", "sampler": "dim25"}, "no sampler 'dim25'"),
         ("recovered", {"method": "ppap5", "column": "fid"}, "by judge or kid"),
         ("routing", {"method": "ppap6"}, "method"),
+        ("routing", {"method": "naive"}, "naive has no experts"),
         ("entropy_change", {"start": 0, "end": 301}, "not read at t = 301"),
         ("attention_trend", {"measure": "entrpy"}, "no measure 'entrpy'"),
         ("power_lead", {"of": "colour", "interval": 1}, "no 'colour'"),

@@ -155,7 +155,9 @@ def routing(
     method: str = "ppap5", guide: str = "resnet18", sampler: str = "ddim25"
 ) -> Effect | Nothing:
     """Judge accuracy with intervals as the paper cuts them, above the released code's routing."""
-    guidance.Guidance.with_weights(method=method, guide=guide, sampler=sampler)
+    guidance.Guidance.with_weights(
+        method=method, guide=guide, sampler=sampler, released_routing=True
+    )
     rows = ledger.rows(guidance.STUDY)
     both = (outcome.outcomes(rows, released_routing=released) for released in (False, True))
     sides = (outcome.candidates(found, method, guide, sampler) for found in both)
