@@ -120,3 +120,7 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_read(tmp_path):
         distill.ExpertTraining("resnet18", "taught")
     with pytest.raises(distill.DistillError, match="no labels to learn from"):
         distill.ExpertTraining("resnet18", "supervised", generated=tmp_path)
+    with pytest.raises(distill.DistillError, match="a transfer trains updates"):
+        distill.ExpertTraining("resnet18", whole=True)
+    with pytest.raises(distill.DistillError, match="whole networks have no rank 2"):
+        distill.ExpertTraining("resnet18", "supervised", rank=2, whole=True)

@@ -57,7 +57,9 @@ def _parser() -> argparse.ArgumentParser:
 def train(given: argparse.Namespace) -> dict[str, Any]:
     """Do what the command line says; returns the summary."""
     asked, names = vars(given), {field.name for field in fields(ExpertTraining)}
-    training = ExpertTraining(**{name: asked[name] for name in names & asked.keys()})
+    whole = given.kind == "supervised" and given.rank is None
+    chosen = {name: asked[name] for name in names & asked.keys()}
+    training = ExpertTraining(**chosen, whole=whole)
     device = devices.pick(given.device)
     made = settings(
         given.preset or tier(given.tier).name,

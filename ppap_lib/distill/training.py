@@ -4,9 +4,10 @@ Each leaves experts.safetensors, which `experts.read` and `experts.load` read, a
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
@@ -27,6 +28,11 @@ from ppap_lib.train.settings import Settings
 
 EXPERTS, TEACHER = "experts.safetensors", "teacher.safetensors"
 
+HABITS: Mapping[str, str] = MappingProxyType(
+    {"warm_start": "warm start", "shared_time": "shared time", "no_scale": "no scale"}
+)
+"""Habits of PPAP's released code: fields of `ExpertTraining`, by what records call them."""
+
 
 @dataclass(frozen=True)
 class ExpertTraining:
@@ -35,8 +41,8 @@ class ExpertTraining:
     "transfer" learns from the clean network, "supervised" from labels. The images are those of
     the set by `ppap_lib.generate` in the folder `generated`, or, where it is None, the tier's
     training images, whose labels a transfer does not read; `first` keeps to so many of them.
-    `rank` is that of the updates: None is the guide's preset, and if supervised, whole networks.
-    `warm_start`, `shared_time` and `no_scale` are habits of PPAP's released code.
+    Updates are trained, of the `rank` given or the guide's preset; labels can also train `whole`
+    networks. `warm_start`, `shared_time` and `no_scale` are `HABITS`.
     """
 
     guide: str
@@ -46,6 +52,7 @@ class ExpertTraining:
     generated: Path | None = None
     first: int | None = None
     rank: int | None = None
+    whole: bool = False
     temperature: float = 0.25
     warm_start: bool = False
     shared_time: bool = False
@@ -54,6 +61,10 @@ class ExpertTraining:
     def __post_init__(self):
         if self.kind not in ("transfer", "supervised"):
             raise DistillError(f"kind must be 'transfer' or 'supervised', not {self.kind!r}")
+        if self.whole and self.transfers:
+            raise DistillError("whole networks learn from labels: a transfer trains updates")
+        if self.whole and self.rank is not None:
+            raise DistillError(f"whole networks have no rank {self.rank}: give one or the other")
         if self.whole and self.no_scale:
             raise DistillError("whole networks have no LoRA scale: leave out --no-scale")
         if self.generated is not None and not self.transfers:
@@ -63,11 +74,6 @@ class ExpertTraining:
     def transfers(self) -> bool:
         """Whether the clean network is the teacher."""
         return self.kind == "transfer"
-
-    @property
-    def whole(self) -> bool:
-        """Whether whole networks are trained, and not updates."""
-        return not self.transfers and self.rank is None
 
     @property
     def trunk(self) -> str:
@@ -106,7 +112,7 @@ class ExpertTraining:
         return updates(trunk, self.guide, self.intervals, self.rank, not self.no_scale, seed)
 
     def recorded(self) -> dict[str, Any]:
-        """What a summary says of it."""
+        """What tells it from another, but for the images: in summaries, and so in ledger rows."""
         return {
             "tier": self.tier,
             "guide": self.guide,
@@ -114,14 +120,12 @@ class ExpertTraining:
             "experts": self.experts,
             "rank": None if self.whole else self.rank or UPDATES[self.guide].rank,
             "temperature": self.temperature if self.transfers else None,
-            "released": {
-                "warm start": self.warm_start,
-                "shared time": self.shared_time,
-                "no scale": self.no_scale,
-            },
-            "trunk": self.trunk,
-            "trunk_sha256": zoo.card(self.trunk).sha256,
+            "released": {name: getattr(self, field) for field, name in HABITS.items()},
         }
+
+    def start(self) -> dict[str, Any]:
+        """Which clean network it starts from."""
+        return {"trunk": self.trunk, "trunk_sha256": zoo.card(self.trunk).sha256}
 
 
 def train_experts(
@@ -163,6 +167,7 @@ def train_experts(
     experts.save(trained, file, training.trunk, torch.float16)
     summary = {
         **training.recorded(),
+        **training.start(),
         "trunk_parameters": size,
         "share_of_trunk": round(figures["parameters"] / size, 4),
         "source": images.source,
@@ -181,7 +186,8 @@ def verify(training: ExpertTraining, folder: Path, device: torch.device | str = 
     """
     summary, images = finished(folder, "distill"), training.images()
     targets = _targets(training, images, folder, torch.device(device))
-    here = training.recorded() | {"data": described(images.pixels, targets)}
+    data_here = {"data": described(images.pixels, targets)}
+    here = training.recorded() | training.start() | data_here
     there = {key: summary.get(key, value) for key, value in here.items()}
     if differing := [key for key in here if there[key] != here[key]]:
         raise DistillError(

@@ -5,6 +5,7 @@ snapshot, so that quality can be seen against the images a method was trained on
 """
 
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -40,6 +41,13 @@ class Distillation(Parameters):
     sha256: str = ""
 
 
+def varied(recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """What a row holds of `ExpertTraining.recorded`, or of a summary, which says the same."""
+    names = ("tier", "guide", "kind", "experts", "rank", "temperature")
+    habits = [name for name, on in recorded["released"].items() if on]
+    return {name: recorded[name] for name in names} | {"released": habits}
+
+
 def finished(folder: Path) -> tuple[Distillation, experts.Experts, dict[str, Any]]:
     """A finished run in `folder`: its parameters, its experts, and all that its summary says.
 
@@ -47,18 +55,8 @@ def finished(folder: Path) -> tuple[Distillation, experts.Experts, dict[str, Any
     that the summary is about, `ExpertsError` if they were made for another trunk than the zoo's.
     """
     summary = recipes.finished(folder, "distill")
-    params = Distillation(
-        summary["tier"],
-        summary["guide"],
-        summary["kind"],
-        summary["experts"],
-        summary["rank"],
-        summary["temperature"],
-        tuple(name for name, on in summary["released"].items() if on),
-        summary["source"],
-        summary["images_seen"],
-        summary["sha256"],
-    )
+    result = {name: summary[name] for name in ("source", "images_seen", "sha256")}
+    params = Distillation(**varied(summary), **result)
     file = folder / summary["file"]
     weights.read(file, summary["sha256"])  # verified before anything is built from it
     return params, experts.read(file, experts.trunk(file, summary["trunk"])), summary

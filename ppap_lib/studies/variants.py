@@ -1,12 +1,10 @@
 """Ablations of PPAP-5's training: one thing is changed at a time, and each result guides.
 
-The base is PPAP-5 with the presets of its guide; a variant changes one field of its
-`ExpertTraining`, and sees as many images.
+The base is PPAP-5 with the presets of its guide; a variant sees as many images.
 """
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -15,7 +13,7 @@ import torch
 
 from ppap_lib import ledger
 from ppap_lib.data.generated import GENERATED
-from ppap_lib.distill.fitting import UPDATES, settings
+from ppap_lib.distill.fitting import settings
 from ppap_lib.distill.training import ExpertTraining, train_experts, verify
 from ppap_lib.studies import ablation, distillation, guidance
 from ppap_lib.tiers import tier as preset
@@ -30,92 +28,50 @@ class VariantError(ValueError):
     """A variant that does not exist."""
 
 
-@dataclass(frozen=True)
-class Variant:
-    """A training of experts; as it stands, the base: PPAP-5, taught on a generated set.
-
-    `rank` None is the guide's preset. `first` keeps to so many images of the set. `real`: taught
-    on the tier's photographs, without their labels. `labels`: learns from the photographs'
-    labels; `whole` networks then instead of updates. `released` are habits of the released code,
-    as the ledger names them, for `guides` whose training they change.
-    """
-
-    experts: int = 5
-    rank: int | None = None
-    temperature: float = 0.25
-    first: int | None = None
-    real: bool = False
-    labels: bool = False
-    whole: bool = False
-    released: tuple[str, ...] = ()
-    guides: tuple[str, ...] = GUIDES
-
-    def recorded(self, guide: str) -> dict[str, Any]:
-        """What a ledger row records of it, but for its images and its result."""
-        return {
-            "kind": "supervised" if self.labels else "transfer",
-            "experts": self.experts,
-            "rank": None if self.whole else self.rank or UPDATES[guide].rank,
-            "temperature": None if self.labels else self.temperature,
-            "released": self.released,
-        }
-
-    def learns_from(self, source: str) -> bool:
-        """Whether `source` says the images that it is trained on."""
-        if self.labels or self.real:
-            return GENERATED not in source
-        first, base = _parts(source)
-        return GENERATED in base and first == self.first
-
-
-VARIANTS: Mapping[str, Variant] = MappingProxyType(
+VARIANTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
-        "base": Variant(),
-        "experts-1": Variant(experts=1),
-        "experts-2": Variant(experts=2),
-        "experts-10": Variant(experts=10),
-        "rank-1": Variant(rank=1),
-        "rank-4": Variant(rank=4),
-        "real": Variant(real=True),
-        "labels": Variant(labels=True),
-        "whole": Variant(labels=True, whole=True),
-        "first-500": Variant(first=500),
-        "first-2000": Variant(first=2000),
-        "temperature-0.5": Variant(temperature=0.5),
-        "temperature-1": Variant(temperature=1.0),
-        "warm-start": Variant(released=("warm start",)),
-        "shared-time": Variant(released=("shared time",)),
-        "no-scale": Variant(released=("no scale",), guides=("vit",)),
+        "base": {},
+        "experts-1": {"experts": 1},
+        "experts-2": {"experts": 2},
+        "experts-10": {"experts": 10},
+        "rank-1": {"rank": 1},
+        "rank-4": {"rank": 4},
+        "real": {"generated": None},
+        "labels": {"generated": None, "kind": "supervised"},
+        "whole": {"generated": None, "kind": "supervised", "whole": True},
+        "first-500": {"first": 500},
+        "first-2000": {"first": 2000},
+        "temperature-0.5": {"temperature": 0.5},
+        "temperature-1": {"temperature": 1.0},
+        "warm-start": {"warm_start": True},
+        "shared-time": {"shared_time": True},
+        "no-scale": {"no_scale": True},
     }
 )
-"""By name. Each changes one thing: of the base, "labels" of "real", "whole" of "labels"."""
+"""By name, what is changed of the base's `ExpertTraining`, which is its defaults' PPAP-5 on a
+generated set. Each changes one thing: of the base, "labels" of "real", "whole" of "labels"."""
+
+_ONLY = {"no-scale": ("vit",)}  # convolutions have their scale in the released code, too
 
 
 def available(guide: str) -> list[str]:
     """The variants that the guide's experts can be trained by, in order."""
     if guide not in GUIDES:
         raise VariantError(f"no variants of {guide!r}: there are those of {', '.join(GUIDES)}")
-    return [name for name, variant in VARIANTS.items() if guide in variant.guides]
+    return [name for name in VARIANTS if guide in _ONLY.get(name, GUIDES)]
 
 
-def training(name: str, guide: str, generated: Path) -> ExpertTraining:
+def training(name: str, guide: str, generated: Path = Path()) -> ExpertTraining:
     """What a variant trains; the base learns from the set in the folder `generated`."""
     if name not in available(guide):
         raise VariantError(
             f"no variant {name!r} of {guide}: there are {', '.join(available(guide))}"
         )
-    variant = VARIANTS[name]
-    asked = variant.recorded(guide)
-    return ExpertTraining(
-        guide,
-        asked["kind"],
-        variant.experts,
-        generated=None if variant.real or variant.labels else generated,
-        first=variant.first,
-        rank=asked["rank"],
-        temperature=variant.temperature,
-        **{habit.replace(" ", "_"): True for habit in variant.released},
-    )
+    return _changed(name, guide=guide, generated=generated)
+
+
+def _changed(name: str, **base: Any) -> ExpertTraining:
+    return ExpertTraining(**{**base, **VARIANTS[name]})
 
 
 def train(
@@ -162,13 +118,10 @@ def record(
 
 def of(params: Mapping[str, Any]) -> str | None:
     """The variant whose training a ledger row's parameters describe; None if it is none."""
-    for name, variant in VARIANTS.items():
-        asked = variant.recorded(params["guide"])
-        if (
-            all(params[key] == value for key, value in asked.items() if key != "released")
-            and tuple(params["released"]) == variant.released
-            and variant.learns_from(params["source"])
-        ):
+    for name in VARIANTS:
+        asked = _changed(name, guide=params["guide"], tier=params["tier"], generated=Path())
+        said = distillation.varied(asked.recorded())
+        if said.items() <= params.items() and _learns_from(asked, params["source"]):
             return name
     return None
 
@@ -187,6 +140,14 @@ def pairs(
     sides = [[x for x in found if of(params(x)) == name] for name in (one, other)]
     both = [(a, b) for a in sides[0] for b in sides[1] if _comparable(params(a), params(b))]
     return sorted(both, key=lambda pair: -params(pair[0])["images_seen"])
+
+
+def _learns_from(asked: ExpertTraining, source: str) -> bool:
+    """Whether `source` says the images that it is trained on."""
+    if asked.generated is None:
+        return GENERATED not in source
+    first, base = _parts(source)
+    return GENERATED in base and first == asked.first
 
 
 def _comparable(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
