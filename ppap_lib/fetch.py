@@ -6,7 +6,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from http.client import HTTPException
 from pathlib import Path
 
@@ -129,6 +129,8 @@ def _reason(error: Exception) -> str:
 
 def _continue(url: str, part: Path, progress: bool) -> None:
     """Append what is missing to `part`; raises OSError when the connection ends too early."""
+    from tqdm.auto import tqdm
+
     have = _size(part)
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
@@ -146,18 +148,13 @@ def _continue(url: str, part: Path, progress: bool) -> None:
             have = 0
         length = response.headers.get("Content-Length")
         total = have + int(length) if length else None
-        with open(part, "ab" if have else "wb") as file, _bar(part, have, total, progress) as bar:
+        shown = {"initial": have, "total": total, "unit": "B", "unit_scale": True}
+        with (
+            open(part, "ab" if have else "wb") as file,
+            tqdm(desc=part.stem, disable=not progress, **shown) as bar,
+        ):
             while chunk := response.read(_CHUNK):
                 file.write(chunk)
-                if bar is not None:
-                    bar.update(len(chunk))
+                bar.update(len(chunk))
     if total is not None and _size(part) != total:
         raise ConnectionError(f"the connection ended after {_size(part)} of {total} bytes")
-
-
-def _bar(part: Path, have: int, total: int | None, progress: bool):
-    if not progress:
-        return nullcontext()
-    from tqdm.auto import tqdm
-
-    return tqdm(initial=have, total=total, unit="B", unit_scale=True, desc=part.stem)

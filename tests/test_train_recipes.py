@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from ppap_lib import data, weights
+from ppap_lib.params import ParameterError
 from ppap_lib.tiers import tier
 from ppap_lib.train import recipes, speed
 from ppap_lib.train.__main__ import main
@@ -54,10 +55,12 @@ def test_ema_decay_ramps_up_to_its_setting():
         {"steps": 5, "ema": 1.0},
         {"steps": 5, "clip": -1.0},
         {"steps": 5, "log_every": 0},
+        {"steps": 5.5},
+        {"steps": 5, "bf16": "no"},
     ],
 )
 def test_bad_settings_are_refused(changes):
-    with pytest.raises(TrainingError):
+    with pytest.raises((TrainingError, ParameterError)):
         Settings(**changes)
 
 
@@ -73,7 +76,7 @@ def test_presets_use_a_gpus_formats_on_a_gpu_only(what):
 def test_unknown_presets_and_settings_are_refused():
     with pytest.raises(TrainingError, match="denoiser, resnet18, vit, judge"):
         settings("resnet50")
-    with pytest.raises(TrainingError, match="learning_rate"):
+    with pytest.raises(ParameterError, match="unknown parameter 'learning_rate'"):
         settings("judge", learning_rate=1.0)
 
 

@@ -6,7 +6,6 @@ Leaves experts.safetensors, which `experts.read` and `experts.load` read, and su
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from ppap_lib.distill.training import ExpertTraining, train_experts
 from ppap_lib.tiers import tier
 from ppap_lib.train import options
 from ppap_lib.train.recipes import in_words
+from ppap_lib.train.settings import Settings
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -56,10 +56,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def train(given: argparse.Namespace) -> dict[str, Any]:
     """Do what the command line says; returns the summary."""
-    asked, names = vars(given), {field.name for field in fields(ExpertTraining)}
     whole = given.kind == "supervised" and given.rank is None
-    chosen = {name: asked[name] for name in names & asked.keys()}
-    training = ExpertTraining(**chosen, whole=whole)
+    training = ExpertTraining(**options.fields_of(ExpertTraining, given), whole=whole)
     device = devices.pick(given.device)
     made = settings(
         given.preset or tier(given.tier).name,
@@ -67,13 +65,13 @@ def train(given: argparse.Namespace) -> dict[str, Any]:
         training.whole,
         device,
         given.images,
-        **options.settings(given),
+        **options.fields_of(Settings, given),
     )
     folder = given.folder or Path(
         "runs", "distill", f"{given.tier}-{given.guide}-{given.kind}-{given.experts}"
     )
     title = f"{training.trunk}, {given.experts} experts"
-    with options.Bar(given.quiet, title, made.fraction) as on_log:
+    with options.bar(given.quiet, title, made.fraction) as on_log:
         return train_experts(
             training,
             made,

@@ -100,7 +100,7 @@ def settings(
         values.pop("steps", None)
     elif images is not None or "steps" not in values:
         values["steps"] = -(-(images or IMAGES) // values["batch"])
-    return Settings(**values)
+    return Settings.of(values)
 
 
 @dataclass(frozen=True)

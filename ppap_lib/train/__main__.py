@@ -10,7 +10,7 @@ from ppap_lib import commands, data, devices
 from ppap_lib.denoise import ADAPTERS
 from ppap_lib.tiers import tier
 from ppap_lib.train import options, recipes
-from ppap_lib.train.settings import NETWORKS, settings
+from ppap_lib.train.settings import NETWORKS, Settings, settings
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -34,14 +34,14 @@ def train(given: argparse.Namespace) -> dict[str, Any]:
     chosen = tier(given.tier)
     what = "denoiser" if given.kind == "denoiser" else given.name
     device = devices.pick(given.device)
-    made = settings(what, device, **options.settings(given))
+    made = settings(what, device, **options.fields_of(Settings, given))
     changes = {}
     if what == "denoiser":
         changes = {"prediction": given.prediction, "min_snr": given.min_snr}
     loss = recipes.objective(chosen, what, **changes)
     images = data.require(given.data or chosen.name, "train")
     folder = given.folder or Path("runs", "train", f"{chosen.name}-{what}")
-    with options.Bar(given.quiet, f"{chosen.name}/{what}", made.fraction) as on_log:
+    with options.bar(given.quiet, f"{chosen.name}/{what}", made.fraction) as on_log:
         return recipes.fit(
             chosen,
             what,

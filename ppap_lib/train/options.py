@@ -1,27 +1,11 @@
 """What the command lines that train have in common: options, and a progress bar."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
-
-_SETTINGS = (
-    "steps",
-    "minutes",
-    "batch",
-    "lr",
-    "weight_decay",
-    "warmup",
-    "ema",
-    "clip",
-    "seed",
-    "bf16",
-    "channels_last",
-    "compile",
-    "checkpoint_every",
-    "log_every",
-)
-"""The options that are fields of `Settings`."""
 
 
 def common() -> argparse.ArgumentParser:
@@ -49,34 +33,27 @@ def common() -> argparse.ArgumentParser:
     return parser
 
 
-def settings(given: argparse.Namespace) -> dict[str, Any]:
-    """The options that are fields of `Settings`, by name; None where not given."""
-    return {name: getattr(given, name) for name in _SETTINGS}
+def fields_of(kind: type, given: argparse.Namespace) -> dict[str, Any]:
+    """The options that are fields of the dataclass `kind`, by name; None where not given."""
+    names = (field.name for field in fields(kind))
+    return {name: getattr(given, name) for name in names if hasattr(given, name)}
 
 
-class Bar:
+@contextmanager
+def bar(
+    quiet: bool, title: str, fraction: Callable[[int, float], float]
+) -> Iterator[Callable[[dict[str, Any]], None]]:
     """A progress bar over the budget, as a context that gives the callback for logged rows."""
+    from tqdm import tqdm
 
-    def __init__(self, quiet: bool, title: str, fraction: Callable[[int, float], float]):
-        self.quiet, self.title, self.fraction = quiet, title, fraction
+    layout = "{desc} {percentage:3.0f}% |{bar}| {elapsed}<{remaining}{postfix}"
+    with tqdm(total=1.0, desc=title, bar_format=layout, disable=quiet) as shown:
 
-    def __enter__(self):
-        if not self.quiet:
-            from tqdm import tqdm
+        def on_log(row: dict[str, Any]) -> None:
+            shown.update(fraction(row["step"], row["seconds"]) - shown.n)
+            shown.set_postfix_str(
+                f"loss {row['loss']:.4f}, {row['images_per_second']:.0f} images/s, "
+                f"{row['share_of_peak']:.0%} of peak, {row['images']:,} seen"
+            )
 
-            layout = "{desc} {percentage:3.0f}% |{bar}| {elapsed}<{remaining}{postfix}"
-            self.tqdm = tqdm(total=1.0, desc=self.title, bar_format=layout)
-        return self
-
-    def __call__(self, row: dict[str, Any]) -> None:
-        if self.quiet:
-            return
-        self.tqdm.update(self.fraction(row["step"], row["seconds"]) - self.tqdm.n)
-        self.tqdm.set_postfix_str(
-            f"loss {row['loss']:.4f}, {row['images_per_second']:.0f} images/s, "
-            f"{row['share_of_peak']:.0%} of peak, {row['images']:,} seen"
-        )
-
-    def __exit__(self, *exception) -> None:
-        if not self.quiet:
-            self.tqdm.close()
+        yield on_log

@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
 import torch
+
+from ppap_lib.params import Parameters, param
 
 
 class TrainingError(RuntimeError):
@@ -14,7 +16,7 @@ class TrainingError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Parameters):
     """How long and how a network is trained.
 
     The budget is `steps`, or `minutes` of training time; the learning rate rises linearly over
@@ -25,30 +27,26 @@ class Settings:
     curves.
     """
 
-    batch: int = 64
-    lr: float = 5e-4
-    weight_decay: float = 0.0
-    warmup: int = 200
-    ema: float = 0.999
-    clip: float = 1.0
-    steps: int | None = None
-    minutes: float | None = None
+    batch: int = param(64, low=1)
+    lr: float = param(5e-4, low=0)
+    weight_decay: float = param(0.0, low=0)
+    warmup: int = param(200, low=0)
+    ema: float = param(0.999, low=0)
+    clip: float = param(1.0, low=0)
+    steps: int | None = param(None, low=1)
+    minutes: float | None = param(None, low=0)
     seed: int = 0
     bf16: bool = False
     channels_last: bool = False
     compile: bool = False
-    checkpoint_every: float = 180.0
-    log_every: int = 50
+    checkpoint_every: float = param(180.0, low=0)
+    log_every: int = param(50, low=1)
     snapshots: tuple[int, ...] = ()
 
     def __post_init__(self):
+        super().__post_init__()
         if (self.steps is None) == (self.minutes is None):
             raise TrainingError("give either steps or minutes, not both and not neither")
-        for name, least in _LEAST.items():
-            value = getattr(self, name)
-            # Written so that a NaN is refused as well.
-            if value is not None and not (least <= value < math.inf):
-                raise TrainingError(f"{name} must be a finite number >= {least}, not {value}")
         for name in ("lr", "minutes"):
             if getattr(self, name) == 0:
                 raise TrainingError(f"{name} must be positive")
@@ -71,19 +69,6 @@ class Settings:
         dominated by the initial weights."""
         return min(self.ema, (1 + steps) / (10 + steps))
 
-
-_LEAST = {
-    "batch": 1,
-    "lr": 0,
-    "weight_decay": 0,
-    "warmup": 0,
-    "ema": 0,
-    "clip": 0,
-    "steps": 1,
-    "minutes": 0,
-    "checkpoint_every": 0,
-    "log_every": 1,
-}
 
 NETWORKS = ("denoiser", "resnet18", "vit", "judge")
 
@@ -126,13 +111,12 @@ SNAPSHOTS = tuple(6_250 * 2**k for k in range(12))
 def settings(what: str, device: torch.device | str = "cpu", **overrides) -> Settings:
     """The preset of a network on a device, with `overrides` (None: as the preset has it).
 
-    A given budget replaces the preset's: `steps=1000` drops its minutes.
+    A given budget replaces the preset's: `steps=1000` drops its minutes. Raises `ParameterError`
+    for a setting that is none or out of its range, `TrainingError` for a network that is none.
     """
     if what not in PRESETS:
         raise TrainingError(f"no network {what!r}: there are {', '.join(NETWORKS)}")
     given = {name: value for name, value in overrides.items() if value is not None}
-    if unknown := given.keys() - {field.name for field in fields(Settings)}:
-        raise TrainingError(f"no setting is called {', '.join(sorted(unknown))}")
     values = dict(PRESETS[what])
     if torch.device(device).type == "cuda":
         values.update(GPU_PRESETS[what])
@@ -140,4 +124,4 @@ def settings(what: str, device: torch.device | str = "cpu", **overrides) -> Sett
         values["snapshots"] = SNAPSHOTS
     if "steps" in given:
         del values["minutes"]
-    return Settings(**{**values, **given})
+    return Settings.of({**values, **given})
