@@ -65,6 +65,17 @@ def difference(a: Tensor | Sequence[float], b: Tensor | Sequence[float], **optio
     return mean(a - b, **options)
 
 
+def of_many(comparisons: int) -> dict[str, float | int]:
+    """Options of `mean` with which all of so many intervals cover at 95 %, together (Bonferroni).
+
+    So the choice of the most extreme of them makes no effect. Far tails ask for more resamples,
+    and for some fifty values or more: of fewer the percentile bootstrap falls short in them.
+    """
+    if comparisons == 1:
+        return {}
+    return {"level": 1 - 0.05 / comparisons, "resamples": 20_000}
+
+
 def ratio(part: Tensor | Sequence[float], whole: Tensor | Sequence[float], **options) -> Estimate:
     """mean(part) / mean(whole), image by image, with its bootstrap interval over images.
 

@@ -77,3 +77,11 @@ def test_a_format_is_that_of_every_number():
     found = bootstrap.Estimate(0.123, -0.04, 0.9)
     assert f"{found:+.2f}" == "+0.12 [-0.04, +0.90]" and f"{found:.0%}" == "12% [-4%, 90%]"
     assert f"{found}" == str(found)
+
+
+def test_intervals_of_many_are_as_wide_as_bonferroni_says():
+    """Normal quantiles at 1 - 0.025 / 20 and 1 - 0.025: 3.023 and 1.960."""
+    values = torch.randn(400, generator=torch.Generator().manual_seed(0))
+    one, many = (bootstrap.mean(values, **bootstrap.of_many(n)) for n in (1, 20))
+    ratio = (many.high - many.low) / (one.high - one.low)
+    assert ratio == pytest.approx(3.023 / 1.960, rel=0.07)

@@ -229,7 +229,15 @@ def test_what_is_recovered_is_a_share_of_the_gain(empty):
     assert found.estimate.mean == pytest.approx(0.5) and found.images == MANY
     assert answer("recovered", above=0.3, below=0.7, method="ppap5") == "holds"
     (reason,) = MEASURES["recovered"].ours("ppap5", of="none")
-    assert reason == "no guidance gained nothing of which there could be a share"
+    assert reason == "no guidance gained too little for shares of it"
+
+
+def test_a_gain_that_is_hardly_one_has_no_shares(empty):
+    """The gain of 4 of 60 images is 2 standard errors: its share would be anything."""
+    for method, right in (("none", 6), ("ppap5", 8), ("multi5", 10)):
+        guided(method, shares(right))
+    (reason,) = MEASURES["recovered"].ours("ppap5")
+    assert "too little" in reason
 
 
 def test_a_share_of_kid_is_of_how_far_it_fell(empty):
@@ -293,13 +301,22 @@ def test_the_worst_of_many_changes_is_no_change_where_there_is_none(empty):
     assert false <= 6  # of ordinary 95 % intervals more than half would be
 
 
-def test_attention_is_read_over_all_noise_levels(empty):
+def test_attention_is_read_at_one_noise_level_or_over_all(empty):
     trends = {"entropy": (0.1, 0.05, 0.15), "frequency": (0.1, -0.05, 0.25)}
     overall = {name: Estimate(*t)._asdict() | {"images": 90} for name, t in trends.items()}
     made = attention.plan("resnet18")["multi5"]
-    ledger.record(attention.STUDY, made.recorded(), {"overall": overall}, seconds=1.0)
+    by_level = {
+        name: [{"mean": -t, "low": -t - 1, "high": 1 - t, "images": 80} for t in made.times]
+        for name in trends
+    }
+    found = {"overall": overall, "trend": by_level}
+    ledger.record(attention.STUDY, made.recorded(), found, seconds=1.0)
     assert MEASURES["attention_trend"].ours("entropy")[:2] == ((0.1, 0.05, 0.15), 90)
+    assert MEASURES["attention_trend"].ours("entropy", t=300)[:2] == ((-300, -301, -299), 80)
     assert answer("attention_trend", measure="entropy") == "holds"
+    assert answer("attention_trend", measure="entropy", t=100) == "does not hold"
+    with pytest.raises(ClaimError, match="no attention at t = 250: there is 100"):
+        claims.judge(claim("attention_trend", measure="entropy", t=250))
     assert answer("attention_trend", measure="frequency") == "undecided"
     assert claims.judge(claim("attention_trend", measure="entropy", guide="vit")).words[:2] == "no"
 

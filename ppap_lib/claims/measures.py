@@ -130,7 +130,7 @@ def recovered(
         return Nothing()
     blocks = found[0].shared(*found[1:])
     if (share := pooled.share(*found, column)) is None:
-        return Nothing(f"{methods.title(of)} gained nothing of which there could be a share")
+        return Nothing(f"{methods.title(of)} gained too little for shares of it")
     images, unit = len(blocks) * found[0].params["n"], f"share of {GAINED[column]}"
     return Effect(share, images, len(blocks), unit)
 
@@ -195,19 +195,24 @@ def _entropies() -> dict[float, list[float]] | None:
 
 
 def attention_trend(
-    measure: str, method: str = "multi5", guide: str = "resnet18"
+    measure: str, method: str = "multi5", guide: str = "resnet18", t: float | None = None
 ) -> Effect | Nothing:
-    """What one expert up, to the next noisier interval, changes in a measure at fixed noise.
+    """What one expert up, to the next noisier interval, changes in a measure at the noise of t.
 
-    Averaged over all of the study's noise levels.
+    Without t averaged over all of the study's noise levels, also those that no expert can read.
     """
     if measure not in attention.MEASURES:
         raise MeasureError(f"no measure {measure!r} of attention: {', '.join(attention.MEASURES)}")
     methods.title(method)  # refuses what there is not
     made = attention.plan(guide).get(method)
+    if made is not None and t is not None and t not in made.times:
+        raise MeasureError(f"no attention at t = {t}: there is {', '.join(map(str, made.times))}")
     if made is None or (row := ledger.find(attention.STUDY, made.recorded())) is None:
         return Nothing()
-    trend = row["results"]["overall"][measure]
+    found = row["results"]
+    trend = found["overall" if t is None else "trend"][measure]
+    if t is not None:
+        trend = trend[made.times.index(t)]
     of_expert = Estimate(*(trend[end] for end in Estimate._fields))
     return Effect(of_expert, trend["images"], unit=f"{_TRENDS[measure]} per expert")
 
@@ -320,11 +325,8 @@ def _difference(
 
 
 def _of_many(a: Sequence[float], b: Sequence[float], pairs: int) -> Estimate:
-    """The paired difference a - b, which was chosen as the extreme one of so many.
-
-    Bonferroni: the level is 1 - 0.05 / pairs, so that the choice cannot make an effect.
-    """
-    return bootstrap.difference(a, b, level=1 - 0.05 / pairs, resamples=20_000)
+    """The paired difference a - b, which was chosen as the extreme one of so many."""
+    return bootstrap.difference(a, b, **bootstrap.of_many(pairs))
 
 
 MEASURES: Mapping[str, Measure] = MappingProxyType(

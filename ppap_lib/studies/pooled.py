@@ -43,6 +43,10 @@ COLUMNS = {
 noise left on images (`spectrum.noise_left`)."""
 
 
+SURE = 4
+"""Standard errors that a gain is worth before shares of it are."""
+
+
 @dataclass(frozen=True, eq=False)
 class Pooled:
     """One setting: `params` but for the seeds, and a row per block of seeds, by its first seed."""
@@ -107,20 +111,24 @@ class Pooled:
             return []
         return sorted(set(self.rows).intersection(*(other.rows for other in others)))
 
-    def minus(self, other: "Pooled", column: str) -> Estimate:
-        """The difference to another on the blocks that both have, image by image."""
+    def minus(self, other: "Pooled", column: str, of_many: int = 1) -> Estimate:
+        """The difference to another on the blocks that both have, image by image.
+
+        The interval covers at 95 % all of so many such comparisons together (Bonferroni).
+        """
         if not (blocks := self.shared(other)):
             raise bootstrap.BootstrapError(
                 f"{dict(self.params)} and {dict(other.params)} share no block of seeds of the "
                 f"same length"
             )
         sides = self, other
-        found = bootstrap.difference(*(side.by_image(column, blocks) for side in sides))
+        level = bootstrap.of_many(of_many)
+        found = bootstrap.difference(*(side.by_image(column, blocks) for side in sides), **level)
         if not COLUMNS[column].exact:
             found = _around(self.mean(column, blocks) - other.mean(column, blocks), found)
         if COLUMNS[column].of_real is None:
             return found
-        real = bootstrap.difference(*(side.by_real(column, blocks) for side in sides))
+        real = bootstrap.difference(*(side.by_real(column, blocks) for side in sides), **level)
         return _widened(found, real)
 
 
@@ -140,7 +148,8 @@ def _widened(one: Estimate, other: Estimate) -> Estimate:
 def share(part: Pooled, whole: Pooled, none: Pooled, column: str = "judge") -> Estimate | None:
     """What `part` gains over `none`, as a share of what `whole` gains, on the seeds of all three.
 
-    None where `whole` gains nothing of which there could be a share.
+    None where `whole` gains less than `SURE` standard errors: a share of what may be next to
+    nothing has no interval to speak of.
     """
     blocks = none.shared(part, whole)
     sign = -1 if COLUMNS[column].lower_is_better else 1
@@ -150,7 +159,8 @@ def share(part: Pooled, whole: Pooled, none: Pooled, column: str = "judge") -> E
         value = one.mean(column, blocks) - none.mean(column, blocks)
         return sign * (each - each.mean() + value)
 
-    if (everything := gained(whole)).mean() <= 0:
+    everything = gained(whole)
+    if everything.mean() <= SURE * everything.std() / len(everything) ** 0.5:
         return None
     return bootstrap.ratio(gained(part), everything)
 

@@ -113,11 +113,12 @@ class Lead(NamedTuple):
 
 
 def lead(found: Iterable[Standing], column: str) -> Lead:
-    """Who leads, and who cannot be told from the leader at the 95 % level, one by one."""
+    """Who leads, and who cannot be told from the leader: at the 95 % level for all together."""
     sign = 1 if COLUMNS[column].lower_is_better else -1
     ordered = sorted(found, key=lambda s: sign * s.mean(column))
     best, *others = ordered
-    return Lead(best, [other for other in others if other.minus(best, column).sign == 0])
+    many = len(others)
+    return Lead(best, [one for one in others if one.minus(best, column, many).sign == 0])
 
 
 def pick(found: Iterable[Standing]) -> Lead:
