@@ -14,12 +14,21 @@ A claim is an entry of a YAML file, `book/claims.yml` in this book:
 
 The claim holds if the whole 95 % interval lies within the bounds, does not hold if it lies
 wholly beyond one of them, and is undecided otherwise: also while rows are missing, or are of
-fewer images than `at_least`. By fewer than three blocks of seeds a verdict is provisional. Where
-a table was published, the same rule is applied to it first. Nothing here holds a result: a new
-row may turn a verdict.
+fewer images than `at_least`. By fewer than three blocks of seeds, or 100 images that are not drawn
+in blocks, a verdict is provisional. Where a table was published, the same rule is applied to it
+first. Nothing here holds a result: a new row may turn a verdict.
 """
 
 from ppap_lib.claims.register import Claim, ClaimError, Verdict, load
-from ppap_lib.claims.verdicts import judge, markdown, published
+from ppap_lib.claims.verdicts import judge, markdown, provisional, published
 
-__all__ = ["Claim", "ClaimError", "Verdict", "judge", "load", "markdown", "published"]
+__all__ = [
+    "Claim",
+    "ClaimError",
+    "Verdict",
+    "judge",
+    "load",
+    "markdown",
+    "provisional",
+    "published",
+]

@@ -8,6 +8,7 @@ signed such that larger means more of what the metric's name says.
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from statistics import fmean
 from types import MappingProxyType
 from typing import NamedTuple
@@ -15,6 +16,7 @@ from typing import NamedTuple
 from ppap_lib import bootstrap, ledger, published
 from ppap_lib.bootstrap import Estimate
 from ppap_lib.studies import (
+    ablation,
     attention,
     guidance,
     intervals,
@@ -26,6 +28,7 @@ from ppap_lib.studies import (
     samplers,
     scales,
     standings,
+    variants,
 )
 
 
@@ -141,6 +144,25 @@ def published_recovered(
     """The same share in FID."""
     part, whole = (published_gain(name, "none", guide, sampler) for name in (method, of))
     return part / whole
+
+
+def trained_gain(
+    variant: str, over: str, guide: str = "resnet18", column: str = "judge"
+) -> Effect | Nothing:
+    """Judge accuracy of one training's experts above another's as guides, or KID below it.
+
+    Of `variants`, after as many images: the most after which both have guided on the same seeds.
+    """
+    lower = _lower(column)
+    for name in (variant, over):
+        variants.training(name, guide)  # refuses what there is not
+    both = variants.pairs(ablation.outcomes(guide), variant, over, attrgetter("params"))
+    if not (both := [pair for pair in both if pair[0].shared(pair[1])]):
+        return Nothing()
+    images = both[0][0].params["images_seen"]
+    sides = zip(*(pair for pair in both if pair[0].params["images_seen"] == images), strict=True)
+    unit = f"{GAINED[column]} after {images:,} images of training"
+    return _difference(column, *(reversed(list(sides)) if lower else sides), unit)
 
 
 def deceived(method: str, guide: str = "resnet18", sampler: str = "ddim25") -> Effect | Nothing:
@@ -333,6 +355,7 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
     {
         "gain": Measure(gain, "", "FID gained", published_gain),
         "recovered": Measure(recovered, "", "share of FID gained", published_recovered),
+        "trained_gain": Measure(trained_gain),
         "deceived": Measure(deceived, "the guide's accuracy minus the judge's"),
         "routing": Measure(routing, "judge accuracy gained"),
         "entropy_change": Measure(entropy_change, "nats"),

@@ -22,12 +22,19 @@ class ClaimError(ValueError):
 class Verdict(NamedTuple):
     """What was found of a claim, and the numbers it was found by.
 
-    `provisional`: by fewer blocks of seeds than the protocol asks for.
+    `provisional`: by fewer blocks of seeds, or images, than the protocol asks for. `beyond`, "more"
+    or "less", is on which side of two bounds the number lies where the claim does not hold.
     """
 
     answer: Answer
     words: str = ""
     provisional: bool = False
+    beyond: str = ""
+
+    @property
+    def told(self) -> str:
+        """The answer, and on which side it missed."""
+        return f"{self.answer} ({self.beyond})" if self.beyond else self.answer
 
 
 @dataclass(frozen=True)
@@ -76,15 +83,23 @@ class Claim:
         """What the metric is asked of the published table."""
         return {**self.rows, **{k: v for k, v in (self.published or {}).items() if k != "value"}}
 
-    def of(self, estimate: Estimate) -> Answer:
-        """The answer by an interval, or by a number without one."""
+    @property
+    def rule(self) -> str:
+        """Where the metric has to lie, in words."""
+        ends = (("above", self.above), ("below", self.below))
+        return " and ".join(f"{side} {bound:g}" for side, bound in ends if bound is not None)
+
+    def of(self, estimate: Estimate) -> Verdict:
+        """The verdict by an interval, or by a number without one."""
         above = float("-inf") if self.above is None else self.above
         below = float("inf") if self.below is None else self.below
         if above < estimate.low and estimate.high < below:
-            return "holds"
-        if estimate.high < above or below < estimate.low:
-            return "does not hold"
-        return "undecided"
+            return Verdict("holds")
+        if above <= estimate.high and estimate.low <= below:
+            return Verdict("undecided")
+        if None in (self.above, self.below):
+            return Verdict("does not hold")
+        return Verdict("does not hold", beyond="more" if below < estimate.low else "less")
 
 
 def _fits(name: str, function: Any, arguments: Mapping[str, Any]) -> None:

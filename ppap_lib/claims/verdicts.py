@@ -7,10 +7,13 @@ from ppap_lib.claims.measures import MEASURES, Effect, MeasureError, Nothing
 from ppap_lib.claims.register import Claim, ClaimError, Verdict
 from ppap_lib.params import ParameterError
 from ppap_lib.studies.methods import MethodError
+from ppap_lib.studies.variants import VariantError
 from ppap_lib.zoo import ZooError
 
 ENOUGH_BLOCKS = 3
 """Blocks of seeds from which on a verdict is more than provisional."""
+ENOUGH_IMAGES = 100
+"""The same of images, where no seeds are drawn in blocks."""
 
 
 def published(claim: Claim) -> Verdict | None:
@@ -20,7 +23,7 @@ def published(claim: Claim) -> Verdict | None:
     measure = MEASURES[claim.metric]
     value = measure.theirs(**claim.looked_up)
     words = f"{measure.their_title} {value:+.2f}"
-    return Verdict(claim.of(Estimate(value, value, value)), words)
+    return claim.of(Estimate(value, value, value))._replace(words=words)
 
 
 def judge(claim: Claim, reading: str = "") -> Verdict:
@@ -32,7 +35,7 @@ def judge(claim: Claim, reading: str = "") -> Verdict:
     measure = MEASURES[claim.metric]
     try:
         found = measure.ours(**claim.readings[reading])
-    except (MeasureError, ParameterError, MethodError, ZooError) as error:
+    except (MeasureError, ParameterError, MethodError, VariantError, ZooError) as error:
         raise ClaimError(f"{claim.id}: {error}") from error
     if isinstance(found, Nothing):
         return Verdict("undecided", found.reason)
@@ -40,9 +43,14 @@ def judge(claim: Claim, reading: str = "") -> Verdict:
     words = f"{number}, n = {_counted(found)}"
     if found.images < claim.at_least:
         return Verdict("undecided", f"{words}: fewer than {claim.at_least} images")
-    answer = claim.of(found.estimate)
-    few = found.blocks is not None and found.blocks < ENOUGH_BLOCKS
-    return Verdict(answer, words, provisional=few and answer != "undecided")
+    verdict = claim.of(found.estimate)
+    few = provisional(found.images, found.blocks) and verdict.answer != "undecided"
+    return verdict._replace(words=words, provisional=few)
+
+
+def provisional(images: int, blocks: int | None = None) -> bool:
+    """Whether so many images, in so many blocks of seeds if in any, decide provisionally only."""
+    return images < ENOUGH_IMAGES if blocks is None else blocks < ENOUGH_BLOCKS
 
 
 def _counted(found: Effect) -> str:
@@ -60,11 +68,12 @@ def _interval(estimate: Estimate) -> str:
 
 
 def markdown(claims: Iterable[Claim]) -> str:
-    """The claims as a MyST table; a claim links to its page."""
+    """The claims as a MyST table; a claim links to its page, and has its rule below it."""
     lines = ["| claim | published | here |", "| --- | --- | --- |"]
     for claim in claims:
         here = "<br>".join(_line(label, judge(claim, label)) for label in claim.readings)
-        lines.append(f"| {{doc}}`{claim.claim} <{claim.page}>` | {_published(claim)} | {here} |")
+        said = f"{{doc}}`{claim.claim} <{claim.page}>`<br>rule: {claim.rule}"
+        lines.append(f"| {said} | {_published(claim)} | {here} |")
     return "\n".join(lines)
 
 
@@ -73,9 +82,9 @@ def _published(claim: Claim) -> str:
     unsigned = "this book" if claim.published is None else "an unsigned table"
     source = f"{{cite:t}}`{claim.source}`" if claim.source else unsigned
     found = published(claim)
-    return source if found is None else f"{source}: {found.answer}, {found.words}"
+    return source if found is None else f"{source}: {found.told}, {found.words}"
 
 
 def _line(label: str, verdict: Verdict) -> str:
-    answer = f"**{verdict.answer}**" + " provisionally" * verdict.provisional
+    answer = f"**{verdict.told}**" + " provisionally" * verdict.provisional
     return f"{f'*{label}*: ' if label else ''}{answer}: {verdict.words}"
