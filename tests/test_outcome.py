@@ -1,5 +1,7 @@
 """Reading the guidance study: pooling, pairing, the choice of scales, and rank agreement."""
 
+from dataclasses import replace
+
 import pytest
 
 from ppap_lib import ledger, published, zoo
@@ -9,7 +11,7 @@ from ppap_lib.studies.guidance import STUDY, SWEEP_SEED, Guidance
 
 def row(method, right, scale=7.5, first_seed=0, **columns):
     """A ledger row whose image i the judge finds right where right[i]."""
-    made = Guidance.with_weights(method=method, scale=scale, n=len(right), first_seed=first_seed)
+    made = Guidance(method=method, scale=scale, n=len(right), first_seed=first_seed)
     results = {"judge_correct": list(right), "guide_correct": [1] * len(right), **columns}
     return {"params": made.recorded(), "results": results, "seconds": 2.0 * len(right)}
 
@@ -20,9 +22,7 @@ def weights(monkeypatch):
     real = zoo.card
 
     def card(name, *more):
-        found = real(name, *more)
-        object.__setattr__(found, "sha256", f"digest of {name}")
-        return found
+        return replace(real(name, *more), sha256=f"digest of {name}")
 
     monkeypatch.setattr(zoo, "card", card)
 
