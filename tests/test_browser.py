@@ -80,7 +80,7 @@ from ppap_lib.widgets import see, timestep_explorer
 image = data.load("fashion", "test").images([0])
 eps = seeds.Noise([0], image.shape[1:])()
 clean = methods.reader("naive", "resnet18", "fashion")
-run = guidance.Guidance("naive", "resnet18", n=2)
+run = guidance.Guidance(method="naive", n=2)
 
 def noised(t):
     return fashion.schedule().at(t).noised(image, eps)[0]
@@ -89,7 +89,7 @@ timestep_explorer(
     noised,
     lambda t: {"clean": see(clean, noised(t), fashion.schedule().at(t))},
     lambda begin, end: intervals.draw_ranges(run, [(begin, end)])[0],
-    guidance.draw(guidance.Guidance("none", n=2)),
+    guidance.draw(guidance.Guidance(method="none", n=2)),
     points=[0, 200, 600, 1000],
     classes=fashion.classes,
     page=[0, 200, 1000],

@@ -44,9 +44,7 @@ def answer(metric, **options):
 
 
 def guided(method, judge, guide=(), released=False, kid=None, **more):
-    made = guidance.Guidance.with_weights(
-        method=method, n=len(judge), released_routing=released, **more
-    )
+    made = guidance.Guidance(method=method, n=len(judge), released_routing=released, **more)
     results = {"judge_correct": list(judge), "guide_correct": list(guide or judge)}
     if kid is not None:
         results |= contributions(len(judge), kid=kid)
@@ -398,7 +396,7 @@ def contributions(n, **means):
 
 def test_a_tweak_is_compared_with_the_plain_sampler_on_its_blocks(empty):
     def tweaked(tweak, seed, kid, **more):
-        made = noise.Noise.with_weights(tweak=tweak, first_seed=seed, **more)
+        made = noise.Noise(tweak=tweak, first_seed=seed, **more)
         ledger.record(noise.STUDY, made.recorded(), contributions(made.n, kid=kid), seconds=1.0)
 
     tweaked("one_z", 0, 0.1)
@@ -413,7 +411,7 @@ def test_a_tweak_is_compared_with_the_plain_sampler_on_its_blocks(empty):
 
 def test_scales_are_compared_in_any_column(empty):
     for scale, inside in ((1.0, 20), (10.0, 60)):
-        made = guidance.Guidance.with_weights(method="single", scale=scale, n=70)
+        made = guidance.Guidance(method="single", scale=scale, n=70)
         precise = shares(inside, 70)
         results = {"precision": inside / 70, "precise": precise}
         results |= {"recall": 0.5, "covered": shares(35, 70), "recalled": shares(35, 70)}
@@ -430,7 +428,7 @@ def test_solvers_are_compared_at_one_budget_on_one_grid(empty):
         ("heun", 0.1, "uniform"),
         ("heun", 0.3, "log_snr"),
     ):
-        made = samplers.Sampling.with_weights(solver=solver, n=70, grid=grid)
+        made = samplers.Sampling(solver=solver, n=70, grid=grid)
         ledger.record(samplers.STUDY, made.recorded(), contributions(70, kid=kid), seconds=1.0)
     pair = {"better": "heun", "worse": "ddim"}
     assert answer("solver_lead", budget=10, **pair) == "holds"

@@ -32,7 +32,7 @@ def test_all_methods_of_a_block_have_the_same_seeds_and_blocks_are_disjoint():
 
 def test_without_guidance_there_is_one_run_for_all_guides_and_scales():
     def record(**values):
-        return Guidance.with_weights(n=10, **values).recorded()
+        return Guidance(n=10, **values).recorded()
 
     assert record(method="none", guide="vit", scale=1.0) == record(method="none", scale=20.0)
     assert record(method="naive", scale=1.0) != record(method="naive", scale=20.0)
@@ -137,7 +137,7 @@ def test_released_routing_needs_experts():
 
 def test_gradients_are_compared_on_the_same_images(monkeypatch):
     monkeypatch.setattr(gradients, "YARDSTICK", "naive")
-    made = gradients.Gradients.with_weights(methods=("naive", "x0_fixed"), n=3, spacing="2")
+    made = gradients.Gradients(methods=("naive", "x0_fixed"), n=3, spacing="2")
     assert made.weights == (zoo.card("fashion/resnet18").sha256,) * 2
     found = gradients.run(made)
     assert found["t"] == [float(level.t) for level in Schedule.linear().grid("2")[:-1]]
@@ -159,9 +159,9 @@ def test_gradients_are_compared_on_the_same_images(monkeypatch):
 
 def test_gradients_of_a_guide_that_is_not_trained_are_refused():
     with pytest.raises(methods.MethodError, match="no guide vit of tin10 is trained yet"):
-        gradients.Gradients.with_weights(guide="vit", tier="tin10")
+        gradients.plan("vit", tier="tin10")
 
 
 def test_without_the_yardstick_there_is_no_cosine():
-    made = gradients.Gradients.with_weights(methods=("x0_fixed",), n=2, spacing="1")
+    made = gradients.Gradients(methods=("x0_fixed",), n=2, spacing="1")
     assert "cosine" not in gradients.run(made)

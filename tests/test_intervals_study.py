@@ -32,24 +32,26 @@ def test_the_spans_are_each_alone_and_both_ways_of_adding_up():
 
 @pytest.mark.parametrize("n", [1, 5, 7])
 def test_intervals_alone_cover_all_timesteps_once(n):
-    ranges = [Restricted("naive", n_intervals=n, first=k, last=k).during for k in range(1, n + 1)]
+    ranges = [
+        Restricted(method="naive", n_intervals=n, first=k, last=k).during for k in range(1, n + 1)
+    ]
     assert ranges[0][0] == 0 and ranges[-1][1] == 1000
     assert all(a[1] == b[0] for a, b in zip(ranges, ranges[1:], strict=False))
-    assert Restricted("naive", n_intervals=n, first=1, last=n).during == (0, 1000)
+    assert Restricted(method="naive", n_intervals=n, first=1, last=n).during == (0, 1000)
 
 
 @pytest.mark.parametrize(("first", "last"), [(3, 2), (1, 6), (6, 6)])
 def test_intervals_that_do_not_exist_are_refused(first, last):
     with pytest.raises(ParameterError, match=f"not first {first}, last {last} of 5"):
-        Restricted("naive", first=first, last=last)
+        Restricted(method="naive", first=first, last=last)
 
 
 def test_guidance_acts_where_it_was_told_to(quick):
     def drawn(**values):
-        return intervals.draw(Restricted("naive", n=2, scale=20.0, **values))
+        return intervals.draw(Restricted(method="naive", n=2, scale=20.0, **values))
 
-    plain = intervals.draw(Restricted("none", n=2))
-    whole = guidance.draw(guidance.Guidance("naive", n=2, scale=20.0))
+    plain = intervals.draw(Restricted(method="none", n=2))
+    whole = guidance.draw(guidance.Guidance(method="naive", n=2, scale=20.0))
     assert torch.equal(drawn(first=2, last=4), plain)  # no step of the grid lies there
     assert torch.equal(drawn(), whole)
     noisy, clean = drawn(first=5), drawn(last=1)
@@ -57,7 +59,7 @@ def test_guidance_acts_where_it_was_told_to(quick):
 
 
 def test_many_ranges_in_one_batch_are_the_same_images(quick):
-    params = Restricted("naive", n=2, scale=20.0)
+    params = Restricted(method="naive", n=2, scale=20.0)
     ranges = [(0, 1000), (0, 200), (800, 1000), (200, 800)]
     found = intervals.draw_ranges(params, ranges)
     for images, during in zip(found, ranges, strict=True):
@@ -96,7 +98,7 @@ def test_rows_are_pooled_over_whole_blocks(quick):
 
 def test_without_guidance_there_is_one_row_for_all_methods_and_intervals():
     rows = [
-        ledger.digest(Restricted(method, scale=scale, last=last).recorded())
+        ledger.digest(Restricted(method=method, scale=scale, last=last).recorded())
         for method, scale, last in (("none", 1.0, 5), ("none", 7.5, 2), ("naive", 7.5, 2))
     ]
     assert rows[0] == rows[1] != rows[2]

@@ -112,7 +112,7 @@ def test_the_plan_goes_repeat_by_repeat():
     runs = noise.plan(steps=(25, 250), repeats=2, n=10)
     assert len({ledger.digest(run.recorded()) for run in runs}) == len(runs) == 2 * 2 * (6 + 4)
     assert all(run.clip for run in runs if run.tweak.endswith("told"))
-    assert {run.first_seed for run in runs[:10]} == {0} and runs[0].denoiser_sha256
+    assert {run.first_seed for run in runs[:10]} == {0} and runs[0].recorded()["denoiser_sha256"]
     with pytest.raises(ParameterError, match="tweak must be one of"):
         noise.plan(tweaks=["three_z"])
 

@@ -1,6 +1,7 @@
 """The studies of reading and of attention: identities of their rows, and how rows are filed."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -86,9 +87,7 @@ class TestReading:
             zoo.load(reading.OFF_THE_SHELF)
         except (data.MissingData, zoo.ZooError) as error:
             pytest.skip(str(error))
-        run = reading.photographs()
-        params = type(run).of({**run.recorded(), "times": (0.0, 300.0, 900.0)})
-        found = reading.measure(params)
+        found = reading.measure(replace(reading.photographs(), times=(0.0, 300.0, 900.0)))
         assert found["entropy"] == pytest.approx([1.38, 5.36, 4.15], abs=0.25)
         assert found["accuracy"] == pytest.approx([0.88, 0.0, 0.0], abs=0.1)
         assert found["information"][2] < 0.1 < 1 < found["information"][0]
@@ -165,7 +164,8 @@ class TestAttention:
 
 class TestFiling:
     def test_a_run_is_filed_once_and_gathered(self, model, tmp_path):
-        runs = [reading.Reads(name, n=30, times=(0.0, 900.0)) for name in ("a", "b")]
+        names = [f"fashion/{guide}" for guide in FASHION.guides]
+        runs = [reading.Reads(name, n=30, times=(0.0, 900.0)) for name in names]
         asked = []
 
         def measure(params, device="cpu"):
@@ -174,7 +174,7 @@ class TestFiling:
 
         model(Constant())
         rows, missing = filed.gather("reading", runs, measure, n=10)
-        assert missing == runs and asked == [("a", 10), ("b", 10)]
+        assert missing == runs and asked == [(name, 10) for name in names]
         assert [row["accuracy"] for row in rows] == [[10, 10]] * 2
         assert ledger.rows("reading") == []  # a sketch is not filed
 

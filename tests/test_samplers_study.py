@@ -146,9 +146,7 @@ def test_a_row_keeps_to_its_budget_and_says_what_each_image_contributes(quick):
 
 def row(solver, first_seed=0, kid=0.1, witness=0.0, judge=0.5, sha=None, budget=10, **extra):
     """A ledger row whose images differ a little, alike for all solvers."""
-    params = Sampling.with_weights(
-        solver=solver, budget=budget, first_seed=first_seed, **{"n": N, **extra}
-    )
+    params = Sampling(solver=solver, budget=budget, first_seed=first_seed, **{"n": N, **extra})
     noise = torch.randn(N, generator=torch.Generator().manual_seed(first_seed)).double()
     results = {
         "kid": kid,

@@ -48,7 +48,7 @@ def test_rows_can_be_pooled_like_the_guidance_study_s(monkeypatch, tmp_path):
     monkeypatch.setitem(metrics.EXTRACTORS, "lite2", lambda device: Pooled())
     monkeypatch.setattr(metrics, "reference_file", lambda tier, extractor: tmp_path / "none")
     monkeypatch.setattr(metrics, "extract_real", metrics.extract_real.__wrapped__)  # uncached
-    runs = [Guidance.with_weights(method="naive", scale=s, n=20) for s in (1.0, 1000.0)]
+    runs = [Guidance(method="naive", scale=s, n=20) for s in (1.0, 1000.0)]
     scales.record(runs, tell=lambda line: None)
     weak, strong = (ledger.find(scales.STUDY, run.recorded())["results"] for run in runs)
     assert "kid" not in weak  # twenty images have no distance

@@ -79,7 +79,7 @@ def _outcomes(
     scale = guidance.PUBLISHED_SCALE if swept is None else float(swept)
     asked = {"guide": guide, "sampler": sampler, "scale": scale}
     for name in names:
-        guidance.Guidance.with_weights(method=name, **asked)  # refuses what there is not
+        guidance.Guidance(method=name, **asked).recorded()  # refuses what there is not
     found = outcome.outcomes(ledger.rows(guidance.STUDY), sweep=swept is not None)
     return [outcome.candidates(found, name, **asked) for name in names]
 
@@ -177,12 +177,11 @@ def routing(
     method: str = "ppap5", guide: str = "resnet18", sampler: str = "ddim25"
 ) -> Effect | Nothing:
     """Judge accuracy with intervals as the paper cuts them, above the released code's routing."""
-    guidance.Guidance.with_weights(
-        method=method, guide=guide, sampler=sampler, released_routing=True
-    )
+    asked = {"method": method, "guide": guide, "sampler": sampler}
+    guidance.Guidance(**asked, released_routing=True).recorded()  # refuses what there is not
     rows = ledger.rows(guidance.STUDY)
     both = (outcome.outcomes(rows, released_routing=released) for released in (False, True))
-    sides = (outcome.candidates(found, method, guide, sampler) for found in both)
+    sides = (outcome.candidates(found, **asked) for found in both)
     return _difference("judge", *sides)
 
 
@@ -316,9 +315,9 @@ def solver_lead(
 ) -> Effect | Nothing:
     """KID of a solver below another's, at equal evaluations on a grid."""
     for solver in (better, worse):
-        samplers.Sampling.with_weights(
-            solver=solver, budget=budget, grid=grid, method=method, guide=guide, scale=scale
-        )
+        samplers.Sampling(
+            solver, budget, grid=grid, method=method, guide=guide, scale=scale
+        ).recorded()  # refuses what there is not
     found = standings.standings(ledger.rows(samplers.STUDY))
     alike = standings.comparable(found, budget, method, guide, float(scale), grid)
     return _difference("kid", *(pooled.matching(alike, solver=s) for s in (worse, better)))

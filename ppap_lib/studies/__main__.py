@@ -122,7 +122,7 @@ def _guidance(given: argparse.Namespace) -> None:
 
 
 def _gradients(given: argparse.Namespace) -> None:
-    made = gradients.Gradients.with_weights(guide=given.guide, n=given.n, tier=given.tier)
+    made = gradients.plan(given.guide, given.n, given.tier)
     gradients.record([made], devices.pick(given.device))
 
 

@@ -21,6 +21,7 @@ from ppap_lib.params import param
 from ppap_lib.studies import distillation, filed, guidance, methods, quality
 from ppap_lib.studies.distillation import Distillation
 from ppap_lib.studies.pooled import Pooled, pool
+from ppap_lib.studies.runs import Seeded
 from ppap_lib.tiers import tier as preset
 
 STUDY = "ablation"
@@ -32,19 +33,18 @@ SAMPLER = "ddim25"
 
 
 @dataclass(frozen=True)
-class Ablation(Distillation):
+class Ablation(Seeded, Distillation):
     """Which training guides, and the images that it guides: by `SAMPLER`."""
 
     scale: float = param(guidance.PUBLISHED_SCALE, low=0.0)
     n: int = param(100, low=2)
     first_seed: int = param(0, low=0)
     extractor: ExtractorName = "lite2"
-    denoiser_sha256: str = ""
-    judge_sha256: str = ""
 
     def recorded(self) -> dict[str, Any]:
-        """With the sampler, and its form of guidance."""
-        return super().recorded() | {"sampler": SAMPLER, "form": guidance.sampler(SAMPLER).form}
+        """With the sampler, its form of guidance, and the digests of the weights that ship now."""
+        drawn_by = {"sampler": SAMPLER, "form": guidance.sampler(SAMPLER).form}
+        return super().recorded() | drawn_by | methods.digests(self.tier, "denoiser", "judge")
 
 
 def plan(
@@ -54,9 +54,9 @@ def plan(
     blocks: int = 1,
 ) -> list[Ablation]:
     """The runs that guide by a finished training, block by block."""
-    weights, scales = methods.provenance("none", training.guide, training.tier), tuple(scales)
+    scales = tuple(scales)
     return [
-        Ablation(**asdict(training), scale=scale, n=n, first_seed=block * n, **weights)
+        Ablation(**asdict(training), scale=scale, n=n, first_seed=block * n)
         for block in range(blocks)
         for scale in scales
     ]
@@ -65,7 +65,7 @@ def plan(
 def run(trained: Experts, params: Ablation, device: torch.device | str = "cpu") -> dict[str, Any]:
     """Draw and measure; the row's results, with the guidance study's columns."""
     chosen, trained = preset(params.tier), trained.to(device)
-    block = range(params.first_seed, params.first_seed + params.n)
+    block = params.seeds
     drawn_by = guidance.sampler(SAMPLER)
     images = generate(
         methods.steering(

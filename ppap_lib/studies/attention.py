@@ -21,6 +21,7 @@ from ppap_lib.params import Parameters, param
 from ppap_lib.schedule import Schedule
 from ppap_lib.seeds import Noise
 from ppap_lib.studies import filed, reading
+from ppap_lib.studies.runs import Seeded
 from ppap_lib.tasks import Classification
 from ppap_lib.tiers import tier as preset
 
@@ -40,7 +41,7 @@ _ANY = Schedule.linear().at(0)  # a plain network reads every level alike
 
 
 @dataclass(frozen=True)
-class Looks(Parameters):
+class Looks(Seeded, Parameters):
     """Which model is asked where it looks, on which images, at which layer and noise."""
 
     model: str
@@ -49,13 +50,16 @@ class Looks(Parameters):
     n: int = param(200, low=4)
     first_seed: int = param(0, low=0)
     times: tuple[float, ...] = param(TIMES, low=0.0, high=999.0)
-    sha256: str = ""
+
+    def recorded(self) -> dict[str, Any]:
+        """With the digest of the model's weights."""
+        return super().recorded() | {"sha256": zoo.card(self.model).sha256}
 
 
 def plan(guide: str, tier: str = "fashion", n: int = 200, first_seed: int = 0) -> dict[str, Looks]:
     """By method, a run for every model of the guide that ships now."""
     return {
-        method: Looks(name, LAYERS[guide], tier, n, first_seed, sha256=zoo.card(name).sha256)
+        method: Looks(name, LAYERS[guide], tier, n, first_seed)
         for method, name in reading.installed(guide, tier).items()
     }
 
@@ -93,7 +97,6 @@ def matrix(params: Looks, device: torch.device | str = "cpu") -> tuple[Tensor, T
     chosen = reading.pictures(params.images, params.n)
     x0, labels = chosen.images(), chosen.labels
     masks = localisation.silhouettes(x0)
-    seeds = range(params.first_seed, params.first_seed + params.n)
     schedule = preset(params.images).schedule()
     levels = [schedule.at(t) for t in params.times]
     rows = []
@@ -101,7 +104,7 @@ def matrix(params: Looks, device: torch.device | str = "cpu") -> tuple[Tensor, T
         network, row = member(), []
         for start in range(0, len(x0), BATCH):
             part = slice(start, start + BATCH)
-            eps = Noise(seeds[part], x0.shape[1:], x0.dtype)()
+            eps = Noise(params.seeds[part], x0.shape[1:], x0.dtype)()
             for_all = (labels[part].to(device), masks[part].to(device))
             noised = (level.noised(x0[part], eps).to(device) for level in levels)
             row.append(torch.stack([look(network, params.layer, x_t, *for_all) for x_t in noised]))
@@ -124,10 +127,9 @@ def measure(params: Looks, device: torch.device | str = "cpu") -> dict[str, Any]
     """
     found, masks = matrix(params, device)
     size = masks.shape[1:]
-    seeds = range(params.first_seed, params.first_seed + params.n)
     blind = {
         "centre": localisation.centre(len(masks), *size),
-        "random": localisation.random(seeds, 8, size),
+        "random": localisation.random(params.seeds, 8, size),
     }
     results: dict[str, Any] = {
         name: float(localisation.energy_ratio(maps, masks).mean()) for name, maps in blind.items()

@@ -5,7 +5,7 @@ about the same x_t. How strongly does each pull, and how far in the direction of
 supervised experts?
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -17,6 +17,7 @@ from ppap_lib.denoise import clipped
 from ppap_lib.params import Parameters, param
 from ppap_lib.samplers import ddim, trajectory
 from ppap_lib.studies import filed, methods
+from ppap_lib.studies.runs import Seeded
 from ppap_lib.tiers import GuideName, TierName
 from ppap_lib.tiers import tier as preset
 
@@ -26,8 +27,8 @@ YARDSTICK = "multi5"
 
 
 @dataclass(frozen=True)
-class Gradients(Parameters):
-    """Which methods' gradients, on how many images. `weights` are digests, by method in order."""
+class Gradients(Seeded, Parameters):
+    """Which methods' gradients, on how many images."""
 
     methods: tuple[str, ...]
     guide: GuideName = "resnet18"
@@ -35,26 +36,28 @@ class Gradients(Parameters):
     first_seed: int = param(0, low=0)
     spacing: str = "ddim25"
     tier: TierName = "fashion"
-    denoiser_sha256: str = ""
-    weights: tuple[str, ...] = ()
 
-    @classmethod
-    def with_weights(cls, **values: Any) -> "Gradients":
-        """The parameters for the methods that are installed, with their weights' digests."""
-        made = cls.of({"methods": (), **values})
-        names = made.methods or tuple(
-            m for m in methods.installed(made.guide, made.tier) if m != "none"
+    @property
+    def weights(self) -> tuple[str, ...]:
+        """Digests of what the methods read images with, in order; of the weights that ship now."""
+        found = (methods.provenance(m, self.guide, self.tier) for m in self.methods)
+        return tuple(each["guide_sha256"] for each in found)
+
+    def recorded(self) -> dict[str, Any]:
+        """With the digests of the denoiser and of `weights`."""
+        digests = methods.digests(self.tier, "denoiser")
+        return super().recorded() | digests | {"weights": self.weights}
+
+
+def plan(guide: str = "resnet18", n: int = 40, tier: str = "fashion") -> Gradients:
+    """The run of all methods of a guide that are installed."""
+    names = tuple(m for m in methods.installed(guide, tier) if m != "none")
+    if not names:
+        raise methods.MethodError(
+            f"no guide {guide} of {tier} is trained yet, so there are no gradients: "
+            f"train it by python -m ppap_lib.train first"
         )
-        if not names:
-            raise methods.MethodError(
-                f"no guide {made.guide} of {made.tier} is trained yet, so there are no gradients: "
-                f"train it by python -m ppap_lib.train first"
-            )
-        found = [methods.provenance(m, made.guide, made.tier) for m in names]
-        digests = tuple(each["guide_sha256"] for each in found)
-        return replace(
-            made, methods=names, denoiser_sha256=found[0]["denoiser_sha256"], weights=digests
-        )
+    return Gradients(names, guide, n, tier=tier)
 
 
 def run(params: Gradients, device: torch.device | str = "cpu") -> dict[str, Any]:
@@ -64,7 +67,7 @@ def run(params: Gradients, device: torch.device | str = "cpu") -> dict[str, Any]
     left out where the yardstick is not among the methods.
     """
     chosen = preset(params.tier)
-    part = range(params.first_seed, params.first_seed + params.n)
+    part = params.seeds
     denoise = clipped(zoo.denoiser(preset(params.tier).named("denoiser"), device=device))
     target = seeds.labels(part, len(chosen.classes)).to(device)
     fields = {

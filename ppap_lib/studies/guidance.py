@@ -8,7 +8,7 @@ what it contributes to the distances.
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,16 +17,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from ppap_lib import ledger, seeds, zoo
 from ppap_lib.generate import generate
 from ppap_lib.guidance import NoiseAware
-from ppap_lib.metrics import ExtractorName
-from ppap_lib.params import ParameterError, Parameters, param
+from ppap_lib.params import ParameterError
 from ppap_lib.samplers import Step, ddim, ddpm, trajectory
 from ppap_lib.schedule import Level, respace
 from ppap_lib.studies import filed, methods, quality
-from ppap_lib.tiers import GuideName, TierName
+from ppap_lib.studies.methods import PUBLISHED_SCALE
+from ppap_lib.studies.runs import Guided
 from ppap_lib.tiers import tier as preset
 
 STUDY = "guidance"
-PUBLISHED_SCALE = 7.5
 SWEEP = (1.0, 2.5, 7.5, 20.0)
 SWEEP_SEED = 900_000
 """First seed of the block on which each method's scale is chosen; the study never sees it."""
@@ -51,26 +50,15 @@ def sampler(name: str) -> Sampler:
     return Sampler(name, ddim, "score") if family == "ddim" else Sampler(steps, ddpm, "mean")
 
 
-@dataclass(frozen=True)
-class Guidance(Parameters):
+@dataclass(frozen=True, kw_only=True)
+class Guidance(Guided):
     """One run: which method guides what, how strongly, from which seeds.
 
-    `released_routing` sends a timestep on an interval's edge to the expert below it. The digests
-    are those of the weights in use; `with_weights` fills them in.
+    `released_routing` sends a timestep on an interval's edge to the expert below it.
     """
 
-    method: methods.MethodName
-    guide: GuideName = "resnet18"
-    scale: float = param(PUBLISHED_SCALE, low=0.0)
     sampler: str = "ddim25"
-    n: int = param(100, low=2)
-    first_seed: int = param(0, low=0)
-    tier: TierName = "fashion"
-    extractor: ExtractorName = "lite2"
     released_routing: bool = False
-    denoiser_sha256: str = ""
-    judge_sha256: str = ""
-    guide_sha256: str = ""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -78,24 +66,16 @@ class Guidance(Parameters):
         if self.released_routing and not methods.has_experts(self.method):
             raise ParameterError(f"{self.method} has no experts whose routing could differ")
 
-    @classmethod
-    def with_weights(cls, **values: Any) -> "Guidance":
-        """The parameters with the digests of the weights that ship now."""
-        made = cls.of(values)
-        return replace(made, **methods.provenance(made.method, made.guide, made.tier))
+    @property
+    def form(self) -> Literal["score", "mean"]:
+        """Of guidance, by the run's sampler."""
+        return sampler(self.sampler).form
 
     @property
     def label(self) -> str:
         """The run in one line."""
         how = "" if self.method == "none" else f" by {self.guide} at scale {self.scale:g}"
         return f"{methods.title(self.method)}{how}, {self.sampler}, seeds from {self.first_seed}"
-
-    def recorded(self) -> dict[str, Any]:
-        """Without guidance neither guide nor scale changes the result."""
-        record = super().recorded() | {"form": sampler(self.sampler).form}
-        if self.method == "none":
-            record |= methods.UNGUIDED
-        return record
 
 
 @dataclass(frozen=True)
@@ -128,7 +108,7 @@ def plan(
     for block in range(blocks):
         for method in names:
             for scale in scales:
-                made = Guidance.with_weights(
+                made = Guidance(
                     method=method,
                     guide=guide,
                     scale=scale,
@@ -158,7 +138,7 @@ def draw(
     return generate(
         _steering(params, device, during),
         chosen.shape,
-        range(params.first_seed, params.first_seed + params.n),
+        params.seeds,
         chosen.schedule().grid(drawn_by.spacing),
         drawn_by.step(),
         steered=True,
@@ -185,21 +165,11 @@ def run(
     return results | cost(params, device)
 
 
-class Run(Protocol):
-    """What is asked of the parameters of any study's guided images, to judge them."""
-
-    method: str
-    guide: str
-    tier: str
-    n: int
-    first_seed: int
-
-
-def judged(params: Run, images: Tensor, device: torch.device | str = "cpu") -> dict[str, list[int]]:
+def judged(
+    params: Guided, images: Tensor, device: torch.device | str = "cpu"
+) -> dict[str, list[int]]:
     """`verdicts` of the tier's judge and, where there is one, of the guide on the run's images."""
-    target = seeds.labels(
-        range(params.first_seed, params.first_seed + params.n), len(preset(params.tier).classes)
-    )
+    target = seeds.labels(params.seeds, len(preset(params.tier).classes))
     judge = zoo.load(preset(params.tier).named("judge"), device)
     found = {"judge_correct": verdicts(judge, images, target, device)}
     if params.method != "none":
@@ -265,7 +235,7 @@ def _steering(
         params.method,
         params.guide,
         params.scale,
-        sampler(params.sampler).form,
+        params.form,
         params.tier,
         device,
         during,

@@ -32,7 +32,7 @@ Span = tuple[int, int]
 """First and last interval in which guidance acts, numbered from 1, the cleanest."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Restricted(Guidance):
     """A run of the guidance study whose guide acts in the intervals `first` to `last` only."""
 
@@ -98,9 +98,9 @@ def plan(
             "tier": tier,
             "n_intervals": n_intervals,
         }
-        runs.append(Restricted.with_weights(method="none", last=n_intervals, **shared))
+        runs.append(Restricted(method="none", last=n_intervals, **shared))
         runs += [
-            Restricted.with_weights(method=method, first=first, last=last, **shared)
+            Restricted(method=method, first=first, last=last, **shared)
             for first, last in spans(n_intervals)
         ]
     return runs
@@ -120,7 +120,7 @@ def draw_ranges(
     respacing of the run's sampler.
     """
     chosen = preset(params.tier)
-    block = range(params.first_seed, params.first_seed + params.n)
+    block = params.seeds
     x_T = seeds.Noise(block, chosen.shape, device=device)().repeat(len(ranges), 1, 1, 1)
     target = seeds.labels(block, len(chosen.classes)).to(device).repeat(len(ranges))
     model = methods.reader(params.method, params.guide, params.tier, device)
@@ -152,7 +152,7 @@ def measured(
 
 def run(params: Restricted, device: torch.device | str = "cpu") -> dict[str, Any]:
     """Draw and measure; the row's results, image by image."""
-    whole = {"first": 1, "last": params.n_intervals, "scale": 0.0, "guide_sha256": ""}
+    whole = {"first": 1, "last": params.n_intervals, "scale": 0.0}
     plain = replace(params, method="none", released_routing=False, **whole)
     plain = _without_guidance(plain, device)
     images = plain if params.method == "none" else draw(params, device)

@@ -50,6 +50,9 @@ METHODS: Mapping[str, Method | None] = MappingProxyType(
 
 MethodName = Literal[*METHODS]
 
+PUBLISHED_SCALE = 7.5
+"""Of guidance, in the published study."""
+
 UNGUIDED: Mapping[str, str | float] = MappingProxyType(
     {"guide": "none", "scale": 0.0, "form": "none"}
 )
@@ -118,7 +121,7 @@ def field(method: str, model: nn.Module, target: torch.Tensor) -> Guide:
 def steering(
     method: str,
     guide: str = "resnet18",
-    scale: float = 7.5,
+    scale: float = PUBLISHED_SCALE,
     form: str = "score",
     tier: str = "fashion",
     device: torch.device | str = "cpu",
@@ -145,12 +148,16 @@ def steering(
     return towards
 
 
+def digests(tier: str, *parts: str) -> dict[str, str]:
+    """sha256 of the tier's "denoiser" or "judge" as rows hold it; empty for an untrained one."""
+    return {f"{part}_sha256": zoo.card(preset(tier).named(part)).sha256 or "" for part in parts}
+
+
 def provenance(method: str, guide: str, tier: str = "fashion") -> dict[str, str]:
     """sha256 of the weights a result depends on: the denoiser's, the judge's, the reader's."""
-    names = {f"{part}_sha256": preset(tier).named(part) for part in ("denoiser", "judge")}
-    if reads := weights_of(method, guide, tier):
-        names["guide_sha256"] = reads
-    return {key: zoo.card(name).sha256 or "" for key, name in names.items()}
+    reads = weights_of(method, guide, tier)
+    read = zoo.card(reads).sha256 if reads else None
+    return digests(tier, "denoiser", "judge") | {"guide_sha256": read or ""}
 
 
 def is_current(params: Mapping[str, Any]) -> bool:

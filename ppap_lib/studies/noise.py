@@ -6,7 +6,7 @@ in which it is asked about the level that x_t really has.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
@@ -22,7 +22,8 @@ from ppap_lib.params import Parameters, param
 from ppap_lib.samplers import ddpm
 from ppap_lib.schedule import Level, Schedule
 from ppap_lib.spectrum import noise_left
-from ppap_lib.studies import filed, quality
+from ppap_lib.studies import filed, methods, quality
+from ppap_lib.studies.runs import Seeded
 from ppap_lib.tiers import TierName
 from ppap_lib.tiers import tier as preset
 
@@ -57,7 +58,7 @@ TWEAKS: Mapping[str, Tweak] = MappingProxyType(
 
 
 @dataclass(frozen=True)
-class Noise(Parameters):
+class Noise(Seeded, Parameters):
     """One run: which tweak, in how many steps, with x0 clipped or not, from which seeds."""
 
     tweak: Literal[*TWEAKS] = "one_z"
@@ -67,13 +68,10 @@ class Noise(Parameters):
     first_seed: int = param(0, low=0)
     tier: TierName = "fashion"
     extractor: ExtractorName = "lite2"
-    denoiser_sha256: str = ""
 
-    @classmethod
-    def with_weights(cls, **values: Any) -> "Noise":
-        """The parameters with the digest of the denoiser that ships now."""
-        made = cls.of(values)
-        return replace(made, denoiser_sha256=zoo.card(preset(made.tier).named("denoiser")).sha256)
+    def recorded(self) -> dict[str, Any]:
+        """With the digest of the denoiser that ships now."""
+        return super().recorded() | methods.digests(self.tier, "denoiser")
 
 
 def told_index(denoise: Denoise, trained: Schedule) -> Denoise:
@@ -121,7 +119,7 @@ def draw(
     return generate(
         clipped(told) if params.clip else told,
         chosen.shape,
-        range(params.first_seed, params.first_seed + params.n),
+        params.seeds,
         sampler_schedule(tweak, trained.T).grid(params.steps),
         ddpm(draws=tweak.draws),
         device=device,
@@ -142,9 +140,7 @@ def plan(
     hearing the level mends the samples.
     """
     return [
-        Noise.with_weights(
-            tweak=tweak, steps=count, clip=clip, n=images, first_seed=repeat * images, tier=tier
-        )
+        Noise(tweak=tweak, steps=count, clip=clip, n=images, first_seed=repeat * images, tier=tier)
         for count in steps
         for images in (n or STEPS.get(count, Noise.n),)
         for repeat in range(repeats)

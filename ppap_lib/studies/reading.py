@@ -15,6 +15,7 @@ from ppap_lib.data.imageset import ImageSet
 from ppap_lib.params import ParameterError, Parameters, param
 from ppap_lib.schedule import Schedule
 from ppap_lib.studies import filed, methods
+from ppap_lib.studies.runs import Seeded
 from ppap_lib.tiers import tier as preset
 
 STUDY = "reading"
@@ -42,15 +43,14 @@ QUESTIONS: Mapping[str, Mapping[str, tuple[Sequence[str], Sequence[str]]]] = Map
 
 
 @dataclass(frozen=True)
-class Reads(Parameters):
-    """Which model reads which images under which noise. `sha256` is that of the model's weights."""
+class Reads(Seeded, Parameters):
+    """Which model reads which images under which noise."""
 
     model: str
     images: Literal["fashion", "tin10", "photographs"] = "fashion"
     n: int = param(1000, low=10)
     first_seed: int = param(0, low=0)
     times: tuple[float, ...] = param(TIMES, low=0.0, high=999.0)
-    sha256: str = ""
 
     def __post_init__(self):
         super().__post_init__()
@@ -58,6 +58,10 @@ class Reads(Parameters):
             raise ParameterError(f"there are {PHOTOGRAPHS} photographs, so n cannot be {self.n}")
         if any(a >= b for a, b in zip(self.times, self.times[1:], strict=False)):
             raise ParameterError(f"times must rise, not {self.times}")
+
+    def recorded(self) -> dict[str, Any]:
+        """With the digest of the model's weights."""
+        return super().recorded() | {"sha256": zoo.card(self.model).sha256}
 
 
 def installed(guide: str, tier: str = "fashion") -> dict[str, str]:
@@ -80,13 +84,12 @@ def load(name: str, device: torch.device | str = "cpu") -> nn.Module:
 def plan(tier: str = "fashion", n: int = 1000, first_seed: int = 0) -> list[Reads]:
     """A run for every model of the tier that ships now."""
     names = [name for guide in preset(tier).guides for name in installed(guide, tier).values()]
-    return [Reads(name, tier, n, first_seed, sha256=zoo.card(name).sha256) for name in names]
+    return [Reads(name, tier, n, first_seed) for name in names]
 
 
 def photographs(first_seed: int = 0) -> Reads:
     """The run of the off-the-shelf classifier on real photographs."""
-    digest = zoo.card(OFF_THE_SHELF).sha256
-    return Reads(OFF_THE_SHELF, "photographs", PHOTOGRAPHS, first_seed, sha256=digest)
+    return Reads(OFF_THE_SHELF, "photographs", PHOTOGRAPHS, first_seed)
 
 
 def pictures(images: str, n: int) -> ImageSet:
@@ -111,10 +114,9 @@ def measure(params: Reads, device: torch.device | str = "cpu") -> dict[str, Any]
         Schedule.linear() if params.images == "photographs" else preset(params.images).schedule()
     )
     model = load(params.model, device)
-    seeds = range(params.first_seed, params.first_seed + params.n)
     batch = PHOTOGRAPHS if params.images == "photographs" else 250
     log_p = distill.log_probabilities(
-        model, chosen.images().to(device), schedule, params.times, seeds, batch
+        model, chosen.images().to(device), schedule, params.times, params.seeds, batch
     )
     readings = [
         distill.reading(part, chosen.labels, t) for part, t in zip(log_p, params.times, strict=True)

@@ -9,7 +9,7 @@ import difflib
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass
 from functools import cache, partial
 from types import MappingProxyType
 from typing import Any, Literal
@@ -20,8 +20,7 @@ from torch import Tensor
 from ppap_lib import data, ledger, metrics, seeds, zoo
 from ppap_lib.denoise import Denoise, Prediction, clipped
 from ppap_lib.generate import generate
-from ppap_lib.metrics import ExtractorName
-from ppap_lib.params import ParameterError, Parameters, param
+from ppap_lib.params import ParameterError, param
 from ppap_lib.samplers import (
     EXTRAPOLATING,
     FEWEST_STEPS,
@@ -40,8 +39,9 @@ from ppap_lib.samplers import (
 )
 from ppap_lib.schedule import CLEAN, ContinuousSchedule, Level, Schedule
 from ppap_lib.studies import methods, quality
-from ppap_lib.studies.guidance import PUBLISHED_SCALE, judged
-from ppap_lib.tiers import GuideName, TierName
+from ppap_lib.studies.guidance import judged
+from ppap_lib.studies.methods import PUBLISHED_SCALE
+from ppap_lib.studies.runs import Guided
 from ppap_lib.tiers import tier as preset
 
 STUDY = "samplers"
@@ -53,8 +53,6 @@ GRIDS = MappingProxyType(
         "karras": karras_grid,
     }
 )
-FORM = "score"
-"""Of guidance: the only one that all solvers take."""
 ESTIMATION_IMAGES = 50  # on which A-DDIM estimates its variance
 ESTIMATION_SEED = 2**31  # of their noise, far from every block
 
@@ -89,13 +87,12 @@ TOLERANCES = (0.1, 0.03)
 
 
 @dataclass(frozen=True)
-class Sampling(Parameters):
+class Sampling(Guided):
     """One run: which solver, what it may spend, what guides it, from which seeds.
 
     `budget` bounds the evaluations of the denoiser; the adaptive "pf" has none, but a
     `tolerance`, relative and absolute. The solvers in `EXTRAPOLATING` end at low order, as their
-    public codes do, unless `lower_final` is off. The digests are those of the weights in use;
-    `with_weights` fills them in.
+    public codes do, unless `lower_final` is off.
     """
 
     solver: str
@@ -103,16 +100,9 @@ class Sampling(Parameters):
     tolerance: float | None = param(None, low=0.0)
     grid: Literal["uniform", "quadratic", "log_snr", "karras"] = "uniform"
     lower_final: bool = True
+    _: KW_ONLY
     method: methods.MethodName = "none"
-    guide: GuideName = "resnet18"
-    scale: float = param(PUBLISHED_SCALE, low=0.0)
     n: int = param(100, low=metrics.COMPONENTS + 2)
-    first_seed: int = param(0, low=0)
-    tier: TierName = "fashion"
-    extractor: ExtractorName = "lite2"
-    denoiser_sha256: str = ""
-    judge_sha256: str = ""
-    guide_sha256: str = ""
 
     def __post_init__(self):
         super().__post_init__()
@@ -131,24 +121,18 @@ class Sampling(Parameters):
                 f"a budget and no tolerance: {self.solver} got {self.budget}, {self.tolerance}"
             )
 
-    @classmethod
-    def with_weights(cls, **values: Any) -> "Sampling":
-        """The parameters with the digests of the weights that ship now."""
-        made = cls.of(values)
-        return replace(made, **methods.provenance(made.method, made.guide, made.tier))
+    @property
+    def form(self) -> Literal["score"]:
+        """Of guidance: the only one that all solvers take."""
+        return "score"
 
     def recorded(self) -> dict[str, Any]:
-        """Only what changes the result: no guide or scale without guidance; `lower_final` where
-        it is on and the solver knows it, so that rows without it are of full order to the end."""
-        made = super().recorded() | {"form": FORM}
+        """`lower_final` only where it is on and the solver knows it, so that rows without it are
+        of full order to the end."""
+        made = super().recorded()
         if not (self.lower_final and self.solver in EXTRAPOLATING):
             del made["lower_final"]
-        return made | (methods.UNGUIDED if self.method == "none" else {})
-
-    @property
-    def seeds(self) -> range:
-        """One per image."""
-        return range(self.first_seed, self.first_seed + self.n)
+        return made
 
 
 def plan(
@@ -171,7 +155,6 @@ def plan(
     limits = [dict(budget=budget, tolerance=None) for budget in budgets]
     limits += [dict(budget=None, tolerance=tolerance) for tolerance in tolerances]
     given = dict(method=method, guide=guide, scale=scale, n=n, tier=tier, grid=grid)
-    given |= methods.provenance(method, guide, tier)
     return [
         Sampling(solver=name, **limit, first_seed=block * n, **given)
         for block in range(blocks)
@@ -242,7 +225,9 @@ def draw(params: Sampling, device: torch.device | str = "cpu") -> Drawn:
     chosen = preset(params.tier)
     grid = levels(params)
     step = _step(params, grid, device)
-    towards = methods.steering(params.method, params.guide, params.scale, FORM, params.tier, device)
+    towards = methods.steering(
+        params.method, params.guide, params.scale, params.form, params.tier, device
+    )
     spent: Counter[str] = Counter()
 
     def counted(part: Sequence[int]) -> Denoise:

@@ -74,10 +74,10 @@ def run(params: Guidance, device: torch.device | str = "cpu") -> dict[str, Any]:
     images = guidance.draw(params, device)
     found = metrics.extract(images, params.extractor, device=device)
     real = quality.reference(params.n, params.tier, params.extractor, device)
-    block, classes = params.first_seed + torch.arange(params.n), len(preset(params.tier).classes)
+    classes = len(preset(params.tier).classes)
     results: dict[str, Any] = guidance.judged(params, images, device)
     results |= {name: float(share.mean()) for name, share in at_the_ends(images).items()}
-    results["spread"] = spread(found.vectors, seeds.labels(block, classes))
+    results["spread"] = spread(found.vectors, seeds.labels(params.seeds, classes))
     # Real image i is of class i modulo classes.
     results["spread_real"] = spread(
         real.vectors[: params.n], seeds.labels(range(params.n), classes)
