@@ -2,6 +2,7 @@
 
 import functools
 
+import numpy as np
 import pytest
 import torch
 
@@ -56,6 +57,15 @@ def test_rescaled_residuals_change_the_function_and_no_tensor():
         rescaled.input_blocks[1](rescaled.input_blocks[0](x, emb), emb)
     )
     assert base(x, t).equal(rescaled(x, t))  # both begin at zero
+
+
+def test_a_run_that_changes_nothing_is_told_apart_one_time_in_twenty():
+    losses = np.random.default_rng(0).normal(0.4, 0.02, (500, 4))
+    beyond = [abs(own - np.mean(base)) > architecture.scatter(base) for own, *base in losses]
+    assert np.mean(beyond) == pytest.approx(0.05, abs=0.02)
+    assert architecture.scatter([0.0, 1.0, 2.0]) == pytest.approx(4.3027 * (4 / 3) ** 0.5, rel=1e-4)
+    with pytest.raises(ParameterError, match="needs two of them or more, not 1"):
+        architecture.scatter([0.4])
 
 
 def test_the_held_out_loss_depends_on_no_batch_size():

@@ -4,6 +4,8 @@ Every variant differs from the tier's denoiser in one respect and is trained for
 processor time, so that a larger network sees fewer images: the budget that a reader has.
 """
 
+import math
+import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +29,7 @@ from ppap_lib.train.settings import Settings
 
 STUDY = "architecture"
 WARMUP = 20  # steps: these runs are short
+LEVEL = 0.95  # of what is said about one run beside the base's
 
 
 @dataclass(frozen=True)
@@ -168,12 +171,22 @@ def measure(params: Architecture, device: torch.device | str = "cpu") -> dict[st
 
 
 def plan(name: str, seconds: float, seeds: Sequence[int] = (0, 1, 2)) -> list[Architecture]:
-    """Every variant at the first seed, and the base at all of them.
-
-    The base's spread over seeds says how large a difference must be to mean anything.
-    """
+    """Every variant at the first seed, and the base at all of them, for its `scatter`."""
     wanted = [(variant, seeds[0]) for variant in VARIANTS] + [("base", s) for s in seeds[1:]]
     return [Architecture(tier=name, variant=v, seconds=seconds, seed=seed) for v, seed in wanted]
+
+
+def scatter(losses: Sequence[float], level: float = LEVEL) -> float:
+    """How far from the mean of k runs one more of the same law lies at most, at this level.
+
+    Half the prediction interval: t(k - 1) s sqrt(1 + 1/k), for normal losses and k >= 2.
+    """
+    from scipy.stats import t
+
+    if len(losses) < 2:
+        raise ParameterError(f"the scatter of runs needs two of them or more, not {len(losses)}")
+    quantile = float(t.ppf((1 + level) / 2, len(losses) - 1))
+    return quantile * statistics.stdev(losses) * math.sqrt(1 + 1 / len(losses))
 
 
 def sketched(params: Architecture, seconds: float) -> Architecture:
