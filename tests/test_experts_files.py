@@ -113,6 +113,18 @@ class TestZoo:
             level = LINEAR.at(t)
             assert torch.equal(again.at(level)(x), made.at(level)(x))
 
+    def test_any_network_is_loaded_by_what_its_card_says(self, assets):
+        folder, _, _ = assets
+        assert isinstance(sets.model(self.NAME, assets=folder), Experts)
+        assert isinstance(sets.model(self.TRUNK, assets=folder), zoo.Vision)
+
+    def test_a_file_of_tensors_is_read_once(self, assets, monkeypatch):
+        folder, _, card = assets
+        found, read = [], weights.read
+        monkeypatch.setattr(weights, "read", lambda path, *_: found.append(path) or read(path, *_))
+        sets.load(self.NAME, assets=folder)
+        assert [path.name for path in found].count(f"{card.name.split('/')[1]}.safetensors") == 1
+
     def test_a_set_is_refused_after_its_trunk_was_trained_again(self, assets, tmp_path):
         self.publish_trunk(1, tmp_path, assets[0])
         with pytest.raises(ExpertsError, match="train the experts again"):

@@ -32,7 +32,7 @@ def model(monkeypatch, tmp_path):
     monkeypatch.setenv("PPAP_RESULTS", str(tmp_path / "results"))
 
     def put(network):
-        monkeypatch.setattr(reading, "load", lambda name, device="cpu": network.eval())
+        monkeypatch.setattr(experts, "model", lambda name, device="cpu": network.eval())
 
     return put
 

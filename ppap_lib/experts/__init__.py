@@ -3,12 +3,12 @@
 `low_rank(trunk, plan, intervals)` gives every interval an update of one shared trunk (PPAP),
 `full_copies(network, intervals)` a network of its own (multi-experts; with one interval, the
 single noise-aware model). `experts.at(level)` is a function of x_t, as `guidance.at_xt` asks.
-`load("fashion/ppap5-resnet18")` gives a set that ships with this package, `save` and `read` keep
-your own, and `released` reads the checkpoints of PPAP's authors. `publish` and `verify` are the
-zoo's, for sets of experts.
+`load("fashion/ppap5-resnet18")` gives a set that ships with this package, `model` that or any
+other network of the zoo; `save` and `read` keep your own, and `released` reads the checkpoints of
+PPAP's authors. `publish` and `verify` are the zoo's, for sets of experts.
 """
 
-from ppap_lib.experts.files import load, read, save, trunk
+from ppap_lib.experts.files import load, model, read, save, trunk
 from ppap_lib.experts.publishing import publish, verify
 from ppap_lib.experts.released import released
 from ppap_lib.experts.routing import (
@@ -28,6 +28,7 @@ __all__ = [
     "full_copies",
     "load",
     "low_rank",
+    "model",
     "publish",
     "read",
     "released",

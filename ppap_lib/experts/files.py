@@ -57,13 +57,13 @@ def save(
     weights.save(bank.members.state_dict(), path, dtype, {_KEY: json.dumps(asdict(record))})
 
 
-def read(path: str | Path, trunk: nn.Module) -> Experts:
+def read(path: str | Path, trunk: nn.Module, digest: str | None = None) -> Experts:
     """The experts in a file of `save`, in evaluation mode, frozen.
 
     `trunk` is the network they update, or one of the architecture of full copies, which then
-    stays as it is.
+    stays as it is. `digest`, where given, is the expected sha256 of the file.
     """
-    record = _record(Path(path))
+    state, record = weights.read(path, digest), _record(Path(path))
     intervals = Intervals(record.T, record.n)
     try:
         experts = (
@@ -73,7 +73,7 @@ def read(path: str | Path, trunk: nn.Module) -> Experts:
         )
     except LoraError as error:
         raise ExpertsError(f"{Path(path).name} does not fit this trunk: {error}") from error
-    weights.load(experts.bank.members, weights.read(path), Path(path).name)
+    weights.load(experts.bank.members, state, Path(path).name)
     return experts.eval().requires_grad_(False)
 
 
@@ -90,8 +90,13 @@ def load(name: str, device: torch.device | str = "cpu", assets: Path = ASSETS) -
     path = asset(card, assets)
     if card.sha256 is None or not path.is_file():
         raise ExpertsError(f"{name} is not trained yet: {card.note or f'there is no {path.name}'}")
-    weights.read(path, card.sha256)  # verified before anything is built from it
-    return read(path, trunk(path, card.network["trunk"], assets)).to(device)
+    return read(path, trunk(path, card.network["trunk"], assets), card.sha256).to(device)
+
+
+def model(name: str, device: torch.device | str = "cpu", assets: Path = ASSETS) -> nn.Module:
+    """The network or the set of experts `name` of the zoo, by the kind that its card says."""
+    loader = load if zoo.card(name, assets).kind == "experts" else zoo.load
+    return loader(name, device, assets=assets)
 
 
 def asset(card: zoo.Card, assets: Path = ASSETS) -> Path:

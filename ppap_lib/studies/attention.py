@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ppap_lib import bootstrap, localisation, zoo
+from ppap_lib import bootstrap, experts, localisation, zoo
 from ppap_lib.experts import Experts
 from ppap_lib.guidance import at_xt
 from ppap_lib.params import Parameters, param
@@ -100,7 +100,7 @@ def matrix(params: Looks, device: torch.device | str = "cpu") -> tuple[Tensor, T
     schedule = preset(params.images).schedule()
     levels = [schedule.at(t) for t in params.times]
     rows = []
-    for member in members(reading.load(params.model, device)):
+    for member in members(experts.model(params.model, device)):
         network, row = member(), []
         for start in range(0, len(x0), BATCH):
             part = slice(start, start + BATCH)

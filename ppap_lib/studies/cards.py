@@ -112,13 +112,13 @@ METRICS: Mapping[str, Metric] = {
 
 
 def _library(name: str, assets: Path):
-    """What publishes, verifies and loads the network `name`: `experts` or `zoo`."""
+    """What publishes and verifies the network `name`: `experts` or `zoo`."""
     return experts if zoo.card(name, assets).kind == "experts" else zoo
 
 
 def measured(card: zoo.Card, assets: Path = ASSETS) -> dict[str, dict[str, float]]:
     """The card's metrics, computed now on the installed weights, with tolerances."""
-    module = _library(card.name, assets).load(card.name, assets=assets)
+    module = experts.model(card.name, assets=assets)
     metrics = {}
     for name, metric in METRICS.items():
         if not metric.applies(card):

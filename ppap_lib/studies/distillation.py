@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from ppap_lib import data, distill, experts, ledger, weights
+from ppap_lib import data, distill, experts, ledger
 from ppap_lib.params import Parameters, param
 from ppap_lib.tiers import tier as preset
 from ppap_lib.train import recipes
@@ -58,8 +58,8 @@ def finished(folder: Path) -> tuple[Distillation, experts.Experts, dict[str, Any
     result = {name: summary[name] for name in ("source", "images_seen", "sha256")}
     params = Distillation(**varied(summary), **result)
     file = folder / summary["file"]
-    weights.read(file, summary["sha256"])  # verified before anything is built from it
-    return params, experts.read(file, experts.trunk(file, summary["trunk"])), summary
+    trunk = experts.trunk(file, summary["trunk"])
+    return params, experts.read(file, trunk, summary["sha256"]), summary
 
 
 def run(folder: Path, device: torch.device | str = "cpu") -> Path:

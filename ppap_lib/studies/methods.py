@@ -96,8 +96,7 @@ def reader(
     name = weights_of(method, guide, tier)
     if name is None:
         raise MethodError("without guidance no model reads the images")
-    library = experts if has_experts(method) else zoo
-    return library.load(name, device)
+    return experts.model(name, device)
 
 
 def clean_reader(

@@ -7,7 +7,6 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
-from torch import nn
 
 from ppap_lib import data, distill, experts, metrics, uncertainty, zoo
 from ppap_lib.data.folders import imagenet_photographs
@@ -76,11 +75,6 @@ def missing(guide: str, tier: str = "fashion") -> list[str]:
     return [methods.weights_of(m, guide, tier) for m in READERS if m not in here]
 
 
-def load(name: str, device: torch.device | str = "cpu") -> nn.Module:
-    """A classifier or a set of experts by its name in the zoo."""
-    return (experts if zoo.card(name).kind == "experts" else zoo).load(name, device)
-
-
 def plan(tier: str = "fashion", n: int = 1000, first_seed: int = 0) -> list[Reads]:
     """A run for every model of the tier that ships now."""
     names = [name for guide in preset(tier).guides for name in installed(guide, tier).values()]
@@ -113,7 +107,7 @@ def measure(params: Reads, device: torch.device | str = "cpu") -> dict[str, Any]
     schedule = (
         Schedule.linear() if params.images == "photographs" else preset(params.images).schedule()
     )
-    model = load(params.model, device)
+    model = experts.model(params.model, device)
     batch = PHOTOGRAPHS if params.images == "photographs" else 250
     log_p = distill.log_probabilities(
         model, chosen.images().to(device), schedule, params.times, params.seeds, batch
