@@ -31,17 +31,14 @@ from ppap_lib import images as contract
 from ppap_lib.distill import (
     DistillError,
     Transfer,
-    accuracy_by_t,
     fit,
     snapshots,
     teacher_logits,
 )
 from ppap_lib.schedule import Intervals, Schedule
-from ppap_lib.seeds import Noise
 from ppap_lib.tasks import Classification
 from ppap_lib.train.loop import parameter_groups
 from ppap_lib.train.settings import TrainingError
-from ppap_lib.uncertainty import calibration_error
 
 pytestmark = pytest.mark.usefixtures("quick_training")
 
@@ -223,8 +220,7 @@ class TestFit:
         assert not same(seen[0][1], seen[1][1]) and same(state(fresh), before)
         for name, tensor in trained.state_dict().items():
             torch.testing.assert_close(seen[1][1][name], tensor, rtol=1e-3, atol=1e-3)
-        with pytest.raises(DistillError, match="no snapshots"):
-            next(snapshots(fresh, tmp_path / "elsewhere"))
+        assert not list(snapshots(fresh, tmp_path / "elsewhere"))
 
     def test_what_does_not_fit_is_refused(self, tmp_path):
         with pytest.raises(DistillError, match="experts are for"):
@@ -237,41 +233,3 @@ class TestFit:
             Transfer(LINEAR, Intervals(100, 2), Classification())
         with pytest.raises(DistillError, match="no interval 2"):
             transfer(only=2)
-
-
-class TestQuality:
-    IMAGES = contract.from_bytes(PIXELS)
-
-    def test_readings_are_those_computed_by_hand(self):
-        model, times = network(2), (0, 250.5, 999)
-        seeds = range(100, 140)
-        found = accuracy_by_t(model, self.IMAGES, LABELS, LINEAR, times, seeds, batch=7)
-        eps = Noise(seeds, (1, 8, 8), torch.float32)()
-        for reading, t in zip(found, times, strict=True):
-            with torch.no_grad():
-                p = model(LINEAR.at(t).noised(self.IMAGES, eps)).softmax(1)
-            assert reading.t == t and reading.n == 40
-            assert reading.accuracy == pytest.approx((p.argmax(1) == LABELS).double().mean().item())
-            assert reading.confidence == pytest.approx(p.amax(1).mean().item(), abs=1e-5)
-            assert reading.entropy == pytest.approx(-(p * p.log()).sum(1).mean().item(), abs=1e-5)
-            ece = calibration_error(p.double().log(), LABELS)
-            assert reading.ece == pytest.approx(ece, abs=1e-5)
-
-    def test_experts_read_by_their_interval(self):
-        experts = copies(FIVE).eval()
-        for k, member in enumerate(experts.bank.members):
-            nn.init.zeros_(member[4].weight)
-            member[4].bias.data = torch.tensor([0.0, 0.0, float(k)])
-        found = accuracy_by_t(experts, self.IMAGES, LABELS, LINEAR, (0, 199, 200, 850))
-        for reading, k in zip(found, (0, 0, 1, 4), strict=True):
-            largest = math.exp(k) / (math.exp(k) + 2)
-            assert reading.confidence == pytest.approx(largest, abs=1e-6)
-        assert found[0].entropy == pytest.approx(math.log(3))
-
-    def test_what_does_not_fit_is_refused(self):
-        with pytest.raises(DistillError, match="train mode"):
-            accuracy_by_t(network().train(), self.IMAGES, LABELS, LINEAR, (0,))
-        with pytest.raises(DistillError, match="one seed per image, not 39 for 40"):
-            accuracy_by_t(network(), self.IMAGES, LABELS, LINEAR, (0,), range(39))
-        with pytest.raises(DistillError, match="one label"):
-            accuracy_by_t(network(), self.IMAGES, LABELS[:3], LINEAR, (0,))

@@ -22,9 +22,10 @@ from small_experts import (
 from torch import nn
 
 from ppap_lib import images as contract
-from ppap_lib.distill import accuracy_by_t, fit, teacher_logits, updates
+from ppap_lib.distill import fit, teacher_logits, updates
 from ppap_lib.experts import full_copies, low_rank
 from ppap_lib.networks import lora
+from ppap_lib.readings import accuracy_by_t
 from ppap_lib.schedule import Intervals
 from ppap_lib.tiers import tier
 from ppap_lib.train.record import load_checkpoint

@@ -10,6 +10,7 @@ import torch
 from ppap_lib import data, distill, ledger, weights, zoo
 from ppap_lib import experts as sets
 from ppap_lib.data.fashion import shipped
+from ppap_lib.readings import accuracy_by_t
 from ppap_lib.schedule import Intervals
 from ppap_lib.studies import ablation, distillation, guidance, methods
 from ppap_lib.train.settings import TrainingError
@@ -67,7 +68,7 @@ def test_a_run_is_filed_with_its_cost_and_its_course(folder):
     trunk = nbytes(zoo.load("fashion/resnet18"))
     assert results["memory_bytes"] == trunk + nbytes(made.bank.members) < 2 * trunk
     # Updates are zero at the start, so both readings are the clean network's own.
-    clean = distill.accuracy_by_t(
+    clean = accuracy_by_t(
         zoo.load("fashion/resnet18"),
         shipped().per_class(2).images(),
         shipped().per_class(2).labels,

@@ -20,7 +20,7 @@ LAYERS = {
     2.2: "zoo",
     3: "samplers tasks uncertainty localisation metrics",
     4: "experts guidance",
-    5: "train generate",
+    5: "train generate readings",
     5.5: "distill",
     6: "studies",
     7: "claims plots",

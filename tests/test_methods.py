@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ppap_lib import experts, seeds, zoo
+from ppap_lib import seeds, zoo
 from ppap_lib.denoise import clipped
 from ppap_lib.guidance import at_x0, at_xt, guided
 from ppap_lib.published import rows
@@ -99,5 +99,5 @@ def test_unknown_methods_are_refused():
         methods.steering("nave")
     with pytest.raises(methods.MethodError, match="no model reads"):
         methods.reader("none", "resnet18")
-    with pytest.raises(experts.ExpertsError, match="no set of experts 'fashion/ppap5-resnet'"):
+    with pytest.raises(zoo.ZooError, match="'fashion/ppap5-resnet' in the zoo: did you mean"):
         methods.steering("ppap5", "resnet")

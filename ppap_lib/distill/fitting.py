@@ -1,6 +1,7 @@
 """Training a set of experts: presets, fresh updates, all at once or one after another."""
 
-from collections.abc import Callable, Mapping
+import copy
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -9,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ppap_lib import weights
 from ppap_lib.distill.losses import DistillError, NoisyLoss
 from ppap_lib.experts import Experts, low_rank
 from ppap_lib.networks import lora
 from ppap_lib.schedule import Intervals
-from ppap_lib.train import recipes
+from ppap_lib.train import recipes, record
 from ppap_lib.train.loop import Trainer, crc32
 from ppap_lib.train.settings import Settings
 
@@ -205,6 +207,18 @@ def fit(
         return averaged, {**figures, "images_per_expert": _shares(loss, figures["images_seen"])}
     finally:
         experts.eval()  # the trunk is the caller's
+
+
+def snapshots(experts: Experts, folder: str | Path) -> Iterator[tuple[int, Experts]]:
+    """(images seen, experts as they then were), in order, of the run that `fit` left in `folder`.
+
+    `experts` is a set of the run's architecture and stays as it is; each snapshot is loaded into
+    one copy of it, over the one before. A run that kept none yields nothing.
+    """
+    then = copy.deepcopy(experts).eval().requires_grad_(False)
+    for images, path in record.snapshots(Path(folder)):
+        weights.load(then, weights.read(path), str(path))
+        yield images, then
 
 
 def _about(experts: Experts) -> dict[str, str]:

@@ -18,11 +18,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ppap_lib import commands, data, distill, experts, weights, zoo
+from ppap_lib import commands, data, experts, weights, zoo
 from ppap_lib.data.fashion import shipped
 from ppap_lib.data.folders import imagenet_photographs
 from ppap_lib.denoise import ADAPTERS
 from ppap_lib.fetch import ASSETS
+from ppap_lib.readings import accuracy_by_t
 from ppap_lib.studies.quality import Quality, score
 from ppap_lib.tiers import tier
 from ppap_lib.train.recipes import SUMMARY
@@ -63,7 +64,7 @@ def _kid(card: zoo.Card, network: nn.Module) -> float:
 
 def _noisy_accuracy(t: int, card: zoo.Card, found: experts.Experts) -> float:
     images, schedule = shipped(), tier(card.network["trunk"].split("/")[0]).schedule()
-    (reading,) = distill.accuracy_by_t(found, images.images(), images.labels, schedule, [t])
+    (reading,) = accuracy_by_t(found, images.images(), images.labels, schedule, [t])
     return reading.accuracy
 
 

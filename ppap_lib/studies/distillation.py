@@ -13,11 +13,12 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from ppap_lib import data, distill, experts, ledger
+from ppap_lib import data, experts, ledger
+from ppap_lib.distill import snapshots
 from ppap_lib.params import Parameters, param
+from ppap_lib.readings import accuracy_by_t
 from ppap_lib.tiers import tier as preset
 from ppap_lib.train import recipes
-from ppap_lib.train.record import snapshots
 
 STUDY = "distillation"
 TIMES = tuple(range(0, 1000, 100))
@@ -78,7 +79,7 @@ def run(folder: Path, device: torch.device | str = "cpu") -> Path:
     results["readings"] = readings(trained, params.tier, device)
     results["course"] = [
         {"images": seen, "readings": readings(then, params.tier, device)}
-        for seen, then in course(trained, folder)
+        for seen, then in snapshots(trained, folder)
     ]
     seconds = time.monotonic() - began
     return ledger.record(STUDY, params.recorded(), results, seconds=seconds, device=device)
@@ -87,17 +88,11 @@ def run(folder: Path, device: torch.device | str = "cpu") -> Path:
 def readings(
     model: experts.Experts, tier: str, device: torch.device | str = "cpu"
 ) -> list[dict[str, float]]:
-    """How the experts read the test images at `TIMES`, as dicts of `distill.Reading`."""
+    """How the experts read the test images at `TIMES`, as dicts of `Reading`."""
     chosen = preset(tier)
     test = data.test_images(tier).evenly(HELD_OUT).to(device)
-    found = distill.accuracy_by_t(model, test.images(), test.labels, chosen.schedule(), TIMES)
+    found = accuracy_by_t(model, test.images(), test.labels, chosen.schedule(), TIMES)
     return [asdict(reading) for reading in found]
-
-
-def course(trained: experts.Experts, folder: Path):
-    """(images seen, experts) of every snapshot; nothing where a run kept none."""
-    if snapshots(folder):
-        yield from distill.snapshots(trained, folder)
 
 
 def held(module: nn.Module) -> int:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 
-from ppap_lib import data, distill, experts, metrics, uncertainty, zoo
+from ppap_lib import data, experts, metrics, readings, uncertainty, zoo
 from ppap_lib.data.folders import imagenet_photographs
 from ppap_lib.data.imageset import ImageSet
 from ppap_lib.params import ParameterError, Parameters, param
@@ -109,14 +109,15 @@ def measure(params: Reads, device: torch.device | str = "cpu") -> dict[str, Any]
     )
     model = experts.model(params.model, device)
     batch = PHOTOGRAPHS if params.images == "photographs" else 250
-    log_p = distill.log_probabilities(
+    log_p = readings.log_probabilities(
         model, chosen.images().to(device), schedule, params.times, params.seeds, batch
     )
-    readings = [
-        distill.reading(part, chosen.labels, t) for part, t in zip(log_p, params.times, strict=True)
+    read = [
+        readings.reading(part, chosen.labels, t)
+        for part, t in zip(log_p, params.times, strict=True)
     ]
     results: dict[str, Any] = {
-        name: [getattr(reading, name) for reading in readings]
+        name: [getattr(reading, name) for reading in read]
         for name in ("accuracy", "confidence", "entropy", "ece")
     }
     results["information"] = [uncertainty.information(part) for part in log_p]

@@ -1,20 +1,23 @@
-"""How well a model reads noisy images, timestep by timestep."""
+"""How well any model reads noisy images, timestep by timestep.
 
-from collections.abc import Iterator, Sequence
-from copy import deepcopy
+`accuracy_by_t` says it in numbers; `log_probabilities` holds all that the model said, of which
+`reading` makes the numbers of one timestep.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ppap_lib import uncertainty, weights
-from ppap_lib.distill.losses import DistillError
-from ppap_lib.experts import Experts
+from ppap_lib import uncertainty
 from ppap_lib.guidance import Model, in_train_mode, read_at
 from ppap_lib.schedule import Schedule
 from ppap_lib.seeds import Noise
-from ppap_lib.train import record
+
+
+class ReadingError(ValueError):
+    """A model, images, labels or seeds that cannot be read together."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +53,10 @@ def log_probabilities(
     is on the images' device, in eval mode; the result is on the CPU.
     """
     if in_train_mode(model):
-        raise DistillError("the model is in train mode: call model.eval() before it is measured")
+        raise ReadingError("the model is in train mode: call model.eval() before it is measured")
     seeds = range(len(images)) if seeds is None else seeds
     if len(images) != len(seeds) or not len(images):
-        raise DistillError(f"expected one seed per image, not {len(seeds)} for {len(images)}")
+        raise ReadingError(f"expected one seed per image, not {len(seeds)} for {len(images)}")
     levels = [schedule.at(t) for t in times]
     parts = []
     for start in range(0, len(images), batch):
@@ -89,21 +92,6 @@ def accuracy_by_t(
 ) -> list[Reading]:
     """Readings of `images` with `labels` [N] at the `times`, in order; see `log_probabilities`."""
     if len(images) != len(labels):
-        raise DistillError(f"expected one label per image, not {len(labels)} for {len(images)}")
+        raise ReadingError(f"expected one label per image, not {len(labels)} for {len(images)}")
     found = log_probabilities(model, images, schedule, times, seeds, batch)
     return [reading(log_p, labels.cpu(), t) for log_p, t in zip(found, times, strict=True)]
-
-
-def snapshots(experts: Experts, folder: str | Path) -> Iterator[tuple[int, Experts]]:
-    """(images seen, experts as they then were), in order, of the run that `fit` left in `folder`.
-
-    `experts` is a set of the run's architecture and stays as it is; each snapshot is loaded into
-    one copy of it, over the one before.
-    """
-    kept = record.snapshots(Path(folder))
-    if not kept:
-        raise DistillError(f"no snapshots in {folder}: give Settings(snapshots=...) to the run")
-    copy = deepcopy(experts).eval().requires_grad_(False)
-    for images, path in kept:
-        weights.load(copy, weights.read(path), str(path))
-        yield images, copy
