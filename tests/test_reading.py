@@ -179,7 +179,11 @@ class TestFiling:
         assert ledger.rows("reading") == []  # a sketch is not filed
 
         told = []
-        filed.record("reading", runs[:1], tell=told.append, measure=measure)
+        filed.record(
+            "reading", runs[:1], tell=told.append, measure=lambda *a: measure(*a) | {"seconds": 3.0}
+        )
+        (row,) = ledger.rows("reading")  # its seconds are what the measure says
+        assert row["seconds"] == 3.0 and "seconds" not in row["results"]
         rows, missing = filed.gather("reading", runs, measure, n=10)
         assert missing == runs[1:] and {row["n"] for row in rows} == {10}
 

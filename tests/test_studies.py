@@ -157,12 +157,14 @@ def test_an_option_that_a_command_does_not_read_is_refused(capsys, arguments):
     assert "unrecognized arguments" in said or "not allowed with" in said
 
 
-def test_what_is_asked_of_a_study_is_what_is_run(monkeypatch):
+def test_what_is_asked_of_a_study_is_what_is_run(monkeypatch, capsys):
     asked = []
     for study in (guidance, samplers):
         monkeypatch.setattr(study, "record", lambda runs, device: asked.append(runs))
     assert main(["guidance", "--methods", "naive", "--sweep", "--blocks", "2", "--n", "5"]) == 0
-    assert main(["samplers", "--solvers", "ddim", "--method", "naive", "--scale", "2"]) == 0
+    solvers = ["--solvers", "ddim", "f_pndm"]
+    assert main(["samplers", *solvers, "--method", "naive", "--scale", "2"]) == 0
+    assert "f_pndm within 10, naive off-the-shelf, seeds from 0: left" in capsys.readouterr().out
     sweep, guided = asked
     assert {run.first_seed - guidance.SWEEP_SEED for run in sweep} == {0, 5}
     assert {run.scale for run in sweep} == set(guidance.SWEEP)

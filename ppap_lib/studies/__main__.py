@@ -152,7 +152,12 @@ def _samplers(given: argparse.Namespace) -> None:
     if set(solvers) == {"pf"}:
         unread["budgets"] = "the solver pf has none, but --tolerances"
     options = ("budgets", "method", "guide", "scale", "n", "blocks", "tier", "grid", "tolerances")
-    runs = samplers.plan(solvers, **_given(given, options, unread))
+    runs = []
+    for run in samplers.plan(solvers, **_given(given, options, unread)):
+        if reason := samplers.reason_against(run):
+            print(f"{run.label}: left blank, {reason}")
+        else:
+            runs.append(run)
     samplers.record(runs, devices.pick(given.device))
 
 

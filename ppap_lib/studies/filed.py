@@ -11,7 +11,8 @@ from ppap_lib import ledger
 from ppap_lib.params import Parameters
 
 Measure = Callable[..., dict[str, Any]]
-"""`measure(params, device) -> results` of one run."""
+"""`measure(params, device) -> results` of one run; with `seconds` among them, these are the row's
+instead of all that it took."""
 
 
 def record(
@@ -29,12 +30,13 @@ def record(
     """
     ledger.commit()  # of the code that runs, not of what is committed meanwhile
     for params in runs:
-        if ledger.find(study, params.recorded()) is not None:
+        asked = params.recorded()
+        if ledger.find(study, asked) is not None:
             continue
         began = time.monotonic()
         results = measure(params, device)
-        seconds = time.monotonic() - began
-        path = ledger.record(study, params.recorded(), results, seconds=seconds, device=device)
+        seconds = results.pop("seconds", time.monotonic() - began)
+        path = ledger.record(study, asked, results, seconds=seconds, device=device)
         tell(f"{words(params, results) if words else path.name}, {seconds:.0f} s")
 
 

@@ -8,7 +8,7 @@ and labels, so that solvers are compared image by image: a row keeps what every 
 import difflib
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import cache, partial
 from types import MappingProxyType
@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ppap_lib import data, ledger, metrics, seeds, zoo
+from ppap_lib import data, metrics, seeds, zoo
 from ppap_lib.denoise import Denoise, Prediction, clipped
 from ppap_lib.generate import generate
 from ppap_lib.params import ParameterError, param
@@ -38,7 +38,7 @@ from ppap_lib.samplers import (
     uniform_grid,
 )
 from ppap_lib.schedule import CLEAN, ContinuousSchedule, Level, Schedule
-from ppap_lib.studies import methods, quality
+from ppap_lib.studies import filed, methods, quality
 from ppap_lib.studies.guidance import judged
 from ppap_lib.studies.methods import PUBLISHED_SCALE
 from ppap_lib.studies.runs import Guided
@@ -125,6 +125,13 @@ class Sampling(Guided):
     def form(self) -> Literal["score"]:
         """Of guidance: the only one that all solvers take."""
         return "score"
+
+    @property
+    def label(self) -> str:
+        """The run in one line."""
+        limit = f"to {self.tolerance:g}" if self.budget is None else f"within {self.budget}"
+        how = methods.title(self.method)
+        return f"{self.solver} {limit}, {how}, seeds from {self.first_seed}"
 
     def recorded(self) -> dict[str, Any]:
         """`lower_final` only where it is on and the solver knows it, so that rows without it are
@@ -249,42 +256,26 @@ def draw(params: Sampling, device: torch.device | str = "cpu") -> Drawn:
     return Drawn(images, len(grid) - 1, **each, seconds=seconds / params.n)
 
 
-def measure(params: Sampling, images: Tensor, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """The protocol's columns, and what every image contributes to them."""
-    results = quality.measured(images, params.tier, params.extractor, device)
-    return results | judged(params, images, device)
+def measure(params: Sampling, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """The protocol's columns, what every image contributes to them, and what it cost.
 
-
-def record(
-    runs: Iterable[Sampling],
-    device: torch.device | str = "cpu",
-    tell: Callable[[str], None] = print,
-) -> None:
-    """Run what the ledger does not hold yet and the budget allows, one row after the other.
-
-    A row's `seconds` are those of sampling alone; its other costs are the same for all.
+    The seconds are those of sampling alone.
     """
-    ledger.commit()  # of the code that runs, not of what is committed meanwhile
-    for params in runs:
-        if ledger.find(STUDY, params.recorded()) is not None:
-            continue
-        limit = f"to {params.tolerance:g}" if params.budget is None else f"within {params.budget}"
-        named = f"{params.solver} {limit}, {methods.title(params.method)}"
-        if reason := reason_against(params):
-            tell(f"{named}: left blank, {reason}")
-            continue
-        began = time.monotonic()
-        drawn = draw(params, device)
-        results = measure(params, drawn.images, device) | {
-            "steps": drawn.steps,
-            "evaluations": drawn.evaluations,
-            "gradients": drawn.gradients,
-        }
-        seconds = drawn.seconds * params.n
-        ledger.record(STUDY, params.recorded(), results, seconds=seconds, device=device)
-        tell(
-            f"{named}, seeds from {params.first_seed}: {drawn.steps} steps, "
-            f"{drawn.evaluations:g} evaluations, KID {results['kid']:.4f}, FD64 "
-            f"{results['fd64']:.1f}, judge {sum(results['judge_correct']) / params.n:.2f}, "
-            f"{seconds:.0f} s sampling, {time.monotonic() - began:.0f} s in all"
-        )
+    drawn = draw(params, device)
+    results = quality.measured(drawn.images, params.tier, params.extractor, device)
+    results |= judged(params, drawn.images, device)
+    results |= {name: getattr(drawn, name) for name in ("steps", "evaluations", "gradients")}
+    return results | {"seconds": drawn.seconds * params.n}
+
+
+def in_words(params: Sampling, results: Mapping[str, Any]) -> str:
+    """A row in one line."""
+    return (
+        f"{params.label}: {results['steps']} steps, {results['evaluations']:g} evaluations, "
+        f"KID {results['kid']:.4f}, FD64 {results['fd64']:.1f}, "
+        f"judge {sum(results['judge_correct']) / params.n:.2f}"
+    )
+
+
+record = partial(filed.record, STUDY, measure=measure, words=in_words)
+"""Run what the ledger does not hold yet, one row after the other."""
