@@ -15,11 +15,8 @@ from ppap_lib.experts import Experts
 from ppap_lib.guidance import in_train_mode
 from ppap_lib.schedule import Intervals, Schedule
 from ppap_lib.tasks import Task
-from ppap_lib.train.batches import seed_of
+from ppap_lib.train.batches import TIMES, seed_of
 from ppap_lib.train.objectives import stratified_times
-
-TIMES = 4
-"""Part of a key as those of `train.batches`: the timesteps of a step."""
 
 
 class DistillError(ValueError):

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-ORDER, NOISE, DROPOUT = 1, 2, 3
-"""First part of a key: what the numbers are drawn for."""
+ORDER, NOISE, DROPOUT, TIMES = 1, 2, 3, 4
+"""Part of a key: what the numbers are drawn for. `TIMES` are the noise levels of experts."""
 
 
 def seed_of(*key: int) -> int:
