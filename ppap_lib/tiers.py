@@ -1,6 +1,7 @@
-"""The tiers: named presets of data set, size, networks and sample counts. Nothing else.
+"""The tiers: named presets of image size, classes, networks and noise schedule. Nothing else.
 
-One code path serves all of them; a tier only fills in its arguments.
+One code path serves all of them; a tier only fills in its arguments. Its data set has its name in
+`ppap_lib.data`, and studies have presets of how many images they draw.
 """
 
 from collections.abc import Callable, Mapping

@@ -46,7 +46,8 @@ _PAPER = {
 PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {"paper": _PAPER, "fashion": _SMALL, "tin10": _SMALL, "imagenet256": _PAPER}
 )
-"""Settings by tier; batches that 1, 2, 5 and 10 experts share evenly. "paper": PPAP's own."""
+"""Settings by tier, and PPAP's own as "paper". 1, 2, 5 and 10 experts share a small tier's batches
+evenly; in the paper's 256 the shares of 5 and 10 vary a little from step to step."""
 
 RATES: Mapping[tuple[str, bool], float] = MappingProxyType(
     {

@@ -24,12 +24,15 @@ class Card:
 
     `network` says how to build it: {"tier", "part"} for this project's, {"flags"} for ADM's
     public ones, {"timm"} for timm's (with "tier", read at that tier's classes), {"trunk"} for a
-    set of experts, which `experts.load` loads on the network of that name. `file` says where the
-    weights are: {"asset"} in this package (in float16; with "dtype", in that), {"package",
-    "project", "path"} in an installed one, {"url"} on the network (with "entry", under that key
-    of the file). Without `sha256`, an asset is
-    not trained yet and a download cannot be verified. `size` and `channels` are what the network
-    eats, after `(x - mean) / std` on pixels in [-1, 1].
+    set of experts, which `experts.load` loads on the network of that name.
+
+    `file` says where the weights are: {"asset"} in this package (in float16; with "dtype", in
+    that), {"package", "project", "path"} in an installed one, {"url"} on the network (with
+    "entry", under that key of the file). Without `sha256`, an asset is not trained yet, and a
+    download cannot be verified.
+
+    `size` and `channels` are what the network eats, after `(x - mean) / std` on pixels in
+    [-1, 1]. `prediction` is what a denoiser's network predicts, of `denoise.ADAPTERS`.
 
     `metrics` are numbers by name: {"value", "tolerance"}, with which `verify` recomputes them;
     without a tolerance they are quoted from the publication and not recomputed.
