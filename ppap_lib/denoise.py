@@ -72,6 +72,12 @@ def _evaluate(
             f"the network returned {list(out.shape)} for images {list(x_t.shape)}, expected "
             f"{expected} channels{hint}"
         )
+    # x0 would have a graph all the same, through x_t / alpha, and differentiate as if eps had none.
+    if x.requires_grad and torch.is_grad_enabled() and not out.requires_grad:
+        raise DenoiserError(
+            "the network's output carries no graph to x_t, and one was asked for: remove its "
+            "torch.no_grad or detach, or guide by at_x0(..., through=False)"
+        )
     out = out.to(x_t.dtype)
     if not learned_variance:
         return out, None

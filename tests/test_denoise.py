@@ -128,6 +128,21 @@ def test_gradients_reach_the_image(kind):
         torch.testing.assert_close(mine, exact, rtol=1e-6, atol=1e-6)  # networks see float32
 
 
+@pytest.mark.parametrize("kind", ADAPTERS)
+def test_a_network_without_a_graph_is_refused_where_one_is_asked_for(kind):
+    def network(x: Tensor, t: Tensor) -> Tensor:
+        with torch.no_grad():
+            return x.tanh()
+
+    denoise, x_t, level = ADAPTERS[kind](network), X0.clone(), SCHEDULE.at(300)
+    assert not denoise(x_t, level).x0.requires_grad
+    x_t.requires_grad_()
+    with torch.no_grad():
+        assert denoise(x_t, level).x0.isfinite().all()
+    with pytest.raises(DenoiserError, match=r"no graph to x_t.*at_x0\(\.\.\., through=False\)"):
+        denoise(x_t, level)
+
+
 def test_one_clean_image_among_noisy_ones_is_refused():
     noisy = SCHEDULE.at(torch.tensor([3, 500]))
     level = Level(noisy.t, noisy.alpha, noisy.sigma * torch.tensor([0, 1]))
