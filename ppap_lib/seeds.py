@@ -30,7 +30,8 @@ def labels(seeds: Sequence[int], num_classes: int) -> Tensor:
 class Noise:
     """Standard normal draws [B, *shape], image i from a stream that only `seeds[i]` decides.
 
-    Call it for the next draw. The first draw is the starting noise x_T, by convention.
+    Call it for the next draw. The first is the starting noise x_T, by convention: give the sampler
+    the same object, for a new one of the same seeds would repeat x_T as the first step's noise.
     """
 
     def __init__(

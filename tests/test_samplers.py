@@ -146,6 +146,13 @@ def test_the_seed_promises_hold_bitwise_with_a_float64_denoiser():
     assert torch.equal(whole[[5, 2]], run([5, 2]))
 
 
+@pytest.mark.parametrize("seeds", [[0], range(4)])
+def test_noise_of_another_number_of_images_is_refused(seeds):
+    x_T, noise = Noise(range(3), (1, 2, 2))(), Noise(seeds, (1, 2, 2))
+    with pytest.raises(SamplingError, match=r"1, 2, 2\] for x_T \[3, 1, 2, 2\]: .* drew x_T"):
+        sample(two_hills().denoise, x_T, LINEAR.grid("ddim5"), ddim(1.0), noise)
+
+
 def test_batch_size_moves_a_float32_network_by_less_than_1e4():
     torch.manual_seed(0)
     network = tier("fashion").denoiser().eval()

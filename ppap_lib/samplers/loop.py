@@ -90,6 +90,21 @@ def _no_noise() -> Tensor:
     raise SamplingError("this step draws noise: pass noise=seeds.Noise(...)")
 
 
+def _like(x_T: Tensor, noise: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    """The draws of `noise`, which must have the shape of `x_T`: fewer would be broadcast."""
+
+    def draw() -> Tensor:
+        z = noise()
+        if z.shape != x_T.shape:
+            raise SamplingError(
+                f"noise of shape {list(z.shape)} for x_T {list(x_T.shape)}: pass the "
+                f"seeds.Noise that drew x_T, or one with a seed for each of its images"
+            )
+        return z
+
+    return draw
+
+
 def _check_start(x_T: Tensor, grid: Sequence[Level]) -> None:
     if len(grid) < 2:
         raise SamplingError(f"a grid has at least two levels, not {len(grid)}")
@@ -156,11 +171,12 @@ def trajectory(
 ) -> Iterator[State]:
     """Take `x_T` [B, ...] at `grid[0]` down the grid, yielding the state after every step.
 
-    The state keeps x_T's dtype (float64 is best: networks are still called in float32).
+    `noise` gives the draws of steps that need them: the object that drew x_T, called on. The
+    state keeps x_T's dtype (float64 is best: networks are still called in float32).
     """
     _check_start(x_T, grid)
     _check_step(step)
-    tally, history, x = Tally(denoise), deque(maxlen=HISTORY), x_T
+    tally, history, x, noise = Tally(denoise), deque(maxlen=HISTORY), x_T, _like(x_T, noise)
     for index, (now, nxt) in enumerate(zip(grid, grid[1:], strict=False)):
         tally.step = index
         # Not around the yield: a generator must not change its consumer's gradient mode.
