@@ -347,6 +347,9 @@ class Intervals:
     def route(self, t: Tensor) -> Tensor:
         """`of` for a tensor of times: int64 of the same shape."""
         if t.numel() and not bool(((t >= 0) & (t < self.T)).all()):
-            raise ScheduleError(f"t must be in [0, {self.T})")
+            raise ScheduleError(
+                f"t must be in [0, {self.T}), not [{t.min():g}, {t.max():g}]: levels are those of "
+                f"a schedule with T = {self.T}, as the intervals are"
+            )
         edges = torch.tensor(self.edges[1:-1], device=t.device, dtype=torch.float64)
         return torch.searchsorted(edges, t.double().floor(), right=True)

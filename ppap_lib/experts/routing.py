@@ -46,7 +46,8 @@ class Experts(nn.Module):
 
     `experts(x, level)` reads every image with its own expert and trains in train mode;
     `experts.at(level)` is the same for guidance: where the batch is in one interval it is one
-    plain network, made when the interval changes.
+    plain network, made when the interval changes. Levels are those of a schedule with the T of
+    `intervals`: a level does not know its T, and that of a shorter schedule has another owner.
     """
 
     def __init__(self, bank: Bank, intervals: Intervals):
