@@ -6,6 +6,7 @@ returns both x0 and eps; wrappers (`clipped`, `thresholded`, guidance) are denoi
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from types import MappingProxyType
 
 import torch
@@ -49,6 +50,16 @@ class Prediction:
 Denoise = Callable[[Tensor, Level], Prediction]
 
 
+def as_computed(x: Tensor, network: Callable) -> Tensor:
+    """`x` in the dtype of the network's parameters; where it has none, float64 becomes float32."""
+    while isinstance(network, partial):  # a conditional network with its labels
+        network = network.func
+    # The state may be float64, networks seldom are.
+    if isinstance(network, nn.Module) and (first := next(network.parameters(), None)) is not None:
+        return x.to(first.dtype)
+    return x.float() if x.dtype == torch.float64 else x
+
+
 def _evaluate(
     network: Network, x_t: Tensor, level: Level, learned_variance: bool, time_scale: float
 ) -> tuple[Tensor, Tensor | None]:
@@ -57,8 +68,7 @@ def _evaluate(
         raise DenoiserError(
             "the clean end (sigma = 0) is never evaluated: there is no noise to predict"
         )
-    # Networks compute in single precision or less; the state may be float64.
-    x = x_t.float() if x_t.dtype == torch.float64 else x_t
+    x = as_computed(x_t, network)
     out = network(x, level.times(x_t) * time_scale)
     channels = x_t.shape[1]
     expected = channels * (2 if learned_variance else 1)

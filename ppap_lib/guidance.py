@@ -12,7 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from ppap_lib.denoise import Denoise, Prediction, clamp_straight_through
+from ppap_lib.denoise import Denoise, Prediction, as_computed, clamp_straight_through
 from ppap_lib.schedule import Level, per_image
 from ppap_lib.tasks import Task
 
@@ -149,7 +149,7 @@ class TimeConditioned:
     def at(self, level: Level) -> Callable[[Tensor], Any]:
         _refuse_training(self.network)
         return lambda x_t: self.network(
-            _as_computed(x_t, self.network), level.times(x_t) * self.time_scale
+            as_computed(x_t, self.network), level.times(x_t) * self.time_scale
         )
 
 
@@ -175,21 +175,13 @@ def _refuse_training(model: Any) -> None:
         )
 
 
-def _as_computed(x: Tensor, network: Callable) -> Tensor:
-    """`x` in the dtype of the network's parameters; where it has none, float64 becomes float32."""
-    # The state may be float64, networks seldom are.
-    if isinstance(network, nn.Module) and (first := next(network.parameters(), None)) is not None:
-        return x.to(first.dtype)
-    return x.float() if x.dtype == torch.float64 else x
-
-
 def _log_prob(model: Model, task: Task, target: Any, x: Tensor, level: Level) -> Tensor:
     """log p(target | model's reading of x) per image, [B]."""
     read = read_at(model, level)
     _refuse_training(model)
     _refuse_training(read)
     if not isinstance(model, NoiseAware) or isinstance(read, nn.Module):
-        x = _as_computed(x, read)
+        x = as_computed(x, read)
     value = task.log_prob(read(x), target)
     if value.shape != x.shape[:1]:
         raise GuidanceError(

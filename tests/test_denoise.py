@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from ppap_lib.denoise import (
     DenoiserError,
@@ -87,6 +87,25 @@ def test_the_state_keeps_its_dtype_and_networks_see_single_precision_at_most(dty
     prediction = eps_model(network)(X0.to(dtype), SCHEDULE.at(5))
     assert prediction.x0.dtype == prediction.eps.dtype == dtype
     assert seen == [(min(dtype, torch.float32, key=lambda d: d.itemsize), torch.float32, (2,))]
+
+
+@pytest.mark.parametrize("labelled", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("state", [torch.float64, torch.float32, torch.float16])
+def test_a_module_sees_the_dtype_of_its_parameters_whatever_the_state(state, dtype, labelled):
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.mix = nn.Conv2d(3, 3, 1)
+
+        def forward(self, x, t, y=None):
+            return self.mix(x)
+
+    network = Network().to(dtype)
+    denoise = eps_model(partial(network, y=torch.tensor([1, 3])) if labelled else network)
+    x_t = X0.to(state)
+    eps = denoise(x_t, SCHEDULE.at(5)).eps
+    assert torch.equal(eps, network(x_t.to(dtype), None).to(state))
 
 
 def test_networks_read_the_training_index_times_the_scale():
