@@ -1,4 +1,4 @@
-"""Cards, verified loading, publishing, and the preprocessing that travels with the weights."""
+"""Cards, verified loading, and publishing."""
 
 import json
 import shutil
@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from ppap_lib import denoise, experts, images, weights, zoo
+from ppap_lib import denoise, experts, weights, zoo
 from ppap_lib.data import MissingData
 from ppap_lib.data.folders import imagenet_photographs
 from ppap_lib.fetch import ASSETS, FetchError
@@ -248,44 +248,6 @@ def test_verify_compares_numbers_within_the_card_s_tolerance(assets, guide, tmp_
 
     assert verify("fashion/judge", {"accuracy": skip}, assets)[-1].ok is None
     assert verify("fashion/judge", {}, assets)[-1].ok is None
-
-
-# Vision
-
-
-class Mean(nn.Module):
-    def forward(self, x):
-        return x.flatten(2).mean(2)
-
-
-@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 64, 64), (1, 32, 32), (3, 20, 30), (3, 7, 7)])
-def test_vision_eats_any_size_and_channel_count(shape):
-    for channels in (1, 3):
-        vision = Vision(nn.Identity(), 32, channels, ("a",))
-        seen = vision(torch.rand(2, *shape) * 2 - 1)
-        assert seen.shape == (2, channels, 32, 32)
-        images.check(seen)
-
-
-def test_vision_normalises_in_the_contract_s_units():
-    vision = Vision(Mean(), 4, 3, ("a",), mean=(0.1, 0.2, 0.3), std=(0.5, 1.0, 2.0))
-    out = vision(torch.full((1, 1, 4, 4), 0.5))
-    torch.testing.assert_close(out, torch.tensor([[0.8, 0.3, 0.1]]))
-    assert not vision.state_dict()  # the statistics belong to the card, not to the weights
-
-
-def test_vision_pads_what_is_not_square_with_black():
-    seen = Vision(nn.Identity(), 4, 1, ("a",))(torch.ones(1, 1, 2, 4))
-    assert seen[0, 0].tolist() == [[-1] * 4, [1] * 4, [1] * 4, [-1] * 4]
-
-
-def test_vision_is_differentiable_also_beyond_the_contract():
-    torch.manual_seed(0)
-    vision = Vision(Mean(), 20, 3, ("a",))
-    for scale in (1.0, 4.0):  # x_t of noisy steps reaches far beyond [-1, 1]
-        x = (torch.randn(1, 1, 28, 28, dtype=torch.float64) * scale).requires_grad_()
-        (gradient,) = torch.autograd.grad(vision(x).sum(), x)
-        assert (gradient != 0).float().mean() > 0.9
 
 
 # Networks of others
