@@ -266,9 +266,20 @@ def _check_steps(T: int) -> None:
 def respace(T: int, spacing: str) -> list[int]:
     """Rising training indices that a respacing keeps, in the public code's notation.
 
-    "25": 25 steps spread evenly over 0..T-1; "ddim25": every (T/25)-th from 0; "10,15,20":
-    T cut into three equal sections with 10, 15 and 20 steps; "": all T.
+    "25": 25 steps spread evenly over 0..T-1; "ddim25": every (T/25)-th from 0, so that sampling
+    starts at T - T/25; "10,15,20": T cut into three equal sections with 10, 15 and 20 steps; "":
+    all T. One step would be t = 0, where x_t is nearly clean: it is refused.
     """
+    kept = _kept(T, spacing)
+    if len(kept) < 2 <= T:
+        raise ScheduleError(
+            f"{spacing!r} keeps t = 0 alone, and sampling starts at the noisiest timestep kept: "
+            f"ask for at least 2 steps"
+        )
+    return kept
+
+
+def _kept(T: int, spacing: str) -> list[int]:
     if spacing == "":
         return list(range(T))
     if spacing.startswith("ddim"):

@@ -159,6 +159,8 @@ CASES = [
     ),
     ("a word as respacing", lambda: respace(1000, "fast"), ScheduleError, "'fast': write a number"),
     ("0 as respacing", lambda: respace(1000, "0"), ScheduleError, "unknown respacing '0'"),
+    ("1 step", lambda: LINEAR.grid(1), ScheduleError, "'1' keeps t = 0 alone.*at least 2 steps"),
+    ("1 DDIM step", lambda: respace(1000, "ddim1"), ScheduleError, "'ddim1' keeps t = 0 alone"),
     ("a gap in respacing", lambda: respace(1000, "10,,5"), ScheduleError, "unknown respacing"),
     (
         "an impossible stride",

@@ -163,5 +163,5 @@ def test_gradients_of_a_guide_that_is_not_trained_are_refused():
 
 
 def test_without_the_yardstick_there_is_no_cosine():
-    made = gradients.Gradients(methods=("x0_fixed",), n=2, spacing="1")
+    made = gradients.Gradients(methods=("x0_fixed",), n=2, spacing="2")
     assert "cosine" not in gradients.run(made)
