@@ -13,27 +13,24 @@ from typing import Any
 
 import torch
 
-from ppap_lib import ledger, seeds, zoo
+from ppap_lib import ledger
 from ppap_lib.experts import Experts
-from ppap_lib.generate import generate
+from ppap_lib.guidance import at_xt
 from ppap_lib.metrics import ExtractorName
 from ppap_lib.params import param
 from ppap_lib.studies import distillation, filed, guidance, methods, quality
 from ppap_lib.studies.distillation import Distillation
 from ppap_lib.studies.pooled import Pooled, pool
-from ppap_lib.studies.runs import Seeded
+from ppap_lib.studies.runs import Drawn
+from ppap_lib.tasks import Classification
 from ppap_lib.tiers import tier as preset
 
 STUDY = "ablation"
-READS_NOISE = "multi5"
-"""Any method whose model reads x_t: steering by a set of experts does not depend on which."""
-
-
 SAMPLER = "ddim25"
 
 
 @dataclass(frozen=True)
-class Ablation(Seeded, Distillation):
+class Ablation(Drawn, Distillation):
     """Which training guides, and the images that it guides: by `SAMPLER`."""
 
     scale: float = param(guidance.PUBLISHED_SCALE, low=0.0)
@@ -62,38 +59,17 @@ def plan(
     ]
 
 
-def run(trained: Experts, params: Ablation, device: torch.device | str = "cpu") -> dict[str, Any]:
+def measure(
+    trained: Experts, params: Ablation, device: torch.device | str = "cpu"
+) -> dict[str, Any]:
     """Draw and measure; the row's results, with the guidance study's columns."""
-    chosen, trained = preset(params.tier), trained.to(device)
-    block = params.seeds
-    drawn_by = guidance.sampler(SAMPLER)
-    images = generate(
-        methods.steering(
-            READS_NOISE,
-            params.guide,
-            params.scale,
-            drawn_by.form,
-            params.tier,
-            device,
-            model=trained,
-        ),
-        chosen.shape,
-        block,
-        chosen.schedule().grid(drawn_by.spacing),
-        drawn_by.step(),
-        steered=True,
-        device=device,
-    )
-    target = seeds.labels(block, len(chosen.classes))
-    readers = {
-        "judge_correct": zoo.load(preset(params.tier).named("judge"), device),
-        "guide_correct": trained.at(chosen.schedule().at(0)),
-    }
-    results: dict[str, Any] = {
-        name: guidance.verdicts(reader, images, target, device) for name, reader in readers.items()
-    }
-    results |= quality.measured(images, params.tier, params.extractor, device)
-    return results
+    trained, form = trained.to(device), guidance.sampler(SAMPLER).form
+    towards = partial(at_xt, trained, Classification())
+    steering = methods.steered(towards, params.scale, form, params.tier, device)
+    images = guidance.drawn(steering, params, SAMPLER, device)
+    on_clean = trained.at(preset(params.tier).schedule().at(0))
+    results: dict[str, Any] = guidance.judged_by(on_clean, params, images, device)
+    return results | quality.measured(images, params.tier, params.extractor, device)
 
 
 def record(
@@ -107,7 +83,7 @@ def record(
     """Guide by the finished training in `folder`, and file what the ledger does not hold yet."""
     training, trained, _ = distillation.finished(folder)
     runs = plan(training, scales, n, blocks)
-    filed.record(STUDY, runs, device, tell, measure=partial(run, trained))
+    filed.record(STUDY, runs, device, tell, measure=partial(measure, trained))
 
 
 def outcomes(

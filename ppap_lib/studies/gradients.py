@@ -17,7 +17,7 @@ from ppap_lib.denoise import clipped
 from ppap_lib.params import Parameters, param
 from ppap_lib.samplers import ddim, trajectory
 from ppap_lib.studies import filed, methods
-from ppap_lib.studies.runs import Seeded
+from ppap_lib.studies.runs import Drawn
 from ppap_lib.tiers import GuideName, TierName
 from ppap_lib.tiers import tier as preset
 
@@ -27,7 +27,7 @@ YARDSTICK = "multi5"
 
 
 @dataclass(frozen=True)
-class Gradients(Seeded, Parameters):
+class Gradients(Drawn, Parameters):
     """Which methods' gradients, on how many images."""
 
     methods: tuple[str, ...]
@@ -69,7 +69,7 @@ def run(params: Gradients, device: torch.device | str = "cpu") -> dict[str, Any]
     chosen = preset(params.tier)
     part = params.seeds
     denoise = clipped(zoo.denoiser(preset(params.tier).named("denoiser"), device=device))
-    target = seeds.labels(part, len(chosen.classes)).to(device)
+    target = params.target.to(device)
     fields = {
         method: methods.field(
             method, methods.reader(method, params.guide, params.tier, device), target

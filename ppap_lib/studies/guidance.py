@@ -5,7 +5,7 @@ the same labels, so that they are compared image by image: a row keeps every ima
 what it contributes to the distances.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ppap_lib import ledger, seeds, zoo
+from ppap_lib.denoise import Denoise
 from ppap_lib.generate import generate
 from ppap_lib.guidance import NoiseAware
 from ppap_lib.params import ParameterError
@@ -22,7 +23,7 @@ from ppap_lib.samplers import Step, ddim, ddpm, trajectory
 from ppap_lib.schedule import Level, respace
 from ppap_lib.studies import filed, methods, quality
 from ppap_lib.studies.methods import PUBLISHED_SCALE
-from ppap_lib.studies.runs import Guided
+from ppap_lib.studies.runs import Drawn, Guided
 from ppap_lib.tiers import tier as preset
 
 STUDY = "guidance"
@@ -134,9 +135,19 @@ def draw(
 
     With `during`, guidance acts at timesteps in [start, stop) only.
     """
-    chosen, drawn_by = preset(params.tier), sampler(params.sampler)
+    return drawn(_steering(params, device, during), params, params.sampler, device)
+
+
+def drawn(
+    steering: Callable[[Sequence[int]], Denoise],
+    params: Drawn,
+    by: str,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """Images as `draw` draws them, by any `methods.steering` and the sampler of this name."""
+    chosen, drawn_by = preset(params.tier), sampler(by)
     return generate(
-        _steering(params, device, during),
+        steering,
         chosen.shape,
         params.seeds,
         chosen.schedule().grid(drawn_by.spacing),
@@ -169,12 +180,23 @@ def judged(
     params: Guided, images: Tensor, device: torch.device | str = "cpu"
 ) -> dict[str, list[int]]:
     """`verdicts` of the tier's judge and, where there is one, of the guide on the run's images."""
-    target = seeds.labels(params.seeds, len(preset(params.tier).classes))
+    if params.method == "none":
+        return judged_by(None, params, images, device)
+    reader = methods.clean_reader(params.method, params.guide, params.tier, device)
+    return judged_by(reader, params, images, device)
+
+
+def judged_by(
+    guide: Callable[[Tensor], Tensor] | None,
+    params: Drawn,
+    images: Tensor,
+    device: torch.device | str = "cpu",
+) -> dict[str, list[int]]:
+    """The same of any guide, as it reads clean images."""
     judge = zoo.load(preset(params.tier).named("judge"), device)
-    found = {"judge_correct": verdicts(judge, images, target, device)}
-    if params.method != "none":
-        read = methods.clean_reader(params.method, params.guide, params.tier, device)
-        found["guide_correct"] = verdicts(read, images, target, device)
+    found = {"judge_correct": verdicts(judge, images, params.target, device)}
+    if guide is not None:
+        found["guide_correct"] = verdicts(guide, images, params.target, device)
     return found
 
 

@@ -122,7 +122,7 @@ def draw_ranges(
     chosen = preset(params.tier)
     block = params.seeds
     x_T = seeds.Noise(block, chosen.shape, device=device)().repeat(len(ranges), 1, 1, 1)
-    target = seeds.labels(block, len(chosen.classes)).to(device).repeat(len(ranges))
+    target = params.target.to(device).repeat(len(ranges))
     model = methods.reader(params.method, params.guide, params.tier, device)
     start, stop = torch.tensor(ranges, dtype=torch.float64).repeat_interleave(len(block), 0).T
     each = methods.field(params.method, model, target).during(start, stop)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -132,19 +133,32 @@ def steering(
     Seed s is steered towards class s modulo the number of classes, where `during` is given only
     at timesteps in [start, stop). `model` replaces the method's own reader.
     """
-    denoise = clipped(zoo.denoiser(preset(tier).named("denoiser"), device=device))
     if _known(method) is None:
+        denoise = clipped(zoo.denoiser(preset(tier).named("denoiser"), device=device))
         return lambda part: denoise
     model = reader(method, guide, tier, device) if model is None else model
+    return steered(partial(field, method, model), scale, form, tier, device, during)
+
+
+def steered(
+    towards: Callable[[torch.Tensor], Guide],
+    scale: float = PUBLISHED_SCALE,
+    form: str = "score",
+    tier: str = "fashion",
+    device: torch.device | str = "cpu",
+    during: tuple[float, float] | None = None,
+) -> Callable[[Sequence[int]], Denoise]:
+    """`steering` by any gradient field, which `towards` makes from the classes [B]."""
+    denoise = clipped(zoo.denoiser(preset(tier).named("denoiser"), device=device))
     classes = len(preset(tier).classes)
 
-    def towards(part: Sequence[int]) -> Denoise:
-        towards_labels = field(method, model, seeds.labels(part, classes).to(device))
+    def by_seed(part: Sequence[int]) -> Denoise:
+        guide = towards(seeds.labels(part, classes).to(device))
         if during is not None:
-            towards_labels = towards_labels.during(*during)
-        return guided(denoise, towards_labels, scale, form)
+            guide = guide.during(*during)
+        return guided(denoise, guide, scale, form)
 
-    return towards
+    return by_seed
 
 
 def digests(tier: str, *parts: str) -> dict[str, str]:

@@ -3,10 +3,14 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from torch import Tensor
+
+from ppap_lib import seeds
 from ppap_lib.metrics import ExtractorName
 from ppap_lib.params import Parameters, param
 from ppap_lib.studies import methods
 from ppap_lib.tiers import GuideName, TierName
+from ppap_lib.tiers import tier as preset
 
 
 class Seeded:
@@ -21,8 +25,19 @@ class Seeded:
         return range(self.first_seed, self.first_seed + self.n)
 
 
+class Drawn(Seeded):
+    """A run whose images are of a tier, each of the class of its seed."""
+
+    tier: TierName
+
+    @property
+    def target(self) -> Tensor:
+        """Every image's class: int64 [n]."""
+        return seeds.labels(self.seeds, len(preset(self.tier).classes))
+
+
 @dataclass(frozen=True, kw_only=True)
-class Guided(Seeded, Parameters):
+class Guided(Drawn, Parameters):
     """A run that draws images by a method of guidance: by which guide, how strongly, of which tier.
 
     It is filed under the digests of the weights that ship now as well.

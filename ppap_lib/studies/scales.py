@@ -77,7 +77,7 @@ def run(params: Guidance, device: torch.device | str = "cpu") -> dict[str, Any]:
     classes = len(preset(params.tier).classes)
     results: dict[str, Any] = guidance.judged(params, images, device)
     results |= {name: float(share.mean()) for name, share in at_the_ends(images).items()}
-    results["spread"] = spread(found.vectors, seeds.labels(params.seeds, classes))
+    results["spread"] = spread(found.vectors, params.target)
     # Real image i is of class i modulo classes.
     results["spread_real"] = spread(
         real.vectors[: params.n], seeds.labels(range(params.n), classes)
