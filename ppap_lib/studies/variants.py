@@ -3,8 +3,8 @@
 The base is PPAP-5 with the presets of its guide; a variant sees as many images.
 """
 
-import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 
 from ppap_lib import ledger
-from ppap_lib.data.generated import GENERATED
+from ppap_lib.data.generated import origin
 from ppap_lib.distill.fitting import settings
 from ppap_lib.distill.training import ExpertTraining, train_experts, verify
 from ppap_lib.studies import ablation, distillation, guidance
@@ -144,19 +144,14 @@ def pairs(
 
 def _learns_from(asked: ExpertTraining, source: str) -> bool:
     """Whether `source` says the images that it is trained on."""
+    found = origin(source)
     if asked.generated is None:
-        return GENERATED not in source
-    first, base = _parts(source)
-    return GENERATED in base and first == asked.first
+        return found is None
+    return found is not None and found.first == asked.first
 
 
 def _comparable(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
     alike = ("tier", "guide", "images_seen", "scale", "extractor")
-    sets = {base for _, base in (_parts(p["source"]) for p in (a, b)) if GENERATED in base}
+    origins = [found for p in (a, b) if (found := origin(p["source"]))]
+    sets = {replace(found, first=None) for found in origins}
     return len(sets) < 2 and all(a.get(key) == b.get(key) for key in alike)
-
-
-def _parts(source: str) -> tuple[int | None, str]:
-    """A `source` as `ImageSet.first` words it: how many are used (None: all), of which."""
-    first, base = re.fullmatch(r"(?:the first (\d+) of )?(.*)", source).groups()
-    return first and int(first), base
