@@ -104,10 +104,10 @@ class Named:
 
 def test_images_that_are_there_already_are_not_drawn_again(quick):
     params = Guidance(method="naive", n=3)
-    given = guidance.run(params, images=guidance.draw(params))
-    assert given == guidance.run(params)
+    given = guidance.measure(params, images=guidance.draw(params))
+    assert given == guidance.measure(params)
     black = -torch.ones(3, 1, 32, 32)
-    found = guidance.run(params, images=black)
+    found = guidance.measure(params, images=black)
     assert found["judge_correct"] == guidance.judged(params, black)["judge_correct"]
 
 
@@ -139,7 +139,7 @@ def test_gradients_are_compared_on_the_same_images(monkeypatch):
     monkeypatch.setattr(gradients, "YARDSTICK", "naive")
     made = gradients.Gradients(methods=("naive", "x0_fixed"), n=3, spacing="2")
     assert made.weights == (zoo.card("fashion/resnet18").sha256,) * 2
-    found = gradients.run(made)
+    found = gradients.measure(made)
     assert found["t"] == [float(level.t) for level in Schedule.linear().grid("2")[:-1]]
     assert found["cosine"]["naive"] == pytest.approx([1, 1], abs=1e-5)
     # What guidance at scale 1 does to eps at the first timestep, image by image.
@@ -164,4 +164,4 @@ def test_gradients_of_a_guide_that_is_not_trained_are_refused():
 
 def test_without_the_yardstick_there_is_no_cosine():
     made = gradients.Gradients(methods=("x0_fixed",), n=2, spacing="2")
-    assert "cosine" not in gradients.run(made)
+    assert "cosine" not in gradients.measure(made)

@@ -21,7 +21,7 @@ from ppap_lib.params import param
 from ppap_lib.studies import distillation, filed, guidance, methods, quality
 from ppap_lib.studies.distillation import Distillation
 from ppap_lib.studies.pooled import Pooled, pool
-from ppap_lib.studies.runs import Drawn
+from ppap_lib.studies.runs import Labelled
 from ppap_lib.tasks import Classification
 from ppap_lib.tiers import tier as preset
 
@@ -30,7 +30,7 @@ SAMPLER = "ddim25"
 
 
 @dataclass(frozen=True)
-class Ablation(Drawn, Distillation):
+class Ablation(Labelled, Distillation):
     """Which training guides, and the images that it guides: by `SAMPLER`."""
 
     scale: float = param(guidance.PUBLISHED_SCALE, low=0.0)

@@ -17,7 +17,7 @@ from ppap_lib.denoise import clipped
 from ppap_lib.params import Parameters, param
 from ppap_lib.samplers import ddim, trajectory
 from ppap_lib.studies import filed, methods
-from ppap_lib.studies.runs import Drawn
+from ppap_lib.studies.runs import Labelled
 from ppap_lib.tiers import GuideName, TierName
 from ppap_lib.tiers import tier as preset
 
@@ -27,7 +27,7 @@ YARDSTICK = "multi5"
 
 
 @dataclass(frozen=True)
-class Gradients(Drawn, Parameters):
+class Gradients(Labelled, Parameters):
     """Which methods' gradients, on how many images."""
 
     methods: tuple[str, ...]
@@ -60,7 +60,7 @@ def plan(guide: str = "resnet18", n: int = 40, tier: str = "fashion") -> Gradien
     return Gradients(names, guide, n, tier=tier)
 
 
-def run(params: Gradients, device: torch.device | str = "cpu") -> dict[str, Any]:
+def measure(params: Gradients, device: torch.device | str = "cpu") -> dict[str, Any]:
     """By timestep: each method's |sigma grad| / |eps| at scale 1, and its cosine to the yardstick.
 
     sigma grad is what score-form guidance subtracts from eps. Means over images; the cosine is
@@ -99,7 +99,7 @@ def run(params: Gradients, device: torch.device | str = "cpu") -> dict[str, Any]
     return results | ({"cosine": cosine} if YARDSTICK in fields else {})
 
 
-record = partial(filed.record, STUDY, measure=run)
+record = partial(filed.record, STUDY, measure=measure)
 """Run what the ledger does not hold yet, one row after the other."""
 
 

@@ -23,7 +23,7 @@ from ppap_lib.samplers import Step, ddim, ddpm, trajectory
 from ppap_lib.schedule import Level, respace
 from ppap_lib.studies import filed, methods, quality
 from ppap_lib.studies.methods import PUBLISHED_SCALE
-from ppap_lib.studies.runs import Drawn, Guided
+from ppap_lib.studies.runs import Guided, Labelled
 from ppap_lib.tiers import tier as preset
 
 STUDY = "guidance"
@@ -140,7 +140,7 @@ def draw(
 
 def drawn(
     steering: Callable[[Sequence[int]], Denoise],
-    params: Drawn,
+    params: Labelled,
     by: str,
     device: torch.device | str = "cpu",
 ) -> Tensor:
@@ -157,7 +157,7 @@ def drawn(
     )
 
 
-def run(
+def measure(
     params: Guidance, device: torch.device | str = "cpu", images: Tensor | None = None
 ) -> dict[str, Any]:
     """Draw and measure; the row's results. `images` are those of `draw`, if they are there already.
@@ -188,7 +188,7 @@ def judged(
 
 def judged_by(
     guide: Callable[[Tensor], Tensor] | None,
-    params: Drawn,
+    params: Labelled,
     images: Tensor,
     device: torch.device | str = "cpu",
 ) -> dict[str, list[int]]:
@@ -243,7 +243,7 @@ def in_words(params: Guidance, results: Mapping[str, Any]) -> str:
     return f"{params.label}: judge {right:.2f}{kid}"
 
 
-record = partial(filed.record, STUDY, measure=run, words=in_words)
+record = partial(filed.record, STUDY, measure=measure, words=in_words)
 """Run what the ledger does not hold yet, one row after the other."""
 
 

@@ -150,7 +150,7 @@ def measured(
     return guidance.judged(params, images, device) | powers
 
 
-def run(params: Restricted, device: torch.device | str = "cpu") -> dict[str, Any]:
+def measure(params: Restricted, device: torch.device | str = "cpu") -> dict[str, Any]:
     """Draw and measure; the row's results, image by image."""
     whole = {"first": 1, "last": params.n_intervals, "scale": 0.0}
     plain = replace(params, method="none", released_routing=False, **whole)
@@ -165,7 +165,7 @@ def _without_guidance(params: Restricted, device: torch.device | str) -> Tensor:
     return draw(params, device)
 
 
-record = partial(filed.record, STUDY, measure=run, words=guidance.in_words)
+record = partial(filed.record, STUDY, measure=measure, words=guidance.in_words)
 """Run what the ledger does not hold yet, one row after the other."""
 
 

@@ -25,7 +25,7 @@ class Seeded:
         return range(self.first_seed, self.first_seed + self.n)
 
 
-class Drawn(Seeded):
+class Labelled(Seeded):
     """A run whose images are of a tier, each of the class of its seed."""
 
     tier: TierName
@@ -37,7 +37,7 @@ class Drawn(Seeded):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Guided(Drawn, Parameters):
+class Guided(Labelled, Parameters):
     """A run that draws images by a method of guidance: by which guide, how strongly, of which tier.
 
     It is filed under the digests of the weights that ship now as well.

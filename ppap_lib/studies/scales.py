@@ -66,7 +66,7 @@ def spread(vectors: Tensor, labels: Tensor) -> float:
     return float(torch.stack(distances).mean())
 
 
-def run(params: Guidance, device: torch.device | str = "cpu") -> dict[str, Any]:
+def measure(params: Guidance, device: torch.device | str = "cpu") -> dict[str, Any]:
     """Draw and measure; the row's results. Real images are measured alike, at the same n.
 
     A few images have no distances to real ones, as in `quality.measured`.
@@ -87,5 +87,5 @@ def run(params: Guidance, device: torch.device | str = "cpu") -> dict[str, Any]:
     return results
 
 
-record = partial(filed.record, STUDY, measure=run, words=guidance.in_words)
+record = partial(filed.record, STUDY, measure=measure, words=guidance.in_words)
 """Run what the ledger does not hold yet, one row after the other."""
