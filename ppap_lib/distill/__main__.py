@@ -33,8 +33,8 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(dest="kind", required=True)
-    transfer = commands.add_parser(
+    kinds = parser.add_subparsers(dest="kind", required=True)
+    transfer = kinds.add_parser(
         "transfer", parents=[common], help="low-rank updates learn from the clean network"
     )
     source = transfer.add_mutually_exclusive_group(required=True)
@@ -47,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     transfer.add_argument("--first", type=int, help="use only so many of the images")
     transfer.add_argument("--rank", type=int, help="of the updates (default: the guide's preset)")
     transfer.add_argument("--temperature", type=float, default=0.25, help="of the teacher")
-    supervised = commands.add_parser(
+    supervised = kinds.add_parser(
         "supervised", parents=[common], help="whole networks learn from labels"
     )
     supervised.add_argument("--rank", type=int, help="train updates of this rank instead")

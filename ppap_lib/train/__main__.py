@@ -18,13 +18,13 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument("--data", help="name of the data set (default: the tier's)")
     common.add_argument("--init", type=Path, help="weight file to start from")
     parser = argparse.ArgumentParser(prog="python -m ppap_lib.train", description=__doc__)
-    commands = parser.add_subparsers(dest="kind", required=True)
-    denoiser = commands.add_parser("denoiser", parents=[common], help="train a denoiser")
+    kinds = parser.add_subparsers(dest="kind", required=True)
+    denoiser = kinds.add_parser("denoiser", parents=[common], help="train a denoiser")
     denoiser.add_argument(
         "--prediction", choices=tuple(ADAPTERS), default="v", help="what it outputs"
     )
     denoiser.add_argument("--min-snr", type=float, help="cap of the loss weight, such as 5")
-    classifier = commands.add_parser("classifier", parents=[common], help="train a classifier")
+    classifier = kinds.add_parser("classifier", parents=[common], help="train a classifier")
     classifier.add_argument("name", choices=[n for n in NETWORKS if n != "denoiser"])
     return parser
 
