@@ -115,7 +115,7 @@ def test_a_training_run_is_filed_with_its_course(tmp_path, monkeypatch):
         (["guidance", "--methods", "foo"], "method .*'foo'"),
         (
             ["guidance", "--tier", "tin10", "--methods", "multi5", "--n", "2"],
-            "tin10/denoiser is not trained",
+            "tin10/multi5-resnet18 is not trained",
         ),
         (["ablation", "--folder", "nowhere"], "no finished training in nowhere: .*distill first"),
         (["training", "--folder", "nowhere"], "no finished training in nowhere: .*train first"),
