@@ -13,6 +13,7 @@ from ppap_lib.metrics import ExtractorName
 from ppap_lib.params import Parameters, param
 from ppap_lib.samplers import ddim
 from ppap_lib.schedule import respace
+from ppap_lib.studies.runs import Seeded
 from ppap_lib.tiers import tier
 
 DISTANCES_FROM = 50
@@ -20,7 +21,7 @@ DISTANCES_FROM = 50
 
 
 @dataclass(frozen=True)
-class Quality(Parameters):
+class Quality(Seeded, Parameters):
     """How many images are drawn, from which seeds and noise levels, and what looks at them."""
 
     tier: Literal["fashion", "tin10"] = "fashion"
@@ -39,21 +40,10 @@ def score(
 ) -> dict[str, float]:
     """The columns of the protocol for DDIM's images by a denoiser of the tier, on `device`."""
     preset = tier(params.tier)
-    seeds = range(params.first_seed, params.first_seed + params.n)
     grid = preset.schedule().grid(params.spacing)
-    images = generate(clipped(denoise), preset.shape, seeds, grid, ddim(), device=device)
-    return distances(images, params.tier, params.extractor, device)
-
-
-def distances(
-    images: Tensor, name: str, extractor: str = "lite2", device: torch.device | str = "cpu"
-) -> dict[str, float]:
-    """The columns of the protocol for images [N, C, H, W] of a tier, against N real ones.
-
-    KID and FD64, with real against real at the same N; precision, recall, and inception score.
-    """
-    real = reference(len(images), name, extractor, device)
-    return columns(metrics.extract(images, extractor, device=device), real)
+    images = generate(clipped(denoise), preset.shape, params.seeds, grid, ddim(), device=device)
+    real = reference(params.n, params.tier, params.extractor, device)
+    return columns(metrics.extract(images, params.extractor, device=device), real)
 
 
 def reference(
@@ -69,7 +59,10 @@ def reference(
 def measured(
     images: Tensor, name: str, extractor: str = "lite2", device: torch.device | str = "cpu"
 ) -> dict[str, Any]:
-    """The same columns, and what every image contributes to them; below `DISTANCES_FROM` none."""
+    """The protocol's columns for images [N, C, H, W] of a tier, against N real ones.
+
+    And what every image contributes to them; below `DISTANCES_FROM` images, nothing.
+    """
     if len(images) < DISTANCES_FROM:
         return {}
     real = reference(len(images), name, extractor, device)
@@ -78,9 +71,10 @@ def measured(
 
 
 def columns(found: metrics.Features, real: metrics.Features) -> dict[str, float]:
-    """The same from features; `real` holds at least twice as many, of which the first count.
+    """The protocol's columns from features; `real` holds at least twice as many, the first count.
 
-    FD64 only of more images than its components, and the distance in full dimension from
+    KID and FD64, with real against real at the same n; precision, recall, and inception score. FD64
+    only of more images than its components, and the distance in full dimension from
     `metrics.FULL_DIMENSION_FROM` up: FID, with Inception's features.
     """
     n, same = len(found), real[: len(found)]
