@@ -1,6 +1,6 @@
 """The probability-flow ODE as an integral, and the one quadrature behind every fast solver.
 
-With lambda = log(alpha / sigma), half the log-SNR, the ODE is a pure integral in two ways:
+With lambda = log(alpha / sigma), half of `Level.log_snr`, the ODE is a pure integral in two ways:
 
     NOISE:  d(x / alpha) = eps d(sigma / alpha)        DDIM, PNDM, DPM-Solver, DEIS, K-LMS
     DATA:   d(x / sigma) = x0  d(alpha / sigma)        DPM-Solver++, UniPC
@@ -25,8 +25,8 @@ from ppap_lib.schedule import Level
 Variable = Callable[[np.ndarray], np.ndarray]
 """A function of lambda, monotone, in which predictions are taken for polynomials."""
 
-# Gauss-Legendre on [0, 1]: exact to rounding for polynomials in lambda and in sigma / alpha, even
-# over the whole path. A table of betas is piecewise, so in t exact only up to its kinks.
+# Gauss-Legendre on [0, 1]: for polynomials in lambda exact to rounding, for cubics in sigma / alpha
+# to 1e-9, even over the whole path. A table of betas is piecewise: in t only up to its kinks.
 _AT, _SHARE = np.polynomial.legendre.leggauss(16)
 _AT, _SHARE = (_AT + 1) / 2, _SHARE / 2
 
