@@ -3,6 +3,7 @@
 Guidance climbs `log_prob`; distillation descends `divergence`. A new task is one class.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -27,7 +28,7 @@ class Task(Protocol[Target]):
 
 @dataclass(frozen=True)
 class Classification:
-    """Logits [B, K] against class indices [B].
+    """Logits [B, K] against class indices: int64 [B] or a list of them, or one for all images.
 
     The divergence is KL(softmax(teacher / temperature) || softmax(student)) in nats (PPAP).
     """
@@ -38,10 +39,14 @@ class Classification:
         if self.temperature <= 0:
             raise TaskError(f"temperature must be positive, not {self.temperature}")
 
-    def log_prob(self, output: Tensor, target: Tensor) -> Tensor:
-        if output.ndim != 2:
-            raise TaskError(f"a classifier returns logits [B, K], not {list(output.shape)}")
+    def log_prob(self, output: Tensor, target: Tensor | Sequence[int] | int) -> Tensor:
+        if not isinstance(output, Tensor) or output.ndim != 2:
+            raise TaskError(
+                f"a classifier returns logits [B, K], not {_called(output)}: guide by a function "
+                f"that does, such as lambda x: model(x).logits"
+            )
         batch, classes = output.shape
+        target = _indices(target, batch)
         if target.shape != (batch,) or target.dtype != torch.int64:
             raise TaskError(
                 f"expected one class index per image, int64 [{batch}], not {target.dtype} "
@@ -62,3 +67,18 @@ class Classification:
         soft = (teacher / self.temperature).log_softmax(1)
         gap = F.kl_div(student.log_softmax(1), soft, reduction="none", log_target=True)
         return gap.sum(1)
+
+
+def _indices(target: Tensor | Sequence[int] | int, batch: int) -> Tensor:
+    """`target` as a tensor; one index is every image's."""
+    try:
+        target = torch.as_tensor(target)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TaskError(
+            f"expected class indices, such as 9 or torch.tensor([9, 0]), not {target!r}"
+        ) from error
+    return target if target.ndim else target.expand(batch)
+
+
+def _called(output: object) -> str:
+    return str(list(output.shape)) if isinstance(output, Tensor) else f"a {type(output).__name__}"

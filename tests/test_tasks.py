@@ -15,6 +15,12 @@ def test_log_prob_is_the_log_softmax_at_the_target():
     torch.testing.assert_close(Classification().log_prob(LOGITS, target), expected)
 
 
+def test_targets_may_be_a_list_or_one_index_for_all():
+    task = Classification()
+    for target, same in (([2, 1], torch.tensor([2, 1])), (1, torch.tensor([1, 1]))):
+        assert torch.equal(task.log_prob(LOGITS, target), task.log_prob(LOGITS, same))
+
+
 @pytest.mark.parametrize("temperature", [0.25, 1.0, 4.0])
 def test_divergence_is_kl_from_the_tempered_teacher(temperature):
     student = LOGITS.flip(1)
@@ -39,6 +45,13 @@ def test_bad_targets_and_outputs_are_refused():
         task.log_prob(LOGITS, torch.tensor([0, 3]))
     with pytest.raises(TaskError, match=r"logits \[B, K\]"):
         task.log_prob(LOGITS[0], torch.tensor([0]))
+    with pytest.raises(TaskError, match=r"logits \[B, K\], not a dict: .*model\(x\).logits"):
+        task.log_prob({"logits": LOGITS}, torch.tensor([0, 1]))
+    for target in ("boots", ["boots"], None, [[0], [0, 1]]):
+        with pytest.raises(TaskError, match="expected class indices, such as 9"):
+            task.log_prob(LOGITS, target)
+    with pytest.raises(TaskError, match=r"int64 \[2\], not torch.float32"):
+        task.log_prob(LOGITS, 1.0)
     with pytest.raises(TaskError, match="must match"):
         task.divergence(LOGITS, LOGITS[:1])
     with pytest.raises(TaskError, match="temperature must be positive"):
