@@ -70,6 +70,11 @@ def _evaluate(
         )
     x = as_computed(x_t, network)
     out = network(x, level.times(x_t) * time_scale)
+    if not isinstance(out, Tensor):
+        raise DenoiserError(
+            f"the network returned a {type(out).__name__}, expected a tensor: give a diffusers "
+            f"U-Net as diffusers_network(unet)"
+        )
     channels = x_t.shape[1]
     expected = channels * (2 if learned_variance else 1)
     if out.shape != (len(x_t), expected, *x_t.shape[2:]):
@@ -145,9 +150,16 @@ def diffusers_network(unet: nn.Module) -> Network:
     """A diffusers `UNet2DModel` as a network for the adapters above.
 
     Choose the adapter by the pipeline's `prediction_type`: `eps_model` for "epsilon",
-    `x0_model` for "sample", `v_model` for "v_prediction".
+    `x0_model` for "sample", `v_model` for "v_prediction". One with class embeddings takes labels
+    as others do: `functools.partial(diffusers_network(unet), y=labels)`.
     """
-    return lambda x_t, t: unet(x_t.to(unet.dtype), t).sample
+
+    def network(x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        if unet.training:
+            raise DenoiserError("the U-Net is in train mode: call unet.eval() first")
+        return unet(x_t.to(unet.dtype), t, class_labels=y).sample
+
+    return network
 
 
 def clamp_straight_through(x: Tensor, low: float = -1.0, high: float = 1.0) -> Tensor:

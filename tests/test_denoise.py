@@ -183,11 +183,8 @@ def test_with_x0_and_with_eps_are_inverse():
 # --- diffusers ----------------------------------------------------------------------------------
 
 
-@torch.no_grad()
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_diffusers_unet_plugs_in(dtype):
+def diffusers_unet(**options) -> nn.Module:
     diffusers = pytest.importorskip("diffusers")
-    torch.manual_seed(0)
     unet = diffusers.UNet2DModel(
         sample_size=8,
         block_out_channels=(8, 16),
@@ -196,7 +193,35 @@ def test_a_diffusers_unet_plugs_in(dtype):
         up_block_types=("UpBlock2D", "UpBlock2D"),
         norm_num_groups=4,
         attention_head_dim=8,
-    ).to(dtype)
+        **options,
+    )
+    return unet.eval()
+
+
+@torch.no_grad()
+def test_a_diffusers_unet_takes_labels():
+    unet = diffusers_unet(num_class_embeds=3)
+    x_t, level, y = X0.float(), SCHEDULE.at(40), torch.tensor([0, 2])
+    x_t = torch.nn.functional.interpolate(x_t, size=8)
+    found = eps_model(partial(diffusers_network(unet), y=y))(x_t, level).eps
+    assert torch.equal(found, unet(x_t, 40, class_labels=y).sample)
+    assert not torch.equal(found[1], unet(x_t, 40, class_labels=y.flip(0)).sample[1])
+
+
+@torch.no_grad()
+def test_a_diffusers_unet_bare_or_in_train_mode_is_refused():
+    unet, x_t = diffusers_unet(), torch.zeros(1, 3, 8, 8)
+    with pytest.raises(DenoiserError, match=r"a UNet2DOutput, .* diffusers_network\(unet\)"):
+        eps_model(unet)(x_t, SCHEDULE.at(40))
+    with pytest.raises(DenoiserError, match=r"in train mode: call unet.eval\(\) first"):
+        eps_model(diffusers_network(unet.train()))(x_t, SCHEDULE.at(40))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_diffusers_unet_plugs_in(dtype):
+    torch.manual_seed(0)
+    unet = diffusers_unet().to(dtype)
     x_t, level = draw(2, 3, 8, 8), SCHEDULE.at(torch.tensor([40, 960]))
     expected = unet(x_t.to(dtype), torch.tensor([40.0, 960.0])).sample.double()
     assert expected.any()
