@@ -191,14 +191,27 @@ def _log_prob(model: Model, task: Task, target: Any, x: Tensor, level: Level) ->
     return value
 
 
+def _leaf(x: Tensor) -> Tensor:
+    """`x` as the beginning of a graph."""
+    if torch.is_inference_mode_enabled() or x.is_inference():
+        raise GuidanceError(
+            "nothing can be differentiated in torch.inference_mode: use torch.no_grad instead, "
+            "around x_T and sample()"
+        )
+    return x.detach().requires_grad_()
+
+
 def _gradient(value: Tensor, of: Tensor, keep_graph: bool = False) -> Tensor:
-    if not value.requires_grad:
+    grad = None
+    if value.requires_grad:
+        # Images do not interact, so the gradient of the sum holds each image's own.
+        (grad,) = torch.autograd.grad(value.sum(), of, retain_graph=keep_graph, allow_unused=True)
+    if grad is None:
         raise GuidanceError(
             "the model's output does not depend on its input differentiably: is it under "
             "torch.no_grad or a detach?"
         )
-    # Images do not interact, so the gradient of the sum holds each image's own.
-    return torch.autograd.grad(value.sum(), of, retain_graph=keep_graph)[0]
+    return grad
 
 
 def at_xt(model: Model, task: Task, target: Any) -> Guide:
@@ -210,7 +223,7 @@ def at_xt(model: Model, task: Task, target: Any) -> Guide:
 
     def field(x_t: Tensor, level: Level, prediction: Prediction) -> Tensor:
         with torch.enable_grad():
-            x = x_t.detach().requires_grad_()
+            x = _leaf(x_t)
             return _gradient(_log_prob(model, task, target, x, level), x)
 
     return Guide((Term(field),))
@@ -238,7 +251,7 @@ def at_x0(model: Model, task: Task, target: Any, through: bool) -> Guide:
     def eps_fixed(x_t: Tensor, level: Level, prediction: Prediction) -> Tensor:
         alpha, _ = level.scales(x_t)
         with torch.enable_grad():
-            x0 = prediction.x0.detach().requires_grad_()
+            x0 = _leaf(prediction.x0)
             value = _log_prob(model, task, target, clamp_straight_through(x0), level)
             return _gradient(value, x0) / alpha
 
@@ -273,7 +286,7 @@ def guided(denoise: Denoise, guide: Guide, scale: float = 1.0, form: str = "scor
     def steer(x_t: Tensor, level: Level) -> Prediction:
         through = guide.through(level)
         with torch.set_grad_enabled(through):
-            x = x_t.detach().requires_grad_(through)
+            x = _leaf(x_t) if through else x_t.detach()
             prediction = denoise(x, level)
         grad = scale * guide(x, level, prediction)
         plain = _detached(prediction)

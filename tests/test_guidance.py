@@ -341,6 +341,31 @@ class TestBadInput:
         with pytest.raises(GuidanceError, match="no graph back to x_t"):
             at_x0(lambda x: x.flatten(1), TASK, TARGET, through=True)(x_t, level, prediction)
 
+    def test_a_model_with_parameters_that_detaches(self):
+        head, x_t, level = linear_reader(), noisy(), LINEAR.at(300)
+        for guide in (
+            at_xt(lambda x: head(x.detach()), TASK, TARGET),
+            at_x0(lambda x: head(x.detach()), TASK, TARGET, through=False),
+            at_x0(lambda x: head(x.detach()), TASK, TARGET, through=True),
+        ):
+            with pytest.raises(GuidanceError, match="does not depend on its input differentiably"):
+                guided(hills().denoise, guide)(x_t, level)
+
+    @pytest.mark.parametrize("inside", [True, False])
+    @pytest.mark.parametrize(
+        "read", [at_xt, lambda *what: at_x0(*what, True), lambda *what: at_x0(*what, False)]
+    )
+    def test_inference_mode(self, read, inside):
+        """Around the sampler, or only around its start."""
+        with torch.inference_mode():
+            x_t = noisy()
+        guide, level = read(linear_reader(), TASK, TARGET), LINEAR.at(300)
+        with (
+            torch.inference_mode(inside),
+            pytest.raises(GuidanceError, match="use torch.no_grad instead"),
+        ):
+            guided(lambda x, level: Prediction(x, x), guide)(x_t, level)
+
     def test_models_in_train_mode(self):
         """Batch norms would guide by the batch's statistics, and move their own."""
         norm = nn.BatchNorm2d(1)
