@@ -7,6 +7,7 @@ a guide into a denoiser again, so every sampler works with and without guidance.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -52,7 +53,7 @@ class Term:
 class Guide:
     """A weighted sum of gradient fields. Guides add, scale, and restrict to timesteps.
 
-    `2 * guide.during(0, 400) + other` is a guide.
+    `2 * guide.during(0, 400) - other / 3` and `sum(guides)` are guides.
     """
 
     terms: tuple[Term, ...]
@@ -62,8 +63,20 @@ class Guide:
             return NotImplemented
         return Guide(self.terms + other.terms)
 
+    def __radd__(self, other: int) -> "Guide":
+        return self if isinstance(other, int) and other == 0 else NotImplemented  # where sum starts
+
+    def __sub__(self, other: "Guide") -> "Guide":
+        return self + -other if isinstance(other, Guide) else NotImplemented
+
+    def __neg__(self) -> "Guide":
+        return -1 * self
+
+    def __truediv__(self, divisor: float) -> "Guide":
+        return self * (1 / divisor) if isinstance(divisor, Real) else NotImplemented
+
     def __mul__(self, factor: float) -> "Guide":
-        if not isinstance(factor, int | float):
+        if not isinstance(factor, Real):
             return NotImplemented
         _finite(factor)
         return Guide(tuple(replace(t, weight=t.weight * factor) for t in self.terms))
@@ -73,11 +86,17 @@ class Guide:
     def during(self, start: float | Tensor, stop: float | Tensor) -> "Guide":
         """The guide for training timesteps in [start, stop), and nothing elsewhere.
 
-        Numbers, or float64 [B] with a range for each image. Raises `GuidanceError` where one range
-        for all images leaves no term that ever acts.
+        Timesteps 0..T-1, not fractions of T: numbers, or float64 [B] with a range for each image.
+        Raises `GuidanceError` where one range for all images leaves no term that ever acts.
         """
-        if not (isinstance(start, Tensor) or isinstance(stop, Tensor) or start < stop):
-            raise GuidanceError(f"an empty interval: start {start} must be below stop {stop}")
+        if not (isinstance(start, Tensor) or isinstance(stop, Tensor)):
+            if not start < stop:
+                raise GuidanceError(f"an empty interval: start {start} must be below stop {stop}")
+            if stop < 1:
+                raise GuidanceError(
+                    f"[{start}, {stop}) ends before timestep 1: give training timesteps, such as "
+                    f"during(0, 400), not fractions"
+                )
         within = [
             replace(t, start=_larger(t.start, start), stop=-_larger(-t.stop, -stop))
             for t in self.terms
@@ -120,8 +139,8 @@ def _larger(a: float | Tensor, b: float | Tensor) -> float | Tensor:
 
 
 def _finite(scale: float) -> None:
-    if not math.isfinite(scale):
-        raise GuidanceError(f"a guidance scale must be a finite number, not {scale}")
+    if not (isinstance(scale, Real) and math.isfinite(scale)):
+        raise GuidanceError(f"a guidance scale must be a finite number, not {scale!r}")
 
 
 def gradient_field(field: Field) -> Guide:
@@ -279,6 +298,11 @@ def guided(denoise: Denoise, guide: Guide, scale: float = 1.0, form: str = "scor
     which adds Sigma times it to its mean (algorithm 1); every other step refuses it. The forms
     are not equally strong. Clip before guidance: `guided(clipped(denoise), guide)`.
     """
+    if not isinstance(guide, Guide):
+        raise GuidanceError(
+            f"the second argument of guided(denoise, guide) is a Guide, as at_xt, at_x0 and "
+            f"gradient_field make them, not a {type(guide).__name__}"
+        )
     _finite(scale)
     if form not in _FORMS:
         raise GuidanceError(f"form must be 'score' or 'mean', not {form!r}")
