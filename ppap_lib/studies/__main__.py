@@ -51,7 +51,7 @@ _OPTIONS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "default": [guidance.PUBLISHED_SCALE],
             "help": "of guidance (default: %(default)s)",
         },
-        "n": {"type": int, "help": "images per block (default: %(default)s)"},
+        "n": {"type": int, "help": "images of every run (default: %(default)s)"},
         "blocks": {"type": int, "default": 3, "help": "blocks of seeds (default: %(default)s)"},
     }
 )
@@ -292,8 +292,7 @@ def parser() -> argparse.ArgumentParser:
         ("reading", _reading, 1000, "how models read noisy images, by timestep"),
         ("attention", _attention, 200, "where every expert looks, at every noise level"),
     ):
-        sub = command(name, run, text, "tier", "device")
-        sub.add_argument("--n", type=int, default=n, help=f"images per model (default: {n})")
+        sub = command(name, run, text, "tier", "device", n=n)
         sub.add_argument("--first-seed", type=int, default=0, help="of the noise (default: 0)")
     return top
 
