@@ -9,19 +9,22 @@ class DeviceError(ValueError):
     """A device that does not exist here."""
 
 
-def pick(name: str = "auto") -> torch.device:
-    """The device of this name: "cpu", "cuda", "cuda:1"; "auto" is the GPU where there is one."""
+def pick(name: torch.device | str = "auto") -> torch.device:
+    """The device of this name: "cpu", "cuda", "cuda:1"; "auto" is the GPU where there is one.
+
+    Raises `DeviceError` where there is none.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise DeviceError(f"no device {name!r}: write auto, cpu, cuda or cuda:1") from error
+        raise DeviceError(f"no device {str(name)!r}: write auto, cpu, cuda or cuda:1") from error
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise DeviceError(f"device {name!r} was asked for and this machine has no GPU")
+        raise DeviceError(f"device {str(name)!r} was asked for and this machine has no GPU")
     if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
         raise DeviceError(
-            f"device {name!r} was asked for and this machine has {count}, numbered from cuda:0"
+            f"device {str(name)!r} was asked for and this machine has {count}, numbered from cuda:0"
         )
     return device
 

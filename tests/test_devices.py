@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ppap_lib import devices
+from ppap_lib import devices, experts, zoo
 
 
 def test_auto_is_the_gpu_where_there_is_one():
@@ -15,12 +15,30 @@ def test_a_title_says_what_a_timing_depends_on():
     assert devices.title("cpu").endswith(f"{torch.get_num_threads()} threads")
 
 
+@pytest.mark.parametrize(
+    "load",
+    [
+        lambda device: zoo.load("fashion/judge", device),
+        lambda device: zoo.denoiser("fashion/denoiser", device=device),
+        lambda device: experts.load("fashion/ppap5-resnet18", device),
+    ],
+)
+def test_networks_are_loaded_to_devices_by_name(load, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    load("auto")
+    for name in ("gpu", "cuda"):
+        with pytest.raises(devices.DeviceError):
+            load(name)
+
+
 def test_unknown_and_absent_devices_are_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(devices.DeviceError, match="no device 'gpu': write auto, cpu"):
         devices.pick("gpu")
     with pytest.raises(devices.DeviceError, match="asked for and this machine has no GPU"):
         devices.pick("cuda:1")
+    with pytest.raises(devices.DeviceError, match="'cuda:0' was asked for"):
+        devices.pick(torch.device("cuda:0"))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert devices.pick("cuda") == torch.device("cuda")

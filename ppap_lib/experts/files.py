@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ppap_lib import weights, zoo
+from ppap_lib import devices, weights, zoo
 from ppap_lib.experts.routing import Experts, ExpertsError, full_copies, low_rank
 from ppap_lib.fetch import ASSETS
 from ppap_lib.networks.lora import Adapted, LoraError, Plan
@@ -86,7 +86,7 @@ def load(name: str, device: torch.device | str = "cpu", assets: Path = ASSETS) -
             f"{'are ' + ', '.join(sets) if sets else 'is none yet'}; train one, or give a file "
             f"of your own to experts.read(path, trunk)"
         )
-    card = zoo.card(name, assets)
+    card, device = zoo.card(name, assets), devices.pick(device)
     path = asset(card, assets)
     if card.sha256 is None or not path.is_file():
         raise ExpertsError(f"{name} is not trained yet: {card.note or f'there is no {path.name}'}")

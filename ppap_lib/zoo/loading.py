@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ppap_lib import denoise, fetch, weights
+from ppap_lib import denoise, devices, fetch, weights
 from ppap_lib.classes import imagenet
 from ppap_lib.fetch import ASSETS
 from ppap_lib.schedule import Schedule
@@ -25,12 +25,14 @@ def load(
 ) -> nn.Module:
     """The network `name` in float32, in evaluation mode, with frozen parameters.
 
+    `device` is one or, as for `devices.pick`, the name of one.
+
     A classifier is a `Vision`; a denoiser is called as `(x, t)`, or `(x, t, y)` if it is
     conditional, an upsampler as `(x, t, low_res, y)`, a noisy classifier as `(x, t)`.
     Raises `ZooError` if there are no weights to be had (the message says what to do),
     `WeightsError` if the file is not the one the card names, `FetchError` if a download fails.
     """
-    card = read_card(name, assets)
+    card, device = read_card(name, assets), devices.pick(device)
     path = find(card, assets) or _obtain(card, download)
     if card.sha256 is None:
         warnings.warn(
