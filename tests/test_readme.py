@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import torch
+from PIL import Image
 
 from ppap_lib.tasks import Classification
 
@@ -17,12 +18,13 @@ def test_it_opens_with_the_two_commands_and_one_picture():
     assert (Path(__file__).parents[1] / picture).exists()
 
 
-def test_the_guidance_example_steers_towards_its_target():
+def test_the_guidance_example_steers_towards_its_target(tmp_path, monkeypatch):
     """The lines of the README, at fewer steps; the guide must come to believe in its target."""
-    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    assert len(code.strip().splitlines()) <= 14
+    first, then = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    assert len(first.strip().splitlines()) <= 14
     found: dict = {}
-    exec(code.replace("ddim25", "ddim10"), found)
+    monkeypatch.chdir(tmp_path)
+    exec((first + then).replace("ddim25", "ddim10").replace("(25,", "(3,"), found)
     target = torch.full((8,), 9)
     plain = found["sample"](
         found["clipped"](found["zoo"].denoiser("fashion/denoiser")),
@@ -36,3 +38,6 @@ def test_the_guidance_example_steers_towards_its_target():
 
     assert found["boots"].shape == (8, 1, 32, 32)
     assert belief(found["boots"]) > belief(plain) + 0.5
+    assert found["again"].isfinite().all() and len(found["finest"]) - 1 == 3
+    with Image.open("boots.png") as sheet:
+        assert sheet.size == (4 * 33 - 1, 2 * 33 - 1)
