@@ -1,8 +1,9 @@
 """The book's Sphinx extension (`local_extensions` in `_config.yml`).
 
-It closes three gaps of Jupyter Book 1.x: a failed notebook is only a warning and the build
-exits 0; the cache knows a notebook's own cells but not the library they call; and a clone
-whose package is not installed cannot import it. For the reference pages it makes
+It closes four gaps of Jupyter Book 1.x: a failed notebook is only a warning and the build
+exits 0; the cache knows a notebook's own cells but not the library they call; a clone
+whose package is not installed cannot import it; and figures have no words for those who cannot
+see them. For the reference pages it makes
 reStructuredText, which autodoc reads, of the library's plain docstrings.
 """
 
@@ -11,6 +12,8 @@ import os
 import re
 import shutil
 from pathlib import Path
+
+from docutils import nodes
 
 ROOT = Path(__file__).resolve().parents[1]
 CACHE = ".jupyter_cache-"
@@ -95,6 +98,18 @@ _ALIASES = {
 """By name, in an order in which later meanings may use earlier names."""
 
 
+def describe_figures(app, doctree) -> None:
+    """Give the images of figures the caption's first sentence to be read out.
+
+    Else Sphinx gives them their file's name.
+    """
+    for figure in doctree.findall(nodes.figure):
+        for caption in figure.findall(nodes.caption):
+            sentence = re.split(r"(?<=[.?]) ", " ".join(caption.astext().split()))[0]
+            for image in figure.findall(nodes.image):
+                image.setdefault("alt", sentence)
+
+
 def _rewrite(app, what, name, obj, options, lines: list[str]) -> None:
     lines[:] = restructured(lines)
 
@@ -114,6 +129,7 @@ def setup(app) -> dict[str, bool]:
     # Sphinx exits 1 after a build with warnings only if it was told to keep going over them.
     app.keep_going = True
     app.connect("config-inited", _use_own_cache, priority=100)
+    app.connect("doctree-read", describe_figures)
     app.setup_extension("sphinx.ext.autodoc")
     app.connect("autodoc-process-docstring", _rewrite)
     app.connect("autodoc-process-signature", _shorten)

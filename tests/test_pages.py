@@ -6,11 +6,13 @@ from functools import partial
 
 import printed
 import pytest
+from docutils import nodes
+from docutils.utils import new_document
 from printed import ROOT
 from torch import nn
 
 from ppap_lib import data, metrics
-from ppap_lib.book import library_digest, restructured, with_aliases
+from ppap_lib.book import describe_figures, library_digest, restructured, with_aliases
 from ppap_lib.distill import __main__ as distill
 from ppap_lib.generate import __main__ as generate
 from ppap_lib.samplers import ddim
@@ -149,6 +151,16 @@ def test_docstrings_become_restructured_text():
         "",
         "End ``#``.",
     ]
+
+
+def test_a_figure_s_image_is_described_by_the_first_sentence_of_its_caption():
+    doctree = new_document("page")
+    told, silent = nodes.image(uri="a.png", alt="A cat."), nodes.image(uri="b.png")
+    for image in (told, silent):
+        caption = nodes.caption("", "Left: a curve\nat scale 7.5. Right: another.")
+        doctree += nodes.figure("", image, caption)
+    describe_figures(None, doctree)
+    assert (told["alt"], silent["alt"]) == ("A cat.", "Left: a curve at scale 7.5.")
 
 
 def test_signatures_name_the_aliases():
