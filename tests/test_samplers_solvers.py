@@ -65,6 +65,15 @@ def normal(count, seed=0):
     return lambda: torch.randn(count, 1, generator=generator, dtype=torch.float64)
 
 
+def test_an_unknown_name_is_answered_with_others():
+    for solvers in (ode_solvers(LINEAR), SOLVERS):
+        with pytest.raises(SamplingError, match="no solver 'dpmpp2m': did you mean dpmpp_2m"):
+            solvers["dpmpp2m"]
+    with pytest.raises(SamplingError, match="no solver 'x': there are .*, karras"):
+        SOLVERS["x"]
+    assert SOLVERS.get("dpmpp2m") is None and "dpmpp2m" not in SOLVERS
+
+
 @pytest.mark.parametrize("name", ode_solvers(CONTINUOUS))
 def test_guidance_at_scale_1_leads_to_the_conditional_law(name):
     """Quantile for quantile, after 100 steps: within 0.005 (solvers of order 1: 0.05)."""

@@ -1,5 +1,6 @@
 """Every solver by name, what it costs, and the finest grid it can afford."""
 
+import difflib
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 
@@ -31,6 +32,18 @@ from ppap_lib.samplers.stochastic import (
 from ppap_lib.schedule import ContinuousSchedule, Level, Schedule
 
 
+class Solvers(dict[str, Step]):
+    """Steps by name; an unknown name is a `SamplingError` with suggestions."""
+
+    def __missing__(self, name: str) -> Step:
+        close = difflib.get_close_matches(str(name), self, n=3)
+        hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(self)}"
+        raise SamplingError(f"no solver {name!r}: {hint}")
+
+    def __or__(self, other: Mapping[str, Step]) -> "Solvers":
+        return Solvers({**self, **other})
+
+
 def _extrapolating(
     schedule: Schedule | ContinuousSchedule, lower_final: Sequence[Level] | None
 ) -> dict[str, Step]:
@@ -53,47 +66,51 @@ EXTRAPOLATING = tuple(_extrapolating(ContinuousSchedule(), None))
 
 def ode_solvers(
     schedule: Schedule | ContinuousSchedule, lower_final: Sequence[Level] | None = None
-) -> dict[str, Step]:
+) -> Solvers:
     """The steps that draw no noise and follow the probability flow, by name.
 
     Those in `EXTRAPOLATING` end at low order on the grid `lower_final`, if one is given.
     """
-    return {
-        "ddim": ddim(),
-        "euler": euler,
-        "heun": heun,
-        "dpm2": dpm2(schedule),
-        "k_lms": k_lms(),
-        "prk": prk(schedule),
-        "plms": plms(),
-        "s_pndm": s_pndm,
-        "f_pndm": f_pndm(schedule),
-        "rk4": rk4(schedule),
-        "fon": fon(schedule),
-        "dpm_solver_1": dpm_solver(1, schedule),
-        "dpm_solver_2": dpm_solver(2, schedule),
-        "dpm_solver_3": dpm_solver(3, schedule),
-        "dpmpp_2s": dpmpp_singlestep(2, schedule),
-        "dpmpp_3s": dpmpp_singlestep(3, schedule),
-        "dpmpp_1m": dpmpp_multistep(1),
-        "unipc_1": unipc(1),
-        **_extrapolating(schedule, lower_final),
-    }
+    return Solvers(
+        {
+            "ddim": ddim(),
+            "euler": euler,
+            "heun": heun,
+            "dpm2": dpm2(schedule),
+            "k_lms": k_lms(),
+            "prk": prk(schedule),
+            "plms": plms(),
+            "s_pndm": s_pndm,
+            "f_pndm": f_pndm(schedule),
+            "rk4": rk4(schedule),
+            "fon": fon(schedule),
+            "dpm_solver_1": dpm_solver(1, schedule),
+            "dpm_solver_2": dpm_solver(2, schedule),
+            "dpm_solver_3": dpm_solver(3, schedule),
+            "dpmpp_2s": dpmpp_singlestep(2, schedule),
+            "dpmpp_3s": dpmpp_singlestep(3, schedule),
+            "dpmpp_1m": dpmpp_multistep(1),
+            "unipc_1": unipc(1),
+            **_extrapolating(schedule, lower_final),
+        }
+    )
 
 
-def noise_solvers(schedule: Schedule | ContinuousSchedule) -> dict[str, Step]:
+def noise_solvers(schedule: Schedule | ContinuousSchedule) -> Solvers:
     """The steps that draw noise, by name; `analytic_ddim` needs data as well and is not here."""
-    return {
-        "ddpm_small": ddpm(small_variance),
-        "ddpm_large": ddpm(large_variance),
-        "ddim_0.2": ddim(0.2),
-        "ddim_0.5": ddim(0.5),
-        "ddim_1": ddim(1.0),
-        "ddim_sigma_hat": ddim_sigma_hat,
-        "euler_ancestral": euler_ancestral(),
-        "dpm2_ancestral": dpm2_ancestral(schedule),
-        "karras": karras(schedule),
-    }
+    return Solvers(
+        {
+            "ddpm_small": ddpm(small_variance),
+            "ddpm_large": ddpm(large_variance),
+            "ddim_0.2": ddim(0.2),
+            "ddim_0.5": ddim(0.5),
+            "ddim_1": ddim(1.0),
+            "ddim_sigma_hat": ddim_sigma_hat,
+            "euler_ancestral": euler_ancestral(),
+            "dpm2_ancestral": dpm2_ancestral(schedule),
+            "karras": karras(schedule),
+        }
+    )
 
 
 ORDERS: Mapping[str, int] = {
