@@ -264,6 +264,7 @@ CASES = [
     ("quantile 1.1", lambda: thresholded(predict, 1.1), DenoiserError, r"in \(0, 1\], not 1.1"),
     # Sampling and guidance
     ("NaN from a network", lambda: run(ddim(), breaks_at(666)), SamplingError, r"step 1 .*\[1\]"),
+    ("a step by name", lambda: run("ddim"), SamplingError, r"ddim\(\) makes, not 'ddim'"),
     ("a grid of one", lambda: run(grid=LINEAR.grid([5])[:1]), SamplingError, "at least two levels"),
     ("a reversed grid", lambda: run(grid=LINEAR.grid(4)[::-1]), SamplingError, "noisy to clean"),
     ("an integer start", lambda: run(x_T=X.long()), SamplingError, "x_T is floating"),

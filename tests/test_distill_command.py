@@ -106,6 +106,7 @@ def test_training_under_torchrun_is_refused(kind, tmp_path, tiny_fashion, capsys
         (["supervised", *TRAIN, "--no-scale"], "no LoRA scale"),
         (["supervised", *TRAIN, "--rank", "1", "--no-scale"], "of convolutions only"),
         (["supervised", *TRAIN, "--images", "9"], "one budget"),
+        (["supervised", *TRAIN, "--guide", "lite0"], "has no guide 'lite0': use resnet18 or vit"),
         (["supervised", *TRAIN, "--tier", "mnist"], "no tier 'mnist'"),
         (["supervised", *TRAIN, "--tier", "tin10"], "tin10's"),
     ],

@@ -120,8 +120,12 @@ def test_schedules_are_those_of_training():
         preset = tier(name)
         drawn = zoo.schedule(preset.named("denoiser"))
         assert torch.equal(drawn.betas, preset.schedule().betas)
-    with pytest.raises(ZooError, match="never saw noise"):
+    with pytest.raises(ZooError, match="is a classifier without a schedule"):
         zoo.schedule("efficientnet_lite0")
+    with pytest.raises(ZooError, match="is a set of experts without a schedule"):
+        zoo.schedule("fashion/ppap5-resnet18")
+    with pytest.raises(ZooError, match="is a set of experts, not a denoiser"):
+        zoo.denoiser("fashion/ppap5-resnet18")
 
 
 # Publishing and loading

@@ -34,8 +34,8 @@ class Manifest:
     def __post_init__(self):
         if self.n < 1 or self.shard < 1 or self.first_seed < 0:
             raise DataError(
-                f"expected n >= 1, shard >= 1, first_seed >= 0, not {self.n}, {self.shard}, "
-                f"{self.first_seed}"
+                f"a set has at least 1 image, at least 1 to a shard and a first seed of at least "
+                f"0, not {self.n} images, {self.shard} to a shard from seed {self.first_seed}"
             )
         object.__setattr__(self, "shape", tuple(self.shape))
 
@@ -79,8 +79,10 @@ def claim(folder: Path, manifest: Manifest) -> None:
     path = folder / MANIFEST
     if path.exists():
         if (found := read_manifest(folder)) != manifest:
+            there, here = asdict(found), asdict(manifest)
+            changes = [f"{k} {there[k]!r}, not {here[k]!r}" for k in here if there[k] != here[k]]
             raise DataError(
-                f"{folder} holds another set ({found}), not {manifest}: use another folder"
+                f"{folder} holds another set ({'; '.join(changes)}): use another folder"
             )
         return
     # Several processes may do this at once; they write the same bytes.

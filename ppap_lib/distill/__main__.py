@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ppap_lib import commands, devices
+from ppap_lib import commands, devices, zoo
 from ppap_lib.distill.fitting import PRESETS, UPDATES, settings
+from ppap_lib.distill.losses import DistillError
 from ppap_lib.distill.training import ExpertTraining, train_experts
 from ppap_lib.tiers import tier
 from ppap_lib.train import options
@@ -56,6 +57,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def train(given: argparse.Namespace) -> dict[str, Any]:
     """Do what the command line says; returns the summary."""
+    if given.guide not in (guides := zoo.guides(tier(given.tier).name)):
+        raise DistillError(f"{given.tier} has no guide {given.guide!r}: use {' or '.join(guides)}")
     whole = given.kind == "supervised" and given.rank is None
     training = ExpertTraining(**options.fields_of(ExpertTraining, given), whole=whole)
     device = devices.pick(given.device)

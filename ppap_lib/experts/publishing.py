@@ -47,5 +47,5 @@ def verify(
 def _card(name: str, assets: Path) -> zoo.Card:
     card = zoo.card(name, assets)
     if card.kind != "experts":
-        raise ExpertsError(f"{name} is a {card.kind}, not a set of experts: use zoo.publish")
+        raise ExpertsError(f"{name} is {card.called}, not a set of experts: use zoo.publish")
     return card

@@ -117,6 +117,8 @@ def _check_start(x_T: Tensor, grid: Sequence[Level]) -> None:
 
 
 def _check_step(step: Step) -> None:
+    if not callable(step):
+        raise SamplingError(f"a step is a function, such as ddim() makes, not {step!r}")
     try:
         inspect.signature(step).bind("denoise", "x", "now", "nxt", "history", "noise")
     except TypeError as error:

@@ -82,9 +82,10 @@ def has_experts(method: str) -> bool:
 def installed(guide: str, tier: str = "fashion") -> list[str]:
     """The methods whose weights ship with this version, in order.
 
-    Raises `ZooError` for a guide that the tier does not have.
+    Raises `MethodError` for a guide that the tier does not have.
     """
-    zoo.card(preset(tier).named(guide))
+    if guide not in (guides := zoo.guides(preset(tier).name)):
+        raise MethodError(f"{tier} has no guide {guide!r}: there are {', '.join(guides)}")
     needed = {method: weights_of(method, guide, tier) for method in METHODS}
     known = zoo.names()
     return [m for m, n in needed.items() if n is None or (n in known and zoo.card(n).sha256)]

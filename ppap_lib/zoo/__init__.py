@@ -7,7 +7,7 @@ around one. `table()` lists everything; `publish` installs trained weights, `ver
 what a card says, and `python -m ppap_lib.studies.cards` does both from the shell.
 """
 
-from ppap_lib.zoo.cards import Card, ZooError, card, names
+from ppap_lib.zoo.cards import Card, ZooError, card, guides, names
 from ppap_lib.zoo.loading import denoiser, load, schedule, table
 from ppap_lib.zoo.publishing import Check, Skipped, publish, verify
 from ppap_lib.zoo.vision import Vision
@@ -20,6 +20,7 @@ __all__ = [
     "ZooError",
     "card",
     "denoiser",
+    "guides",
     "load",
     "names",
     "publish",

@@ -73,6 +73,11 @@ class Card:
         """Whether there are weights at all."""
         return self.sha256 is not None or "asset" not in self.file
 
+    @property
+    def called(self) -> str:
+        """What it is, in a sentence: "a denoiser", "a set of experts"."""
+        return "a set of experts" if self.kind == "experts" else f"a {self.kind}"
+
 
 @cache  # a page of verdicts asks thousands of times
 def from_json(text: str, origin: str = "card") -> Card:
@@ -96,6 +101,13 @@ def names(assets: Path = ASSETS) -> list[str]:
     folder = assets / "cards"
     found = [path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.json")]
     return sorted(found, key=lambda name: ("/" not in name, name))
+
+
+def guides(tier: str, assets: Path = ASSETS) -> list[str]:
+    """The tier's classifiers that may guide, by their names there: all but its judge."""
+    own = [name for name in names(assets) if name.startswith(f"{tier}/")]
+    found = [name.split("/")[1] for name in own if card(name, assets).kind == "classifier"]
+    return [name for name in found if name != "judge"]
 
 
 def card(name: str, assets: Path = ASSETS) -> Card:

@@ -62,7 +62,7 @@ def denoiser(
     """
     card = read_card(name)
     if card.prediction is None:
-        raise ZooError(f"{name} is a {card.kind}, not a denoiser")
+        raise ZooError(f"{name} is {card.called}, not a denoiser")
     given = {"y": y, "low_res": low_res}
     condition = {key: value for key, value in given.items() if value is not None}
     network = load(name, device) if network is None else network
@@ -74,7 +74,9 @@ def schedule(name: str) -> Schedule:
     """The noise schedule that the network `name` was trained with."""
     card = read_card(name)
     if card.schedule is None:
-        raise ZooError(f"{name} is a {card.kind} that never saw noise: it has no schedule")
+        raise ZooError(
+            f"{name} is {card.called} without a schedule: ask for that of the denoiser it guides"
+        )
     return _SCHEDULES[card.schedule]()
 
 
