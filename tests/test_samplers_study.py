@@ -214,6 +214,14 @@ def test_the_pick_is_the_best_picture_among_the_most_accurate():
     assert (picked.best.solver, picked.rivals) == ("heun", [])
 
 
+def test_the_lead_is_that_on_the_seeds_that_all_share():
+    """Of another block, which is easier, only the second has a row."""
+    rows = [row("ddim", kid=0.2), row("heun", kid=0.3), row("heun", kid=0.0, first_seed=66)]
+    found = standings.standings(rows)
+    assert min(found, key=lambda s: s.mean("kid")).solver == "heun"
+    assert standings.lead(found, "kid").best.solver == "ddim"
+
+
 def test_what_the_full_study_asks_for_and_what_is_missing(tmp_path, monkeypatch):
     monkeypatch.setenv("PPAP_RESULTS", str(tmp_path))
     runs = standings.asked(blocks=2)

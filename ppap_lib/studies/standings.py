@@ -113,10 +113,14 @@ class Lead(NamedTuple):
 
 
 def lead(found: Iterable[Standing], column: str) -> Lead:
-    """Who leads, and who cannot be told from the leader: at the 95 % level for all together."""
+    """Who leads, and who cannot be told from the leader: at the 95 % level for all together.
+
+    The lead is that on the blocks of seeds which all share, as far as there are such.
+    """
     sign = 1 if COLUMNS[column].lower_is_better else -1
-    ordered = sorted(found, key=lambda s: sign * s.mean(column))
-    best, *others = ordered
+    first, *rest = everyone = list(found)
+    blocks = first.shared(*rest) or None
+    best, *others = sorted(everyone, key=lambda s: sign * s.mean(column, blocks))
     many = len(others)
     return Lead(best, [one for one in others if one.minus(best, column, many).sign == 0])
 
