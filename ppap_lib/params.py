@@ -18,7 +18,7 @@ import difflib
 import math
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Literal, Self, Union
 
 _RANGE = "ppap_range"
@@ -67,7 +67,9 @@ class Parameters:
         fields = {field.name: field for field in dataclasses.fields(cls)}
         for name in values:
             if name not in fields:
-                raise ParameterError(f"unknown parameter {name!r}: {_hint(name, list(fields))}")
+                raise ParameterError(
+                    f"unknown parameter {name!r}: {suggestion(name, list(fields))}"
+                )
         for name, field in fields.items():
             if name not in values and field.default is dataclasses.MISSING:
                 raise ParameterError(f"parameter {name!r} is missing and has no default")
@@ -105,9 +107,12 @@ def _injected(namespace: Mapping[str, Any]) -> Iterator[str]:
                 yield from (target.id for target in targets if isinstance(target, ast.Name))
 
 
-def _hint(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}"
+def suggestion(name: str, known: Collection[str], n: int = 1) -> str:
+    """What to say of a name that is none of the `known`: the `n` most alike, or else all."""
+    close = difflib.get_close_matches(name, known, n=n, cutoff=0.5)
+    if not close:
+        return f"there are {', '.join(known)}"
+    return f"did you mean {' or '.join(map(repr, close))}?"
 
 
 def _typed(name: str, value: Any, hint: Any) -> Any:

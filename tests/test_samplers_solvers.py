@@ -67,7 +67,7 @@ def normal(count, seed=0):
 
 def test_an_unknown_name_is_answered_with_others():
     for solvers in (ode_solvers(LINEAR), SOLVERS):
-        with pytest.raises(SamplingError, match="no solver 'dpmpp2m': did you mean dpmpp_2m"):
+        with pytest.raises(SamplingError, match="no solver 'dpmpp2m': did you mean 'dpmpp_2m'"):
             solvers["dpmpp2m"]
     with pytest.raises(SamplingError, match="no solver 'x': there are .*, karras"):
         SOLVERS["x"]

@@ -109,7 +109,7 @@ def test_bad_cards_and_unknown_names_are_refused():
         from_json(json.dumps(entries | {"kind": "segmenter"}))
     with pytest.raises(ZooError, match="not JSON"):
         from_json("{")
-    with pytest.raises(ZooError, match="did you mean fashion/resnet18"):
+    with pytest.raises(ZooError, match="did you mean 'fashion/resnet18'"):
         zoo.load("fashion/resnet")
 
 

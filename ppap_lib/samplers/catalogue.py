@@ -1,12 +1,12 @@
 """Every solver by name, what it costs, and the finest grid it can afford."""
 
-import difflib
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
 from ppap_lib.denoise import Prediction
+from ppap_lib.params import suggestion
 from ppap_lib.samplers.exponential import (
     deis,
     dpm2,
@@ -36,9 +36,7 @@ class Solvers(dict[str, Step]):
     """Steps by name; an unknown name is a `SamplingError` with suggestions."""
 
     def __missing__(self, name: str) -> Step:
-        close = difflib.get_close_matches(str(name), self, n=3)
-        hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(self)}"
-        raise SamplingError(f"no solver {name!r}: {hint}")
+        raise SamplingError(f"no solver {name!r}: {suggestion(str(name), self, 3)}")
 
     def __or__(self, other: Mapping[str, Step]) -> "Solvers":
         return Solvers({**self, **other})

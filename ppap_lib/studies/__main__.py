@@ -266,7 +266,8 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--steps", type=int, nargs="+", default=[25], help="(default: 25)")
     sub.add_argument("--tweaks", nargs="+", choices=tuple(noise.TWEAKS), help="(default: all)")
     sub.add_argument("--clipped", action="store_true", help="leave the unclipped runs out")
-    sub.add_argument("--n", type=int, help="images per repeat (default: 66, of 1,000 steps 10)")
+    each = ", ".join(f"{n} in {steps:,} steps" for steps, n in noise.STEPS.items())
+    sub.add_argument("--n", type=int, help=f"images per repeat (default: {each})")
     sub.add_argument("--repeats", type=int, default=3, help="blocks of seeds (default: 3)")
 
     text = "every solver within a budget of evaluations"
@@ -275,9 +276,11 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--solvers", nargs="+", metavar="NAME", help="(default: all but pf)")
     sub.add_argument("--grid", default="uniform", choices=tuple(samplers.GRIDS))
     sub.add_argument("--budgets", type=int, nargs="+", help="of evaluations (default: 10)")
-    sub.add_argument("--tolerances", type=float, nargs="+", help="of pf (default: 0.1 0.03)")
+    tried = " ".join(map(str, samplers.TOLERANCES))
+    sub.add_argument("--tolerances", type=float, nargs="+", help=f"of pf (default: {tried})")
     sub.add_argument("--guide", help="of the tier, with a --method (default: resnet18)")
-    sub.add_argument("--scale", type=float, help="of guidance, with a --method (default: 7.5)")
+    usual = guidance.PUBLISHED_SCALE
+    sub.add_argument("--scale", type=float, help=f"of guidance, likewise (default: {usual})")
 
     text = "guidance within some intervals only"
     shared = {"method": "ppap5", "n": 40}

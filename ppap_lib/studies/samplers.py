@@ -5,7 +5,6 @@ budget a solver takes the largest number of steps that fits. All rows of a block
 and labels, so that solvers are compared image by image: a row keeps what every image contributes.
 """
 
-import difflib
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,7 +19,7 @@ from torch import Tensor
 from ppap_lib import data, metrics, seeds, zoo
 from ppap_lib.denoise import Denoise, Prediction, clipped
 from ppap_lib.generate import generate
-from ppap_lib.params import ParameterError, param
+from ppap_lib.params import ParameterError, param, suggestion
 from ppap_lib.samplers import (
     EXTRAPOLATING,
     FEWEST_STEPS,
@@ -110,9 +109,7 @@ class Sampling(Guided):
             known = OTHER_NAMES[self.solver]
             raise ParameterError(f"{self.solver} is {known} by another name: run {known!r}")
         if self.solver not in SOLVERS:
-            close = difflib.get_close_matches(self.solver, SOLVERS, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(SOLVERS)}"
-            raise ParameterError(f"no solver {self.solver!r}: {hint}")
+            raise ParameterError(f"no solver {self.solver!r}: {suggestion(self.solver, SOLVERS)}")
         if (self.solver == "pf") != (self.tolerance is not None) or (
             (self.solver == "pf") != (self.budget is None)
         ):

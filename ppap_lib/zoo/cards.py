@@ -1,6 +1,5 @@
 """Cards: one JSON file per network, shipped under `assets/cards`."""
 
-import difflib
 import json
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
@@ -9,6 +8,7 @@ from pathlib import Path
 
 from ppap_lib import atomic
 from ppap_lib.fetch import ASSETS
+from ppap_lib.params import suggestion
 
 KINDS = ("classifier", "denoiser", "upsampler", "noisy classifier", "experts")
 DTYPES = ("float16", "int8")  # in which assets are stored: `weights.save` says how
@@ -114,10 +114,7 @@ def card(name: str, assets: Path = ASSETS) -> Card:
     """The card of the network `name`; an unknown name gets suggestions."""
     path = assets / "cards" / f"{name}.json"
     if not path.is_file():
-        known = names(assets)
-        close = difflib.get_close_matches(name, known, n=3)
-        hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(known)}"
-        raise ZooError(f"no network {name!r} in the zoo: {hint}")
+        raise ZooError(f"no network {name!r} in the zoo: {suggestion(name, names(assets), 3)}")
     return from_json(path.read_text("utf8"), f"the card {path.name}")
 
 
