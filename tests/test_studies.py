@@ -128,6 +128,7 @@ def test_a_training_run_is_filed_with_its_course(tmp_path, monkeypatch):
         (["samplers", "--guide", "vit"], "--guide would be ignored: nothing guides"),
         (["samplers", "--tolerances", "0.1"], "--tolerances would be ignored: .* pf"),
         (["samplers", "--solvers", "pf", "--budgets", "5"], "--budgets would be ignored: .* pf"),
+        (["samplers", "--solvers", "pf", "--grid", "karras"], "--grid would be ignored: .* pf"),
     ],
 )
 def test_the_command_line_says_what_is_wrong(tmp_path, monkeypatch, capsys, arguments, says):

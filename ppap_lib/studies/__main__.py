@@ -151,6 +151,7 @@ def _samplers(given: argparse.Namespace) -> None:
         unread["tolerances"] = "they are for the solver pf, which is not among --solvers"
     if set(solvers) == {"pf"}:
         unread["budgets"] = "the solver pf has none, but --tolerances"
+        unread["grid"] = "the solver pf chooses its steps itself"
     options = ("budgets", "method", "guide", "scale", "n", "blocks", "tier", "grid", "tolerances")
     runs = []
     for run in samplers.plan(solvers, **_given(given, options, unread)):
@@ -274,7 +275,7 @@ def parser() -> argparse.ArgumentParser:
     shared = {"method": "none", "n": 100, "blocks": 1}
     sub = command("samplers", _samplers, text, "tier", "device", **shared)
     sub.add_argument("--solvers", nargs="+", metavar="NAME", help="(default: all but pf)")
-    sub.add_argument("--grid", default="uniform", choices=tuple(samplers.GRIDS))
+    sub.add_argument("--grid", choices=tuple(samplers.GRIDS), help="(default: uniform)")
     sub.add_argument("--budgets", type=int, nargs="+", help="of evaluations (default: 10)")
     tried = " ".join(map(str, samplers.TOLERANCES))
     sub.add_argument("--tolerances", type=float, nargs="+", help=f"of pf (default: {tried})")
