@@ -145,3 +145,24 @@ def silhouettes(images: Tensor, threshold: float = -0.9) -> Tensor:
     bright = (images.amax(1) > threshold).cpu().numpy()
     filled = [torch.from_numpy(binary_fill_holes(mask)) for mask in bright]
     return torch.stack(filled).to(images.device)
+
+
+def box_masks(boxes: Tensor, size: Sequence[int]) -> Tensor:
+    """Bounding boxes as masks: every pixel that a box touches. [B, H, W], `size` being (H, W).
+
+    `boxes` [B, 4] are left, top, right, bottom edges in pixels, as an `ImageSet` has them.
+    """
+    height, width = size
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise LocalisationError(f"boxes are [B, 4], not {list(boxes.shape)}")
+    left, top, right, bottom = boxes[:, :, None].unbind(1)
+    columns, rows = (torch.arange(n, device=boxes.device) for n in (width, height))
+    across = (columns + 1 > left) & (columns < right)
+    down = (rows + 1 > top) & (rows < bottom)
+    masks = down[:, :, None] & across[:, None, :]
+    if bool((lost := ~masks.flatten(1).any(1)).any()):
+        raise LocalisationError(
+            f"boxes {lost.nonzero().flatten().tolist()[:8]} touch no pixel of {height}x{width} "
+            f"images: their edges are left, top, right, bottom, in pixels"
+        )
+    return masks

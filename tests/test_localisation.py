@@ -11,6 +11,7 @@ from torch import nn
 from ppap_lib import experts, localisation
 from ppap_lib.localisation import (
     LocalisationError,
+    box_masks,
     cam,
     centre,
     energy_ratio,
@@ -197,3 +198,31 @@ def test_maps_and_masks_that_do_not_fit_are_refused(maps, masks, message):
         energy_ratio(maps, masks)
     with pytest.raises(LocalisationError, match="floating"):
         mean_frequency(maps)
+
+
+class TestBoxes:
+    def test_a_box_of_whole_pixels_is_a_rectangle_of_its_area(self):
+        boxes = torch.tensor([[3.0, 1.0, 7.0, 2.0], [0.0, 0.0, W, H]])
+        masks = box_masks(boxes, (H, W))
+        assert masks.dtype == torch.bool and masks.flatten(1).sum(1).tolist() == [4, H * W]
+        assert masks[0, 1, 3:7].all()
+
+    @given(st.tuples(*4 * [st.floats(0, H - 1)]), st.floats(0.01, 1))
+    def test_a_box_touches_the_pixels_of_all_its_points(self, ends, width):
+        left, top = ends[:2]
+        right, bottom = (min(a + width + b, H) for a, b in zip((left, top), ends[2:], strict=True))
+        mask = box_masks(torch.tensor([[left, top, right, bottom]]).double(), (H, W))[0]
+        x, y = (torch.linspace(a, b, 9)[1:-1].long() for a, b in ((left, right), (top, bottom)))
+        assert mask[y[:, None], x[None, :]].all()
+        area = (math.ceil(right) - math.floor(left)) * (math.ceil(bottom) - math.floor(top))
+        assert int(mask.sum()) == area
+
+    @pytest.mark.parametrize("box", [[5, 5, 5, 9], [5, 9, 7, 8], [W, 0, W + 3, 4], [-3, 0, 0, 4]])
+    def test_a_box_without_a_pixel_is_refused(self, box):
+        boxes = torch.tensor([[0, 0, 2, 2], box]).float()
+        with pytest.raises(LocalisationError, match=r"boxes \[1\] touch no pixel of 12x16"):
+            box_masks(boxes, (H, W))
+
+    def test_boxes_have_four_edges(self):
+        with pytest.raises(LocalisationError, match=r"\[2, 3\]"):
+            box_masks(torch.zeros(2, 3), (H, W))

@@ -156,6 +156,28 @@ class TestAttention:
         found = attention._estimate(torch.tensor([1.0, torch.nan]))
         assert found.pop("images") == 1 and all(math.isnan(end) for end in found.values())
 
+    def test_objects_are_in_their_boxes_where_a_box_leaves_room(self, model, monkeypatch):
+        edges = [[0, 0, 32, 16], [8, 8, 24, 24], [0, 0, 32, 15], [0, 0, 9, 9], [4, 4, 5, 5]]
+        generator = torch.Generator().manual_seed(0)
+        pixels = torch.randint(0, 256, (5, 3, 32, 32), dtype=torch.uint8, generator=generator)
+        ten = tier("tin10")
+        found = data.ImageSet(
+            pixels, torch.arange(5), ten.classes, "here", torch.tensor(edges) * 1.0
+        )
+        monkeypatch.setattr(data, "test_images", lambda name: found)
+        chosen, masks = attention.objects("tin10", 4)
+        assert chosen.labels.tolist() == [1, 2, 3, 4]  # the first box covers half
+        areas = [16 * 16, 32 * 15, 9 * 9, 1]
+        assert masks.flatten(1).sum(1).tolist() == areas
+        with pytest.raises(data.DataError, match="the first 5 of 4 images"):
+            attention.objects("tin10", 5)
+
+        torch.manual_seed(0)
+        model(ten.classifier("resnet18"))
+        row = attention.measure(attention.Looks("any", "layer3", "tin10", n=4, times=(100.0,)))
+        assert row["area"] == pytest.approx(sum(areas) / 4 / 32**2)
+        assert row["kept"]["frequency"] == [4]
+
     def test_every_guide_has_a_layer(self):
         assert attention.LAYERS.keys() == set(FASHION.guides)
         for guide, layer in attention.LAYERS.items():

@@ -14,7 +14,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ppap_lib import bootstrap, experts, localisation, zoo
+from ppap_lib import bootstrap, data, experts, localisation, zoo
+from ppap_lib.data.imageset import ImageSet
 from ppap_lib.experts import Experts
 from ppap_lib.guidance import at_xt
 from ppap_lib.params import Parameters, param
@@ -35,6 +36,9 @@ LAYERS: Mapping[str, str] = MappingProxyType(
 """By guide: the last layer whose map has 8x8 cells. On the ResNet's last map, 4x4, an outline
 cannot be seen, and a third of the maps at high noise are empty."""
 
+WIDEST = 0.5
+"""Of an image: a box that covers more says too little about where its object is."""
+
 MEASURES = ("inside", "entropy", "frequency")
 BATCH = 50
 _ANY = Schedule.linear().at(0)  # a plain network reads every level alike
@@ -46,7 +50,7 @@ class Looks(Seeded, Parameters):
 
     model: str
     layer: str
-    images: Literal["fashion"] = "fashion"
+    images: Literal["fashion", "tin10"] = "fashion"
     n: int = param(200, low=4)
     first_seed: int = param(0, low=0)
     times: tuple[float, ...] = param(TIMES, low=0.0, high=999.0)
@@ -62,6 +66,23 @@ def plan(guide: str, tier: str = "fashion", n: int = 200, first_seed: int = 0) -
         method: Looks(name, LAYERS[guide], tier, n, first_seed)
         for method, name in reading.installed(guide, tier).items()
     }
+
+
+def objects(images: str, n: int) -> tuple[ImageSet, Tensor]:
+    """`n` test images, and where their objects are: bool [n, H, W].
+
+    Silhouettes, of images balanced over the classes; or, where boxes are known, of the first
+    images whose box covers less than `WIDEST`.
+    """
+    found = data.test_images(images)
+    if found.boxes is None:
+        found = reading.pictures(images, n)
+        return found, localisation.silhouettes(found.images())
+    left, top, right, bottom = found.boxes.unbind(1)
+    height, width = found.shape[1:]
+    share = (right - left) * (bottom - top) / (height * width)
+    found = found.subset((share < WIDEST).nonzero()).first(n)
+    return found, localisation.box_masks(found.boxes, (height, width))
 
 
 def members(model: nn.Module) -> list[Callable[[], nn.Module]]:
@@ -94,9 +115,8 @@ def look(network: nn.Module, layer: str, x_t: Tensor, labels: Tensor, masks: Ten
 
 def matrix(params: Looks, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
     """`look` of every expert at every time, [experts, times, n, 5], and the objects' masks."""
-    chosen = reading.pictures(params.images, params.n)
+    chosen, masks = objects(params.images, params.n)
     x0, labels = chosen.images(), chosen.labels
-    masks = localisation.silhouettes(x0)
     schedule = preset(params.images).schedule()
     levels = [schedule.at(t) for t in params.times]
     rows = []
