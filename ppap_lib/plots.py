@@ -9,8 +9,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import LogLocator, NullLocator
 from torch import Tensor
 
 from ppap_lib import images as pixels
@@ -50,6 +52,14 @@ def style() -> None:
             "legend.frameon": False,
         },
     )
+
+
+def plain_log(axis: Axis) -> Axis:
+    """A logarithmic axis labelled at 1 and 3 times the powers of ten, as plain numbers."""
+    axis.set_major_locator(LogLocator(subs=(1, 3)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_locator(NullLocator())
+    return axis
 
 
 def schedules(ax: Axes, named: Mapping[str, Schedule], quantity: str = "log_snr") -> Axes:

@@ -48,3 +48,11 @@ def test_a_matrix_prints_its_numbers_and_frames_cells(ax):
     assert [label.get_text() for label in ax.get_yticklabels()] == ["a", "b", "c"]
     with pytest.raises(plots.PlotError, match="3 rows"):
         plots.matrix(ax, values.T, ["a", "b", "c"], ["x", "y"])
+
+
+def test_a_logarithmic_axis_is_labelled_in_plain_numbers(ax):
+    ax.set(yscale="log", ylim=(0.02, 0.5))
+    plots.plain_log(ax.yaxis)
+    ax.figure.canvas.draw()
+    labels = {label.get_text() for label in ax.get_yticklabels()}
+    assert {"0.03", "0.1", "0.3"} <= labels and not ax.yaxis.get_minorticklocs().size
