@@ -2,7 +2,7 @@
 
 Parameters are a frozen dataclass derived from `Parameters`; a value of a wrong type or out of
 its range never makes an instance. papermill only warns about a name it does not know and passes
-`-p save true` as the *string* "true"; `Parameters.from_notebook` turns both into errors.
+`-p save true` as the string "true"; `Parameters.from_notebook` turns both into errors.
 
     @dataclass(frozen=True)
     class Sampling(Parameters):

@@ -97,6 +97,15 @@ timestep_explorer(
 """
 
 
+REFERENCE = """
+# `ppap_lib.studies.of_a_module_with_a_rather_long_name`
+
+```{eval-rst}
+.. py:function:: ppap_lib.studies.of_a_module_with_a_rather_long_name.measured(images: Tensor)
+```
+"""
+
+
 def explorers_notebook(folder: Path) -> None:
     """A notebook with a title, `GUIDED` and `RANGED`."""
     nbformat = pytest.importorskip("nbformat").v4
@@ -119,8 +128,9 @@ def pages(tmp_path_factory):
         (root / "book" / name).symlink_to(ROOT / "book" / name)
     small_notebook(root / "book" / "notebooks")
     explorers_notebook(root / "book" / "notebooks")
+    (root / "book" / "reference.md").write_text(REFERENCE)
     (root / "book" / "_toc.yml").write_text(
-        "format: jb-book\nroot: bibliography\nchapters:\n"
+        "format: jb-book\nroot: bibliography\nchapters:\n- file: reference\n"
         "- file: notebooks/01_forward_process\n- file: notebooks/explorers\n"
     )
     done = subprocess.run(
@@ -216,10 +226,11 @@ CONTRAST = """() => {
 
 
 @pytest.mark.timeout(400)
-def test_the_page_fits_a_narrow_screen(chromium, built):
+def test_pages_fit_a_narrow_screen(chromium, built):
     viewport = {"width": 400, "height": 800}
-    with opened(chromium, built.as_uri(), viewport=viewport) as (page, _):
-        assert page.evaluate("document.documentElement.scrollWidth") <= 400
+    for path in (built, built.parents[1] / "reference.html"):
+        with opened(chromium, path.as_uri(), viewport=viewport) as (page, _):
+            assert page.evaluate("document.documentElement.scrollWidth") <= 400
 
 
 @pytest.mark.timeout(400)
