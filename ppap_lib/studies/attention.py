@@ -37,7 +37,7 @@ LAYERS: Mapping[str, str] = MappingProxyType(
 cannot be seen, and a third of the maps at high noise are empty."""
 
 WIDEST = 0.5
-"""Of an image: a box that covers more says too little about where its object is."""
+"""Of an image: a box that covers as much says too little about where its object is."""
 
 MEASURES = ("inside", "entropy", "frequency")
 BATCH = 50
