@@ -38,6 +38,9 @@ PACKAGES = ("ppap_lib", "torch", "torchvision", "numpy", "timm", "torch-fidelity
 
 Row = dict[str, Any]
 
+_BITS = "bits"  # the key under which a file keeps a long list of zeros and ones, as one string
+_MANY = 16  # entries make a list long
+
 _ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -163,10 +166,10 @@ def versions() -> dict[str, str]:
 def _read(path: Path) -> Row:
     """One ledger file, checked to be what its name says."""
     try:
-        row = json.loads(path.read_text(encoding="utf-8"))
+        row = json.loads(path.read_text(encoding="utf-8"), object_hook=_unpacked)
         named = f"{row['study']}-{digest(row['params'])}.json"
         row["results"], row["seconds"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise LedgerError(
             f"{path.name} is not a ledger file ({type(error).__name__}: {error})"
         ) from error
@@ -178,13 +181,24 @@ def _read(path: Path) -> Row:
 def _text(value: Any, indent: str = "") -> str:
     """`value` as JSON: a line for each key in order, a list of any length on its key's line.
 
-    Hundreds of images' numbers one below the other are twice the bytes and no easier to read.
+    Hundreds of images' numbers one below the other are twice the bytes and no easier to read. So
+    are the commas of a long list of zeros and ones: `_unpacked` makes it a list again.
     """
+    if isinstance(value, list) and len(value) >= _MANY and _is_binary(value):
+        return json.dumps({_BITS: "".join(map(str, value))})
     if not isinstance(value, dict) or not value:
         return json.dumps(value, separators=(",", ":"), sort_keys=True)
     inner = indent + " "
     entries = (f"{inner}{json.dumps(key)}: {_text(value[key], inner)}" for key in sorted(value))
     return "{\n" + ",\n".join(entries) + f"\n{indent}}}"
+
+
+def _is_binary(values: list) -> bool:
+    return all(type(value) is int and value in (0, 1) for value in values)
+
+
+def _unpacked(entries: dict[str, Any]) -> Any:
+    return [int(bit) for bit in entries[_BITS]] if entries.keys() == {_BITS} else entries
 
 
 def _plain(name: str, value: Any) -> Any:
@@ -199,6 +213,8 @@ def _plain(name: str, value: Any) -> Any:
         for key in value:
             if not isinstance(key, str):
                 raise LedgerError(f"{name} has the key {key!r}: keys are strings")
+        if value.keys() == {_BITS}:
+            raise LedgerError(f"{name} would be read back as a list: add a key beside {_BITS!r}")
         return {key: _plain(f"{name}.{key}", entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(f"{name}[{i}]", entry) for i, entry in enumerate(value)]

@@ -34,11 +34,36 @@ def test_a_row_comes_back_with_what_made_it(tmp_path):
 
 def test_a_file_has_a_line_for_each_number_but_one_for_each_list(tmp_path):
     results = {"kid": 0.5, "by": {"t": [{"b": 1, "a": [2.5, None]}], "none": {}}}
-    path = record(tmp_path, results | {"precise": [0, 1] * 500})
+    path = record(tmp_path, results | {"seen": [7, 1] * 500})
     text = path.read_text()
-    assert json.loads(text)["results"] == results | {"precise": [0, 1] * 500}
+    assert json.loads(text)["results"] == results | {"seen": [7, 1] * 500}
     assert '  "by": {\n   "none": {},\n   "t": [{"a":[2.5,null],"b":1}]\n  },\n' in text
-    assert f'  "precise": [{",".join("01" * 500)}]\n }},\n' in text
+    assert f'  "seen": [{",".join("71" * 500)}]\n }},\n' in text
+
+
+def test_a_long_list_of_zeros_and_ones_is_a_string_in_the_file_and_a_list_again(tmp_path):
+    results = {"precise": [0, 1] * 500, "few": [0, 1], "by": {"t": [1] * 20}}
+    others = {"truth": [True, False] * 10, "real": [0.0, 1.0] * 10, "counts": [0, 1, 2] * 10}
+    path = record(tmp_path, results | others)
+    (row,) = ledger.rows("guidance", tmp_path)
+    assert repr(row["results"]) == repr(dict(sorted((results | others).items())))
+    text = path.read_text()
+    assert f'  "precise": {{"bits": "{"01" * 500}"}},\n' in text and text.count("bits") == 2
+    assert ledger.record("guidance", PARAMS, results | others, seconds=1, into=tmp_path) == path
+    with pytest.raises(LedgerError, match="precise.500 was 0, is 1"):
+        record(tmp_path, results | others | {"precise": [0, 1] * 250 + [1, 0] * 250})
+    listed = {name: row[name] for name in row} | {"results": results | others}
+    path.write_text(json.dumps(listed))  # as files were before
+    assert ledger.rows("guidance", tmp_path)[0]["results"] == row["results"]
+
+
+def test_what_reads_like_a_list_of_zeros_and_ones_is_refused(tmp_path):
+    with pytest.raises(LedgerError, match="results.by would be read back as a list"):
+        record(tmp_path, {"by": {"bits": 8}})
+    path = record(tmp_path, {"precise": [1] * 20})
+    path.write_text(path.read_text().replace("1" * 20, "1" * 19 + "x"))
+    with pytest.raises(LedgerError, match="is not a ledger file"):
+        ledger.rows("guidance", tmp_path)
 
 
 def test_the_commit_is_the_checkouts():
