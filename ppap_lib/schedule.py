@@ -81,9 +81,43 @@ CLEAN = Level(*(torch.tensor(v, dtype=torch.float64) for v in (-1.0, 1.0, 0.0)))
 _SLACK = 1e-9
 """Of log-SNRs at a schedule's ends: `at(t).log_snr` comes back through exp and log, rounded."""
 
+_RESOLVED = 1e-15
+"""Of fractions of a step: what Newton's last move may be."""
+
 
 def _log_abar_of_log_snr(log_snr: Tensor) -> Tensor:
     return torch.nn.functional.logsigmoid(log_snr)
+
+
+Cubic = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+def _cubic_value(cubic: Cubic, u: Tensor) -> Tensor:
+    c0, c1, c2, c3 = cubic
+    return c0 + u * (c1 + u * (c2 + u * c3))
+
+
+def _cubic_slope(cubic: Cubic, u: Tensor) -> Tensor:
+    _, c1, c2, c3 = cubic
+    return c1 + u * (2 * c2 + u * 3 * c3)
+
+
+def _where_cubic_is(cubic: Cubic, target: Tensor) -> Tensor:
+    """The u in [0, 1] at which a falling cubic takes the value `target`.
+
+    By Newton's method, and by halving the bracket where that leaves it.
+    """
+    low, high = torch.zeros_like(target), torch.ones_like(target)
+    u = (low + high) / 2
+    for _ in range(60):  # halving alone is below float64's resolution then
+        excess = _cubic_value(cubic, u) - target
+        low, high = torch.where(excess > 0, u, low), torch.where(excess > 0, high, u)
+        newton = u - excess / _cubic_slope(cubic, u)
+        inside = (newton >= low) & (newton <= high)  # nan, where the slope is 0, is not
+        before, u = u, torch.where(inside, newton, (low + high) / 2)
+        if bool((u - before).abs().lt(_RESOLVED).all()):
+            break
+    return u
 
 
 class Schedule:
@@ -144,13 +178,13 @@ class Schedule:
         inner = 2 * secants[1:] * secants[:-1] / (secants[1:] + secants[:-1])
         return torch.cat([secants[:1], inner, secants[-1:]])
 
-    def _interpolate(self, left: Tensor, u: Tensor) -> Tensor:
-        """Cubic Hermite log-SNR at fraction `u` of the step from node `left` to the next."""
+    def _cubic(self, left: Tensor) -> Cubic:
+        """Coefficients, constant first, of the Hermite cubic from node `left` to the next."""
         right = (left + 1).clamp(max=self.T - 1)
         f0, f1 = self.log_snr[left], self.log_snr[right]
         m0, m1 = self._slopes[left], self._slopes[right]
         rise = f1 - f0
-        return f0 + u * (m0 + u * (3 * rise - 2 * m0 - m1 + u * (m0 + m1 - 2 * rise)))
+        return f0, m0, 3 * rise - 2 * m0 - m1, m0 + m1 - 2 * rise
 
     def _times(self, t: float | Tensor) -> Tensor:
         t = torch.as_tensor(t, dtype=torch.float64).cpu()
@@ -162,21 +196,18 @@ class Schedule:
         """d log-SNR / dt at training index `t`, of the interpolant that `at` reads; negative."""
         t = self._times(t)
         left = t.floor().long().clamp(max=max(self.T - 2, 0))
-        right, u = (left + 1).clamp(max=self.T - 1), t - left
-        rise = self.log_snr[right] - self.log_snr[left]
-        m0, m1 = self._slopes[left], self._slopes[right]
-        return m0 + u * (2 * (3 * rise - 2 * m0 - m1) + 3 * u * (m0 + m1 - 2 * rise))
+        return _cubic_slope(self._cubic(left), t - left)
 
     def at(self, t: float | Tensor) -> Level:
         """The level at training index `t` (real, scalar or [B], in [0, T-1])."""
         t = self._times(t)
         left = t.floor().long()
         u = t - left
-        between = _log_abar_of_log_snr(self._interpolate(left, u))
+        between = _log_abar_of_log_snr(_cubic_value(self._cubic(left), u))
         return _level(t, torch.where(u == 0, self.alphas_cumprod[left].log(), between))
 
     def at_log_snr(self, log_snr: float | Tensor) -> Level:
-        """The level with this log-SNR; the inverse of `at`, by bisection to rounding."""
+        """The level with this log-SNR; the inverse of `at`, to rounding."""
         target = torch.as_tensor(log_snr, dtype=torch.float64).cpu()
         low, high = self.log_snr[-1], self.log_snr[0]
         inside = (target >= low - _SLACK) & (target <= high + _SLACK)
@@ -188,12 +219,8 @@ class Schedule:
         target = target.clamp(low, high)
         left = torch.searchsorted(-self.log_snr, -target, right=True) - 1
         left = left.clamp(0, max(self.T - 2, 0))
-        a, b = torch.zeros_like(target), torch.ones_like(target)
-        for _ in range(60):  # halves the bracket to below float64 resolution
-            middle = (a + b) / 2
-            above = self._interpolate(left, middle) > target
-            a, b = torch.where(above, middle, a), torch.where(above, b, middle)
-        return _level(left + b, _log_abar_of_log_snr(target))
+        u = _where_cubic_is(self._cubic(left), target)
+        return _level(left + u, _log_abar_of_log_snr(target))
 
     def grid(self, spacing: str | int | Sequence[float] = "") -> tuple[Level, ...]:
         """Levels from the noisiest to `CLEAN` at a respacing (see `respace`) or given times."""

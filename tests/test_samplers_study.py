@@ -120,6 +120,13 @@ def test_a_row_has_the_commit_of_the_code_that_drew(quick, moving_head, monkeypa
     assert len(moving_head) == 2 and row["commit"] == "earlier"
 
 
+def test_the_first_images_of_a_run_are_drawn_as_in_the_whole(quick):
+    run = Sampling("ddim_1", 4, n=N, first_seed=N)
+    whole, few = samplers.draw(run), samplers.draw(run, images=3)
+    assert torch.equal(few.images, whole.images[:3])
+    assert (few.evaluations, few.gradients) == (whole.evaluations, whole.gradients) == (4, 4)
+
+
 def test_a_row_keeps_to_its_budget_and_says_what_each_image_contributes(quick):
     told = []
     runs = samplers.plan(("ddim", "heun", "analytic_ddim"), (5,), n=N)

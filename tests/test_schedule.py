@@ -116,6 +116,20 @@ def test_at_log_snr_inverts_at(name):
     torch.testing.assert_close(back.sigma, level.sigma, rtol=1e-12, atol=0)
 
 
+@given(
+    betas=st.lists(st.floats(1e-6, 0.999), min_size=2, max_size=6),
+    share=st.floats(0, 1),
+)
+def test_the_inverse_holds_on_any_table(betas, share):
+    # Betas that leap bend the cubics, so that Newton's method alone would leave its bracket.
+    schedule = Schedule(betas)
+    high, low = float(schedule.log_snr[0]), float(schedule.log_snr[-1])
+    target = high + share * (low - high)
+    t = schedule.at_log_snr(target).t
+    assert 0 <= t <= schedule.T - 1
+    assert float(schedule.at(t).log_snr) == pytest.approx(target, rel=1e-9, abs=1e-9)
+
+
 @given(data=st.data(), name=st.sampled_from(sorted(SCHEDULES)))
 def test_interpolation_stays_between_the_integers_and_is_monotone(data, name):
     schedule = SCHEDULES[name]

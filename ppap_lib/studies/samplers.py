@@ -224,8 +224,9 @@ class Drawn:
     seconds: float
 
 
-def draw(params: Sampling, device: torch.device | str = "cpu") -> Drawn:
-    """The run's images."""
+def draw(params: Sampling, device: torch.device | str = "cpu", images: int | None = None) -> Drawn:
+    """The run's images, or only its first `images`."""
+    asked = params.seeds[:images]
     chosen = preset(params.tier)
     grid = levels(params)
     step = _step(params, grid, device)
@@ -247,10 +248,10 @@ def draw(params: Sampling, device: torch.device | str = "cpu") -> Drawn:
 
     clock = time.process_time if torch.device(device).type == "cpu" else time.perf_counter
     began = clock()
-    images = generate(counted, chosen.shape, params.seeds, grid, step, steered=True, device=device)
+    drawn = generate(counted, chosen.shape, asked, grid, step, steered=True, device=device)
     seconds = clock() - began
-    each = {name: spent[name] / params.n for name in ("evaluations", "gradients")}
-    return Drawn(images, len(grid) - 1, **each, seconds=seconds / params.n)
+    each = {name: spent[name] / len(asked) for name in ("evaluations", "gradients")}
+    return Drawn(drawn, len(grid) - 1, **each, seconds=seconds / len(asked))
 
 
 def measure(params: Sampling, device: torch.device | str = "cpu") -> dict[str, Any]:
