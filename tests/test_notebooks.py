@@ -28,7 +28,7 @@ SMALLER = {
     "06_guidance_ablation": {},
     "07_practical": {"guide": "vit", "n_experts": 2, "rank": 1},
     "08_noise_and_beta": {"shown": 2, "steps": 3, "save": False},
-    "09_accelerated_sampling": {"budget": 5, "finest": 40, "images": 2},
+    "09_accelerated_sampling": {"budget": 5, "finest": 40, "images": 2, "timed": 1},
     "10_scale_and_resolution": {"scales_shown": [2.0, 100.0], "classes_shown": ["bag"], "shown": 1},
     "11_architecture": {"sketch": 0.05, "seeds": 1, "save": False},
 }
