@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from ppap_lib.denoise import Denoise, Prediction
+from ppap_lib.errors import PpapError
 from ppap_lib.schedule import ContinuousSchedule, Level, Schedule, per_image
 
 
-class AnalyticError(ValueError):
+class AnalyticError(PpapError, ValueError):
     """A distribution that cannot exist, or a question it has no closed form for."""
 
 

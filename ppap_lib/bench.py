@@ -19,13 +19,14 @@ from torch import Tensor, nn
 
 from ppap_lib import commands, devices, tiers
 from ppap_lib.denoise import Network, diffusers_network
+from ppap_lib.errors import PpapError
 from ppap_lib.train.speed import size
 
 DTYPES = (torch.float32, torch.bfloat16)
 ROUNDS = 3  # at least, however slow the machine
 
 
-class BenchError(RuntimeError):
+class BenchError(PpapError, RuntimeError):
     """A benchmark that cannot run here."""
 
 

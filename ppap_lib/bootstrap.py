@@ -10,10 +10,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ppap_lib.errors import PpapError
+
 RESAMPLES = 2000
 
 
-class BootstrapError(ValueError):
+class BootstrapError(PpapError, ValueError):
     """Values whose mean has no interval."""
 
 

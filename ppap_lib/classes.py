@@ -5,10 +5,12 @@ import re
 from collections.abc import Iterable
 from functools import cache
 
+from ppap_lib.errors import PpapError
+
 _WNID = re.compile(r"n\d{8}")
 
 
-class ClassError(ValueError):
+class ClassError(PpapError, ValueError):
     """A class name or wnid that means no class, or several."""
 
 

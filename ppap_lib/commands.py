@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from ppap_lib.errors import PpapError
+
 _UNWRITABLE = frozenset(
     (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC)
     + (errno.ENOTDIR, errno.EISDIR, errno.EEXIST)  # a file where a folder should be, or the reverse
@@ -19,16 +21,15 @@ def run(
 ) -> int:
     """Do what the command line says: the exit status.
 
-    `act` returns words, which are printed, or a status of its own. The status is 1 after an
-    exception of a class that this package defines, of which only the message is printed: it says
-    what to do; and where a file cannot be written. Any other is a fault of the program, and is
-    raised.
+    `act` returns words, which are printed, or a status of its own. The status is 1 after a
+    `PpapError`, of which only the message is printed: it says what to do; and where a file cannot
+    be written. Any other exception is a fault of the program, and is raised.
     """
     given = parser.parse_args(arguments)
     try:
         found = act(given)
     except Exception as error:
-        if _is_ours(error):
+        if isinstance(error, PpapError):
             words = str(error)
         elif isinstance(error, OSError) and error.errno in _UNWRITABLE:
             words = _unwritable(error, given)
@@ -47,11 +48,3 @@ def _unwritable(error: OSError, given: argparse.Namespace) -> str:
     named = folder and isinstance(error.filename, str | Path)
     inside = named and Path(error.filename).is_relative_to(folder)
     return f"{words}: give another --folder" if inside else words
-
-
-def _is_ours(error: Exception) -> bool:
-    module = type(error).__module__
-    if module == "__main__":  # of the module that `python -m` runs
-        spec = sys.modules[module].__spec__
-        module = spec.name if spec else module
-    return module.partition(".")[0] == __package__

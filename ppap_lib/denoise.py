@@ -12,12 +12,13 @@ from types import MappingProxyType
 import torch
 from torch import Tensor, nn
 
+from ppap_lib.errors import PpapError
 from ppap_lib.schedule import Level, per_image
 
 Network = Callable[[Tensor, Tensor], Tensor]
 
 
-class DenoiserError(ValueError):
+class DenoiserError(PpapError, ValueError):
     """A network's output that does not fit the adapter around it."""
 
 

@@ -4,8 +4,10 @@ import platform
 
 import torch
 
+from ppap_lib.errors import PpapError
 
-class DeviceError(ValueError):
+
+class DeviceError(PpapError, ValueError):
     """A device that does not exist here."""
 
 

@@ -11,6 +11,7 @@ from http.client import HTTPException
 from pathlib import Path
 
 from ppap_lib import weights
+from ppap_lib.errors import PpapError
 
 try:
     import fcntl
@@ -22,7 +23,7 @@ _CHUNK = 1 << 18
 _TIMEOUT = 30.0  # seconds without a byte
 
 
-class FetchError(RuntimeError):
+class FetchError(PpapError, RuntimeError):
     """A file could not be fetched, or is not the expected one."""
 
 

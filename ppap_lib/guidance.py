@@ -14,13 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from ppap_lib.denoise import Denoise, Prediction, as_computed, clamp_straight_through
+from ppap_lib.errors import PpapError
 from ppap_lib.schedule import Level, per_image
 from ppap_lib.tasks import Task
 
 Field = Callable[[Tensor, Level, Prediction], Tensor]
 
 
-class GuidanceError(ValueError):
+class GuidanceError(PpapError, ValueError):
     """A guide, scale or form that cannot be used."""
 
 

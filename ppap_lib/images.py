@@ -7,10 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ppap_lib.errors import PpapError
+
 GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601 luma
 
 
-class PixelError(ValueError):
+class PixelError(PpapError, ValueError):
     """Pixels outside the contract."""
 
 

@@ -26,6 +26,7 @@ from typing import Any
 import torch
 
 from ppap_lib import atomic, devices
+from ppap_lib.errors import PpapError
 
 AGREEMENT = 1e-6
 """Relative difference below which two numbers are the same result (other devices and thread
@@ -44,7 +45,7 @@ _MANY = 16  # entries make a list long
 _ROOT = Path(__file__).resolve().parents[1]
 
 
-class LedgerError(ValueError):
+class LedgerError(PpapError, ValueError):
     """A result that cannot be recorded, or a ledger file that is not one."""
 
 

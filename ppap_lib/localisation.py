@@ -11,11 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ppap_lib.errors import PpapError
 from ppap_lib.seeds import Noise
 from ppap_lib.spectrum import frequencies
 
 
-class LocalisationError(ValueError):
+class LocalisationError(PpapError, ValueError):
     """Maps, masks, layers or classes that do not fit together."""
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ppap_lib import data, weights, zoo
 from ppap_lib import images as pixels
+from ppap_lib.errors import PpapError
 from ppap_lib.fetch import ASSETS
 
 COMPONENTS = 64  # principal components of the small-sample Frechet distance
@@ -28,7 +29,7 @@ SHIPPED = 1000  # real images whose features come with the project
 ExtractorName = Literal["lite2", "inception"]
 
 
-class MetricError(ValueError):
+class MetricError(PpapError, ValueError):
     """Samples or features that a metric cannot honestly compare."""
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import nbformat
 
 from ppap_lib import commands
+from ppap_lib.errors import PpapError
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
@@ -21,7 +22,7 @@ PAPERMILL = {"injected-parameters", "papermill-error-cell-tag"}
 """Tags of cells that papermill adds to an executed copy."""
 
 
-class NotebookError(ValueError):
+class NotebookError(PpapError, ValueError):
     """A file that is not a notebook."""
 
 

@@ -21,11 +21,13 @@ import typing
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Literal, Self, Union
 
+from ppap_lib.errors import PpapError
+
 _RANGE = "ppap_range"
 _RECORDED = "ppap_recorded"
 
 
-class ParameterError(ValueError):
+class ParameterError(PpapError, ValueError):
     """A parameter with an unknown name, a wrong type, or a value out of its range."""
 
 

@@ -16,6 +16,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 from torch import Tensor
 
 from ppap_lib import images as pixels
+from ppap_lib.errors import PpapError
 from ppap_lib.schedule import Intervals, Schedule
 
 QUANTITIES = {
@@ -32,7 +33,7 @@ DASHES = ("-", "--", "-.", ":")
 """Line styles beside the colours: lines stay apart in print and where they lie on each other."""
 
 
-class PlotError(ValueError):
+class PlotError(PpapError, ValueError):
     """Something that cannot be drawn as asked."""
 
 

@@ -11,12 +11,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from ppap_lib.errors import PpapError
+
 FOLDER = Path(__file__).with_name("assets") / "published"
 
 Value = str | int | float | None
 
 
-class PublishedError(ValueError):
+class PublishedError(PpapError, ValueError):
     """A table that is not here, or a file that is not such a table."""
 
 

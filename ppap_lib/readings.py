@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from ppap_lib import uncertainty
+from ppap_lib.errors import PpapError
 from ppap_lib.guidance import Model, in_train_mode, read_at
 from ppap_lib.schedule import Schedule
 from ppap_lib.seeds import Noise
 
 
-class ReadingError(ValueError):
+class ReadingError(PpapError, ValueError):
     """A model, images, labels or seeds that cannot be read together."""
 
 

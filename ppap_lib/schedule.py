@@ -14,8 +14,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from ppap_lib.errors import PpapError
 
-class ScheduleError(ValueError):
+
+class ScheduleError(PpapError, ValueError):
     """A schedule, level, grid or interval that cannot exist."""
 
 

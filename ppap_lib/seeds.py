@@ -9,10 +9,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ppap_lib.errors import PpapError
+
 SEEDS = 2**32  # torch's CPU generator reads 32 bits: seed + 2**32 would repeat the stream
 
 
-class SeedError(ValueError):
+class SeedError(PpapError, ValueError):
     """Seeds that cannot give every image its own noise."""
 
 

@@ -10,8 +10,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from ppap_lib.errors import PpapError
 
-class SpectrumError(ValueError):
+
+class SpectrumError(PpapError, ValueError):
     """Images or frequencies that have no power spectrum."""
 
 

@@ -11,10 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ppap_lib.errors import PpapError
+
 Target = TypeVar("Target", contravariant=True)
 
 
-class TaskError(ValueError):
+class TaskError(PpapError, ValueError):
     """A target or an output that does not fit the task."""
 
 

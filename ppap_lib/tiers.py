@@ -13,6 +13,7 @@ from typing import Any, Literal
 from torch import nn
 
 from ppap_lib.classes import imagenet
+from ppap_lib.errors import PpapError
 from ppap_lib.networks.adm import UNet
 from ppap_lib.schedule import Schedule
 
@@ -20,7 +21,7 @@ TierName = Literal["fashion", "tin10", "imagenet256"]
 GuideName = Literal["resnet18", "vit", "lite0", "resnet50", "deit_s"]
 
 
-class TierError(ValueError):
+class TierError(PpapError, ValueError):
     """An unknown tier or an unknown network of a tier."""
 
 

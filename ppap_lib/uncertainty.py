@@ -10,11 +10,13 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
+from ppap_lib.errors import PpapError
+
 BINS = 15
 """Bins of confidence of the calibration error (Guo et al. 2017)."""
 
 
-class UncertaintyError(ValueError):
+class UncertaintyError(PpapError, ValueError):
     """Predictions, labels or classes that do not fit together."""
 
 

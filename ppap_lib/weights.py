@@ -14,9 +14,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ppap_lib import atomic
+from ppap_lib.errors import PpapError
 
 
-class WeightsError(ValueError):
+class WeightsError(PpapError, ValueError):
     """A weight file is unreadable, is not the expected one, or does not fit the network."""
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from ppap_lib import atomic, commands
+from ppap_lib.seeds import SeedError
 
 
 def write(folder: Path) -> int:
@@ -31,6 +32,20 @@ def test_a_path_that_no_option_named(capsys):
 
     assert commands.run(argparse.ArgumentParser(), act, []) == 1
     assert capsys.readouterr().err == "error: elsewhere: Permission denied\n"
+
+
+def test_an_error_of_the_package_is_a_message_and_any_other_is_raised(capsys):
+    def refuse(given):
+        raise SeedError("give one seed per image")
+
+    assert commands.run(argparse.ArgumentParser(), refuse, []) == 1
+    assert capsys.readouterr().err == "error: give one seed per image\n"
+
+    def break_down(given):
+        raise ValueError("a fault of the program")
+
+    with pytest.raises(ValueError, match="a fault of the program"):
+        commands.run(argparse.ArgumentParser(), break_down, [])
 
 
 def test_other_faults_of_the_system_are_raised():

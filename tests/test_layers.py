@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "ppap_lib"
 
 # A package is named once, for all its modules; they may import each other.
 LAYERS = {
+    -0.5: "errors",
     0: "images seeds schedule params atomic commands classes devices bootstrap published spectrum",
     0.5: "weights",
     1: "denoise networks fetch ledger",
@@ -133,6 +134,17 @@ def test_the_checker_finds_faults(module, source, fault):
 )
 def test_the_checker_lets_through_what_is_allowed(module, source):
     assert not faults(source, module)
+
+
+def test_every_error_is_the_packages_own():
+    classes = [
+        (f"{module}.{node.name}", [ast.unparse(base) for base in node.bases])
+        for module in MODULES
+        for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text("utf8")))
+        if isinstance(node, ast.ClassDef) and node.name.endswith("Error")
+    ]
+    assert len(classes) > 30
+    assert [name for name, bases in classes if "PpapError" not in bases] == ["errors.PpapError"]
 
 
 def test_no_name_is_in_two_layers():

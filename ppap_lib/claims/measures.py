@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from ppap_lib import bootstrap, ledger, published
 from ppap_lib.bootstrap import Estimate
+from ppap_lib.errors import PpapError
 from ppap_lib.studies import (
     ablation,
     attention,
@@ -32,7 +33,7 @@ from ppap_lib.studies import (
 )
 
 
-class MeasureError(ValueError):
+class MeasureError(PpapError, ValueError):
     """A metric asked of something that there is not."""
 
 

@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 from ppap_lib.bootstrap import Estimate
 from ppap_lib.claims.measures import MEASURES
+from ppap_lib.errors import PpapError
 
 Answer = Literal["holds", "does not hold", "undecided"]
 
@@ -15,7 +16,7 @@ ENOUGH = 50
 """Images from which on a verdict is given, unless the claim says `at_least`."""
 
 
-class ClaimError(ValueError):
+class ClaimError(PpapError, ValueError):
     """An entry of the register that cannot be judged."""
 
 

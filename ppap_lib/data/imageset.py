@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 
 from ppap_lib import images as contract
+from ppap_lib.errors import PpapError
 
 Index = int | slice | Sequence[int] | Tensor
 
 
-class DataError(ValueError):
+class DataError(PpapError, ValueError):
     """Images that are missing, broken, or not what was asked for."""
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ppap_lib import images as contract
+from ppap_lib.errors import PpapError
 from ppap_lib.experts import Experts
 from ppap_lib.guidance import in_train_mode
 from ppap_lib.schedule import Intervals, Schedule
@@ -19,7 +20,7 @@ from ppap_lib.train.batches import TIMES, seed_of
 from ppap_lib.train.objectives import stratified_times
 
 
-class DistillError(ValueError):
+class DistillError(PpapError, ValueError):
     """Experts, a teacher or targets that cannot be trained with each other."""
 
 

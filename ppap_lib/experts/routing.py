@@ -7,11 +7,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from ppap_lib.errors import PpapError
 from ppap_lib.networks.lora import Adapted, Plan, Update
 from ppap_lib.schedule import Intervals, Level
 
 
-class ExpertsError(ValueError):
+class ExpertsError(PpapError, ValueError):
     """Experts that do not fit their intervals, their file or their trunk."""
 
 

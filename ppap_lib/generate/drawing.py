@@ -6,12 +6,13 @@ import torch
 from torch import Tensor
 
 from ppap_lib.denoise import Denoise
+from ppap_lib.errors import PpapError
 from ppap_lib.samplers import Step, sample
 from ppap_lib.schedule import Level
 from ppap_lib.seeds import Noise
 
 
-class GenerationError(ValueError):
+class GenerationError(PpapError, ValueError):
     """A request for images that cannot be met."""
 
 

@@ -7,10 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ppap_lib.errors import PpapError
+
 GROUPS = 32  # the public networks normalise in 32 groups, so every width is a multiple of 32
 
 
-class ArchitectureError(ValueError):
+class ArchitectureError(PpapError, ValueError):
     """Arguments or inputs that do not describe, or do not fit, an ADM network."""
 
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ppap_lib import weights
+from ppap_lib.errors import PpapError
 
 Selection = str | Iterable[str] | Callable[[str, Any], bool]
 """Exact names, globs ("*.attn.qkv"; a star also matches dots), or a predicate (name, item)."""
@@ -29,7 +30,7 @@ _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
 
-class LoraError(ValueError):
+class LoraError(PpapError, ValueError):
     """A layer that no low-rank update can have, or a plan that does not fit the trunk."""
 
 

@@ -16,12 +16,13 @@ import torch
 from torch import Tensor
 
 from ppap_lib.denoise import Denoise, Prediction
+from ppap_lib.errors import PpapError
 from ppap_lib.schedule import Level
 
 HISTORY = 4  # what the highest-order multistep solvers (PLMS, UniPC-3) look back on
 
 
-class SamplingError(ValueError):
+class SamplingError(PpapError, ValueError):
     """A grid, start or guidance that a sampler cannot use, or a network that broke down."""
 
 

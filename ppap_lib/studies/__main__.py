@@ -12,6 +12,7 @@ import torch
 
 from ppap_lib import commands, devices, metrics, weights
 from ppap_lib.distill.fitting import IMAGES
+from ppap_lib.errors import PpapError
 from ppap_lib.studies import (
     ablation,
     architecture,
@@ -58,7 +59,7 @@ _OPTIONS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 """What several commands take; each command says which of these it reads."""
 
 
-class OptionError(ValueError):
+class OptionError(PpapError, ValueError):
     """An option that the rest of the command line leaves without effect."""
 
 

@@ -11,12 +11,13 @@ from torch import nn
 
 from ppap_lib import experts, seeds, zoo
 from ppap_lib.denoise import Denoise, clipped
+from ppap_lib.errors import PpapError
 from ppap_lib.guidance import Guide, at_x0, at_xt, guided, read_at
 from ppap_lib.tasks import Classification
 from ppap_lib.tiers import tier as preset
 
 
-class MethodError(ValueError):
+class MethodError(PpapError, ValueError):
     """A guidance method that does not exist, or whose weights are not there."""
 
 

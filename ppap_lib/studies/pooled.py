@@ -10,10 +10,11 @@ from torch import Tensor
 
 from ppap_lib import bootstrap, ledger
 from ppap_lib.bootstrap import Estimate
+from ppap_lib.errors import PpapError
 from ppap_lib.ledger import Row
 
 
-class PoolError(ValueError):
+class PoolError(PpapError, ValueError):
     """Settings of which one was expected for every length of block."""
 
 

@@ -15,6 +15,7 @@ from ppap_lib import ledger
 from ppap_lib.data.generated import origin
 from ppap_lib.distill.fitting import settings
 from ppap_lib.distill.training import ExpertTraining, train_experts, verify
+from ppap_lib.errors import PpapError
 from ppap_lib.studies import ablation, distillation, guidance
 from ppap_lib.tiers import tier as preset
 from ppap_lib.train.recipes import SUMMARY
@@ -24,7 +25,7 @@ N, BLOCKS = 200, 3
 GUIDES = preset("fashion").guides
 
 
-class VariantError(ValueError):
+class VariantError(PpapError, ValueError):
     """A variant that does not exist."""
 
 

@@ -14,13 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ppap_lib.denoise import ADAPTERS
+from ppap_lib.errors import PpapError
 from ppap_lib.samplers import Posterior
 from ppap_lib.schedule import CLEAN, Level, Schedule
 
 Objective = Callable[[nn.Module, Tensor, Tensor, torch.Generator], Tensor]
 
 
-class ObjectiveError(ValueError):
+class ObjectiveError(PpapError, ValueError):
     """An objective that cannot be formed, or a network that does not fit it."""
 
 

@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 
+from ppap_lib.errors import PpapError
 from ppap_lib.params import Parameters, param
 
 
-class TrainingError(RuntimeError):
+class TrainingError(PpapError, RuntimeError):
     """Training cannot start or go on: bad settings, a diverged loss, another run's checkpoint."""
 
 

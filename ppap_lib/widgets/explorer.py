@@ -17,11 +17,13 @@ from typing import Any
 import ipywidgets as ipw
 from matplotlib.figure import Figure
 
+from ppap_lib.errors import PpapError
+
 FRAME_LIMIT = 40
 """More frames than this make a page heavy to load."""
 
 
-class WidgetError(ValueError):
+class WidgetError(PpapError, ValueError):
     """An explorer that cannot be shown."""
 
 

@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 from ppap_lib import atomic
+from ppap_lib.errors import PpapError
 from ppap_lib.fetch import ASSETS
 from ppap_lib.params import suggestion
 
@@ -14,7 +15,7 @@ KINDS = ("classifier", "denoiser", "upsampler", "noisy classifier", "experts")
 DTYPES = ("float16", "int8")  # in which assets are stored: `weights.save` says how
 
 
-class ZooError(ValueError):
+class ZooError(PpapError, ValueError):
     """An unknown, untrained or unobtainable network, or a card that is wrong."""
 
 
