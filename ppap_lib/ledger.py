@@ -19,6 +19,7 @@ import platform
 import re
 import subprocess
 from collections.abc import Iterable, Mapping
+from decimal import Decimal
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -39,8 +40,12 @@ PACKAGES = ("ppap_lib", "torch", "torchvision", "numpy", "timm", "torch-fidelity
 
 Row = dict[str, Any]
 
-_BITS = "bits"  # the key under which a file keeps a long list of zeros and ones, as one string
-_MANY = 16  # entries make a list long
+DIGITS = 9
+"""Significant digits of the numbers in results: more than `AGREEMENT` tells apart."""
+
+_MANY = 16  # entries make a list long, which a file keeps under one of these keys:
+_BITS = "bits"  # zeros and ones, as one string
+_UNITS = re.compile(r"e-\d+")  # decimal numbers, as whole multiples of such a power of ten
 
 _ROOT = Path(__file__).resolve().parents[1]
 
@@ -84,7 +89,7 @@ def record(
     row = {
         "study": study,
         "params": _plain("params", dict(params)),
-        "results": _plain("results", dict(results)),
+        "results": _rounded(_plain("results", dict(results))),
         "seconds": round(float(seconds), 1),
         "device": devices.title(device),
         "commit": commit(),
@@ -183,23 +188,50 @@ def _text(value: Any, indent: str = "") -> str:
     """`value` as JSON: a line for each key in order, a list of any length on its key's line.
 
     Hundreds of images' numbers one below the other are twice the bytes and no easier to read. So
-    are the commas of a long list of zeros and ones: `_unpacked` makes it a list again.
+    are the commas of a long list of zeros and ones, and the points of one of decimal numbers:
+    `_unpacked` makes them lists again.
     """
-    if isinstance(value, list) and len(value) >= _MANY and _is_binary(value):
-        return json.dumps({_BITS: "".join(map(str, value))})
-    if not isinstance(value, dict) or not value:
+    if isinstance(value, list) and len(value) >= _MANY:
+        value = _packed(value)
+    if not isinstance(value, dict) or not value or _is_packed(value):
         return json.dumps(value, separators=(",", ":"), sort_keys=True)
     inner = indent + " "
     entries = (f"{inner}{json.dumps(key)}: {_text(value[key], inner)}" for key in sorted(value))
     return "{\n" + ",\n".join(entries) + f"\n{indent}}}"
 
 
-def _is_binary(values: list) -> bool:
-    return all(type(value) is int and value in (0, 1) for value in values)
+def _packed(values: list) -> Any:
+    """A long list as a file keeps it: itself, unless it is all zeros and ones, or decimals."""
+    if all(type(value) is int and value in (0, 1) for value in values):
+        return {_BITS: "".join(map(str, values))}
+    if not all(type(value) is float for value in values):
+        return values
+    exact = [Decimal(repr(value)) for value in values]
+    places = max(0, *(-value.as_tuple().exponent for value in exact))
+    packed = {f"e-{places}": [int(value.scaleb(places)) for value in exact]}
+    plain, short = (json.dumps(form, separators=(",", ":")) for form in (values, packed))
+    return packed if len(short) < len(plain) else values
+
+
+def _is_packed(entries: Mapping[str, Any]) -> bool:
+    return len(entries) == 1 and any(k == _BITS or _UNITS.fullmatch(k) for k in entries)
 
 
 def _unpacked(entries: dict[str, Any]) -> Any:
-    return [int(bit) for bit in entries[_BITS]] if entries.keys() == {_BITS} else entries
+    """What `_packed` made of a list, a list again, number for number; others as they are."""
+    if not _is_packed(entries):
+        return entries
+    ((key, kept),) = entries.items()
+    return [int(bit) for bit in kept] if key == _BITS else [float(f"{k}{key}") for k in kept]
+
+
+def _rounded(value: Any) -> Any:
+    """Every number to `DIGITS` significant digits."""
+    if isinstance(value, float):
+        return float(f"{value:.{DIGITS}g}")
+    if isinstance(value, dict):
+        return {key: _rounded(entry) for key, entry in value.items()}
+    return [_rounded(entry) for entry in value] if isinstance(value, list) else value
 
 
 def _plain(name: str, value: Any) -> Any:
@@ -214,8 +246,8 @@ def _plain(name: str, value: Any) -> Any:
         for key in value:
             if not isinstance(key, str):
                 raise LedgerError(f"{name} has the key {key!r}: keys are strings")
-        if value.keys() == {_BITS}:
-            raise LedgerError(f"{name} would be read back as a list: add a key beside {_BITS!r}")
+        if _is_packed(value):
+            raise LedgerError(f"{name} = {dict(value)} would be read back as a list: add a key")
         return {key: _plain(f"{name}.{key}", entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(f"{name}[{i}]", entry) for i, entry in enumerate(value)]

@@ -41,29 +41,51 @@ def test_a_file_has_a_line_for_each_number_but_one_for_each_list(tmp_path):
     assert f'  "seen": [{",".join("71" * 500)}]\n }},\n' in text
 
 
-def test_a_long_list_of_zeros_and_ones_is_a_string_in_the_file_and_a_list_again(tmp_path):
+def test_long_lists_of_zeros_and_ones_and_of_decimals_are_packed_and_lists_again(tmp_path):
     results = {"precise": [0, 1] * 500, "few": [0, 1], "by": {"t": [1] * 20}}
-    others = {"truth": [True, False] * 10, "real": [0.0, 1.0] * 10, "counts": [0, 1, 2] * 10}
-    path = record(tmp_path, results | others)
+    results |= {"witness": [0.25123, -0.06252, 3.0, 0.043329] * 9, "none": [0.0, 1.0] * 10}
+    results |= {"truth": [True, False] * 10, "counts": [0, 1, 2] * 10, "mixed": [0, 0.5] * 10}
+    path = record(tmp_path, results)
     (row,) = ledger.rows("guidance", tmp_path)
-    assert repr(row["results"]) == repr(dict(sorted((results | others).items())))
+    assert repr(row["results"]) == repr(dict(sorted(results.items())))
     text = path.read_text()
-    assert f'  "precise": {{"bits": "{"01" * 500}"}},\n' in text and text.count("bits") == 2
-    assert ledger.record("guidance", PARAMS, results | others, seconds=1, into=tmp_path) == path
+    assert f'  "precise": {{"bits":"{"01" * 500}"}},\n' in text
+    assert '  "witness": {"e-6":[251230,-62520,3000000,43329,' in text
+    assert text.count("bits") == 2 and text.count("e-") == 2
+    assert record(tmp_path, results) == path
     with pytest.raises(LedgerError, match="precise.500 was 0, is 1"):
-        record(tmp_path, results | others | {"precise": [0, 1] * 250 + [1, 0] * 250})
-    listed = {name: row[name] for name in row} | {"results": results | others}
+        record(tmp_path, results | {"precise": [0, 1] * 250 + [1, 0] * 250})
+    listed = {name: row[name] for name in row} | {"results": results}
     path.write_text(json.dumps(listed))  # as files were before
     assert ledger.rows("guidance", tmp_path)[0]["results"] == row["results"]
 
 
-def test_what_reads_like_a_list_of_zeros_and_ones_is_refused(tmp_path):
-    with pytest.raises(LedgerError, match="results.by would be read back as a list"):
-        record(tmp_path, {"by": {"bits": 8}})
-    path = record(tmp_path, {"precise": [1] * 20})
-    path.write_text(path.read_text().replace("1" * 20, "1" * 19 + "x"))
+@given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=16, max_size=20))
+def test_packing_keeps_every_number(values):
+    packed = json.loads(ledger._text({"a": values}), object_hook=ledger._unpacked)["a"]
+    assert all(type(value) is float for value in packed)
+    assert packed == values
+
+
+@pytest.mark.parametrize("packed", [{"bits": 8}, {"e-6": [1]}])
+def test_what_reads_like_a_packed_list_is_refused(tmp_path, packed):
+    with pytest.raises(LedgerError, match="results.by = .* would be read back as a list"):
+        record(tmp_path, {"by": packed})
+
+
+@pytest.mark.parametrize("values", [[1] * 20, [0.25] * 20])
+def test_a_packed_list_that_is_none_is_found_out(tmp_path, values):
+    path = record(tmp_path, {"precise": values})
+    path.write_text(path.read_text().replace("1" * 20, "1x").replace("[25,", '["x",'))
     with pytest.raises(LedgerError, match="is not a ledger file"):
         ledger.rows("guidance", tmp_path)
+
+
+def test_results_have_nine_digits(tmp_path):
+    record(tmp_path, {"kid": 1 / 3, "by": {"t": [2 / 3]}}, {"scale": 1 / 3})
+    (row,) = ledger.rows("guidance", tmp_path)
+    assert row["results"] == {"kid": 0.333333333, "by": {"t": [0.666666667]}}
+    assert row["params"] == {"scale": 1 / 3}  # they decide the file's name
 
 
 def test_the_commit_is_the_checkouts():

@@ -97,7 +97,7 @@ def columns(found: metrics.Features, real: metrics.Features) -> dict[str, float]
     return table
 
 
-def by_image(found: metrics.Features, real: metrics.Features) -> dict[str, list[float | int]]:
+def by_image(found: metrics.Features, real: metrics.Features) -> dict[str, list[float]]:
     """What every image contributes to the columns: what a bootstrap over images needs.
 
     `witness` moves KID, the mean of `precise` is the precision (is a generated image inside the
@@ -106,14 +106,8 @@ def by_image(found: metrics.Features, real: metrics.Features) -> dict[str, list[
     """
     same = real[: len(found)]
     return {
-        "witness": [_short(value) for value in metrics.kid_witness(found, same)],
+        "witness": [float(f"{value:.5g}") for value in metrics.kid_witness(found, same)],
         "precise": metrics.inside_manifold(found, same).int().tolist(),
         "covered": metrics.inside_manifold(same, found).int().tolist(),
-        "recalled": [_short(share) for share in metrics.recall_shares(found, same)],
+        "recalled": [float(f"{share:.5g}") for share in metrics.recall_shares(found, same)],
     }
-
-
-def _short(value: Tensor) -> float | int:
-    """To five digits, and without a fraction where it has none, as most shares of a recall."""
-    rounded = float(f"{value:.5g}")
-    return int(rounded) if rounded.is_integer() else rounded

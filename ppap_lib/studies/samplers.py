@@ -81,7 +81,7 @@ ETAS = {
 """DDIM's eta, as the published table writes it, and the solver."""
 
 SOLVERS = (*FIXED, "pf")
-TOLERANCES = (0.1, 0.03)
+TOLERANCES = (0.1, 0.03, 0.01)
 """Of "pf", the adaptive solver."""
 
 
