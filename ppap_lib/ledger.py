@@ -44,7 +44,7 @@ DIGITS = 9
 """Significant digits of the numbers in results: more than `AGREEMENT` tells apart."""
 
 _MANY = 16  # entries make a list long, which a file keeps under one of these keys:
-_BITS = "bits"  # zeros and ones, as one string
+_BITS = "bits"  # zeros and ones, as their count and one hexadecimal number
 _UNITS = re.compile(r"e-\d+")  # decimal numbers, as whole multiples of such a power of ten
 
 _ROOT = Path(__file__).resolve().parents[1]
@@ -187,9 +187,8 @@ def _read(path: Path) -> Row:
 def _text(value: Any, indent: str = "") -> str:
     """`value` as JSON: a line for each key in order, a list of any length on its key's line.
 
-    Hundreds of images' numbers one below the other are twice the bytes and no easier to read. So
-    are the commas of a long list of zeros and ones, and the points of one of decimal numbers:
-    `_unpacked` makes them lists again.
+    Hundreds of images' numbers one below the other are twice the bytes and no easier to read. A
+    long list of zeros and ones, or of decimal numbers, is shorter still as `_packed` has it.
     """
     if isinstance(value, list) and len(value) >= _MANY:
         value = _packed(value)
@@ -203,7 +202,7 @@ def _text(value: Any, indent: str = "") -> str:
 def _packed(values: list) -> Any:
     """A long list as a file keeps it: itself, unless it is all zeros and ones, or decimals."""
     if all(type(value) is int and value in (0, 1) for value in values):
-        return {_BITS: "".join(map(str, values))}
+        return {_BITS: f"{len(values)}:{int(''.join(map(str, values)), 2):x}"}
     if not all(type(value) is float for value in values):
         return values
     exact = [Decimal(repr(value)) for value in values]
@@ -222,7 +221,13 @@ def _unpacked(entries: dict[str, Any]) -> Any:
     if not _is_packed(entries):
         return entries
     ((key, kept),) = entries.items()
-    return [int(bit) for bit in kept] if key == _BITS else [float(f"{k}{key}") for k in kept]
+    if key != _BITS:
+        return [float(f"{number}{key}") for number in kept]
+    count, number = kept.split(":")
+    bits = [int(bit) for bit in f"{int(number, 16):0{count}b}"]
+    if len(bits) != int(count):
+        raise ValueError(f"{number} has {len(bits)} bits, not {count}")
+    return bits
 
 
 def _rounded(value: Any) -> Any:

@@ -49,7 +49,7 @@ def test_long_lists_of_zeros_and_ones_and_of_decimals_are_packed_and_lists_again
     (row,) = ledger.rows("guidance", tmp_path)
     assert repr(row["results"]) == repr(dict(sorted(results.items())))
     text = path.read_text()
-    assert f'  "precise": {{"bits":"{"01" * 500}"}},\n' in text
+    assert f'  "precise": {{"bits":"1000:{"5" * 250}"}},\n' in text
     assert '  "witness": {"e-6":[251230,-62520,3000000,43329,' in text
     assert text.count("bits") == 2 and text.count("e-") == 2
     assert record(tmp_path, results) == path
@@ -73,10 +73,24 @@ def test_what_reads_like_a_packed_list_is_refused(tmp_path, packed):
         record(tmp_path, {"by": packed})
 
 
-@pytest.mark.parametrize("values", [[1] * 20, [0.25] * 20])
-def test_a_packed_list_that_is_none_is_found_out(tmp_path, values):
+@given(st.lists(st.integers(0, 1), min_size=16, max_size=70))
+def test_packing_keeps_every_bit(values):
+    assert json.loads(ledger._text({"a": values}), object_hook=ledger._unpacked)["a"] == values
+
+
+@pytest.mark.parametrize(
+    "values, kept, wrong",
+    [
+        ([1] * 20, "20:fffff", "20:ffffx"),
+        ([1] * 20, "20:fffff", "19:fffff"),
+        ([1] * 20, "20:fffff", "fffff"),
+        ([0.25] * 20, "[25,", '["x",'),
+    ],
+)
+def test_a_packed_list_that_is_none_is_found_out(tmp_path, values, kept, wrong):
     path = record(tmp_path, {"precise": values})
-    path.write_text(path.read_text().replace("1" * 20, "1x").replace("[25,", '["x",'))
+    assert kept in path.read_text()
+    path.write_text(path.read_text().replace(kept, wrong))
     with pytest.raises(LedgerError, match="is not a ledger file"):
         ledger.rows("guidance", tmp_path)
 
