@@ -8,11 +8,12 @@ from uuid import uuid4
 
 
 @contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
+def replacing(path: str | Path, new: bool = False) -> Iterator[Path]:
     """A name beside `path` to write to; when the block ends well, the file takes `path`'s place.
 
     No two calls give the same name, on whatever machine and thread, so that several may write one
-    path: the last one's file stays. Makes the folder. After an error `path` is as it was.
+    path: the last one's file stays, or the first one's if all say that theirs is `new`, and the
+    others end in `FileExistsError`. Makes the folder. After an error `path` is as it was.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -21,12 +22,15 @@ def replacing(path: str | Path) -> Iterator[Path]:
         yield part
         with open(part, "rb+") as file:
             os.fsync(file.fileno())  # or a power cut may leave the new name without its bytes
-        os.replace(part, path)
+        if new:
+            os.link(part, path)
+        else:
+            os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
 
 
-def write(path: str | Path, text: str) -> None:
-    """Write `text` in UTF-8."""
-    with replacing(path) as part:
+def write(path: str | Path, text: str, new: bool = False) -> None:
+    """Write `text` in UTF-8; a `new` file never takes another's place: `FileExistsError`."""
+    with replacing(path, new) as part:
         part.write_text(text, "utf8")

@@ -36,6 +36,10 @@ counts sum in another order)."""
 ZERO = 1e-9
 """Absolute difference below which they are, too: a distance may be zero but for rounding."""
 
+LISTED = 1e-4
+"""The same of a list's entries, as a share of its largest: what images contribute is kept to five
+digits, of which the last may fall either way."""
+
 PACKAGES = ("ppap_lib", "torch", "torchvision", "numpy", "timm", "torch-fidelity")
 
 Row = dict[str, Any]
@@ -97,14 +101,14 @@ def record(
     }
     into = into or folder()
     path = into / f"{study}-{digest(params)}.json"
-    if path.exists():
+    try:
+        atomic.write(path, _text(row) + "\n", new=True)
+    except FileExistsError as error:
         if differences := list(_differences("", _read(path)["results"], row["results"])):
             raise LedgerError(
                 f"{path.name} already holds another result of these parameters "
                 f"({'; '.join(differences[:4])}): delete it to accept the new one"
-            )
-        return path
-    atomic.write(path, _text(row) + "\n")
+            ) from error
     return path
 
 
@@ -261,10 +265,10 @@ def _plain(name: str, value: Any) -> Any:
     raise LedgerError(f"{name} is a {type(value).__name__}, which JSON cannot hold")
 
 
-def _differences(name: str, old: Any, new: Any) -> Iterable[str]:
-    """Where two results differ by more than `AGREEMENT`, one phrase each."""
-    numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in (old, new))
-    if numbers and math.isclose(old, new, rel_tol=AGREEMENT, abs_tol=ZERO):
+def _differences(name: str, old: Any, new: Any, near: float = ZERO) -> Iterable[str]:
+    """Where two results differ by more than `AGREEMENT` and `near`, one phrase each."""
+    numbers = _is_number(old) and _is_number(new)
+    if numbers and math.isclose(old, new, rel_tol=AGREEMENT, abs_tol=near):
         return
     if isinstance(old, dict) and isinstance(new, dict):
         for key in sorted(old.keys() | new.keys()):
@@ -273,7 +277,12 @@ def _differences(name: str, old: Any, new: Any) -> Iterable[str]:
             else:
                 yield from _differences(f"{name}{key}.", old[key], new[key])
     elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        near = max([ZERO, *(LISTED * abs(entry) for entry in old if _is_number(entry))])
         for i, pair in enumerate(zip(old, new, strict=True)):
-            yield from _differences(f"{name}{i}.", *pair)
+            yield from _differences(f"{name}{i}.", *pair, near)
     elif old != new or type(old) is not type(new):
         yield f"{name.rstrip('.')} was {old!r}, is {new!r}"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

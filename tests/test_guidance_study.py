@@ -21,7 +21,9 @@ def quick(monkeypatch, tmp_path):
 
 
 def test_all_methods_of_a_block_have_the_same_seeds_and_blocks_are_disjoint():
-    runs = guidance.plan(["none", "naive", "x0_fixed"], scales=(1.0, 7.5), n=10, blocks=3)
+    names = ["none", "naive", "x0_fixed"]
+    runs = guidance.plan(iter(names), scales=iter((1.0, 7.5)), n=10, blocks=3)
+    assert runs == guidance.plan(names, scales=(1.0, 7.5), n=10, blocks=3)
     assert len(runs) == 3 * (1 + 2 * 2)  # "none" has no scale
     by_block = [runs[i : i + 5] for i in range(0, 15, 5)]
     for block, members in enumerate(by_block):
@@ -165,3 +167,23 @@ def test_gradients_of_a_guide_that_is_not_trained_are_refused():
 def test_without_the_yardstick_there_is_no_cosine():
     made = gradients.Gradients(methods=("x0_fixed",), n=2, spacing="2")
     assert "cosine" not in gradients.measure(made)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"methods": ("nave",)}, "no guidance method 'nave'"),
+        ({"methods": ()}, "at least one method"),
+        ({"methods": ("none",)}, "no guidance has no gradient"),
+        ({"methods": ("naive",), "spacing": "zz"}, "zz"),
+    ],
+)
+def test_gradients_that_cannot_be_are_refused_before_anything_is_drawn(values, message):
+    with pytest.raises(ValueError, match=message):
+        gradients.Gradients(**values)
+
+
+def test_directions_of_tiny_gradients_are_compared_too():
+    grad = 1e-9 * torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    assert gradients._cosine(grad, grad).tolist() == pytest.approx([1, 1])
+    assert gradients._cosine(grad, torch.zeros_like(grad)).tolist() == [0, 0]

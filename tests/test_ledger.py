@@ -200,7 +200,7 @@ def test_a_killed_run_leaves_no_result(tmp_path, monkeypatch):
     def killed(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(ledger.os, "replace", killed)
+    monkeypatch.setattr(ledger.os, "link", killed)
     with pytest.raises(KeyboardInterrupt):
         record(tmp_path, {"kid": 1})
     assert ledger.rows("guidance", tmp_path) == []
@@ -273,3 +273,27 @@ def test_the_digest_does_not_depend_on_order_or_on_list_or_tuple(params):
 @given(st.integers(), st.integers())
 def test_other_parameters_have_another_digest(a, b):
     assert (ledger.digest({"a": a}) == ledger.digest({"a": b})) == (a == b)
+
+
+def test_what_another_process_filed_meanwhile_is_never_replaced(tmp_path, monkeypatch):
+    """It may do so at any moment until the file is there."""
+    write = ledger.atomic.write
+
+    def slower(path, text, **options):
+        write(path, text.replace("0.5", "0.7"), **options)
+        write(path, text, **options)
+
+    monkeypatch.setattr(ledger.atomic, "write", slower)
+    with pytest.raises(LedgerError, match="kid was 0.7, is 0.5"):
+        record(tmp_path, {"kid": 0.5})
+    assert ledger.rows("guidance", tmp_path)[0]["results"] == {"kid": 0.7}
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_the_fifth_digit_of_what_an_image_contributes_may_fall_either_way(tmp_path):
+    """Another device's sums differ in the seventh digit, and turn the rounding of the fifth."""
+    witness = [0.25123, 0.0043329, -0.062521] * 9
+    path = record(tmp_path, {"witness": witness})
+    assert record(tmp_path, {"witness": [0.25124, 0.004333, *witness[2:]]}) == path
+    with pytest.raises(LedgerError, match="witness.1 was 0.0043329, is 0.00435"):
+        record(tmp_path, {"witness": [witness[0], 0.00435, *witness[2:]]})

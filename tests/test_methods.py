@@ -100,3 +100,11 @@ def test_unknown_methods_are_refused():
         methods.reader("none", "resnet18")
     with pytest.raises(zoo.ZooError, match="'fashion/ppap5-resnet' in the zoo: did you mean"):
         methods.steering("ppap5", "resnet")
+
+
+@pytest.mark.parametrize("retired", [{"method": "ppap3"}, {"guide": "resnet50"}, {"tier": "mnist"}])
+def test_a_row_of_what_there_is_no_more_is_not_current(retired):
+    made = {"method": "naive", "guide": "resnet18", "tier": "fashion"}
+    made |= methods.provenance(**made)
+    assert methods.is_current(made)
+    assert not methods.is_current(made | retired)

@@ -110,6 +110,8 @@ class Learned(Gaussian):
 
 def test_the_plan_goes_repeat_by_repeat():
     runs = noise.plan(steps=(25, 250), repeats=2, n=10)
+    tweaks, clips = iter(noise.TWEAKS), iter((True, False))
+    assert runs == noise.plan(iter((25, 250)), tweaks, clips, repeats=2, n=10)
     assert len({ledger.digest(run.recorded()) for run in runs}) == len(runs) == 2 * 2 * (6 + 4)
     assert all(run.clip for run in runs if run.tweak.endswith("told"))
     assert {run.first_seed for run in runs[:10]} == {0} and runs[0].recorded()["denoiser_sha256"]

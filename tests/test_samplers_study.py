@@ -10,6 +10,7 @@ from ppap_lib.params import ParameterError
 from ppap_lib.samplers import EXTRAPOLATING, OTHER_NAMES, SamplingError, noise_solvers, ode_solvers
 from ppap_lib.schedule import ContinuousSchedule
 from ppap_lib.studies import methods, samplers, standings
+from ppap_lib.studies.pooled import PoolError
 from ppap_lib.studies.samplers import Sampling
 
 N = 66
@@ -227,6 +228,19 @@ def test_the_lead_is_that_on_the_seeds_that_all_share():
     found = standings.standings(rows)
     assert min(found, key=lambda s: s.mean("kid")).solver == "heun"
     assert standings.lead(found, "kid").best.solver == "ddim"
+
+
+def test_a_rival_that_leads_elsewhere_is_no_less_a_rival():
+    """On the seeds that all share A is slightly ahead; of the others B has all right, A none."""
+    rows = [row("heun", judge=0.5), row("k_lms", judge=0.4), row("ddim", judge=0.51)]
+    rows += [row("ddim", first_seed=66, judge=0.0), row("heun", first_seed=66, judge=1.0)]
+    best, rivals = standings.lead(standings.standings(rows), "judge")
+    assert best.solver == "ddim" and "heun" in {rival.solver for rival in rivals}
+
+
+def test_blocks_that_overlap_are_not_pooled():
+    with pytest.raises(PoolError, match="blocks of 66 seeds from 0 and from 40 overlap"):
+        standings.standings([row("ddim"), row("ddim", first_seed=40)])
 
 
 def test_what_the_full_study_asks_for_and_what_is_missing(tmp_path, monkeypatch):

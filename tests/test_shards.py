@@ -182,3 +182,5 @@ def test_bad_requests_are_refused(tmp_path, capsys):
         pending(tmp_path, MANIFEST, 2, 2)
     with pytest.raises(DataError, match="a set has at least 1 image, .* not 0 images"):
         Manifest(0, 0, 4, (1, 1, 1), "mixture", "")
+    with pytest.raises(DataError, match="seeds from 0 to below 2\\^32, not 5 images, 4 to a shard"):
+        Manifest(5, 2**32 - 4, 4, (1, 1, 1), "mixture", "")

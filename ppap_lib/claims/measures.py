@@ -1,8 +1,8 @@
 """What claims are measured by: numbers with an interval from the ledger's rows.
 
 Where a table was published, the same number is read from there too: in the table's own units,
-FID for our KID or judge accuracy, so that bounds compare signs and shares, never values. All are
-signed such that larger means more of what the metric's name says.
+FID for our KID or judge accuracy, of which only signs compare with ours, and shares. All are signed
+such that larger means more of what the metric's name says.
 """
 
 import itertools
@@ -61,12 +61,14 @@ class Measure:
     """A metric of the ledger's rows, and of a published table.
 
     `ours` raises an error of the parameters it looks up where a claim's `rows` misspell one.
+    `same_units`: a value of `theirs` compares with one of `ours`, not its sign alone.
     """
 
     ours: Callable[..., Effect | Nothing]
     title: str = ""
     their_title: str = ""
     theirs: Callable[..., float] | None = None
+    same_units: bool = False
 
 
 GAINED = {"judge": "judge accuracy gained", "kid": "KID gained"}
@@ -168,6 +170,8 @@ def trained_gain(
 
 def deceived(method: str, guide: str = "resnet18", sampler: str = "ddim25") -> Effect | Nothing:
     """By how much the guide believes in more of its own images than the judge does."""
+    if methods.weights_of(method, guide) is None:
+        raise MeasureError(f"{methods.title(method)} believes in nothing: no guide reads images")
     if (found := pooled.aligned(*_outcomes((method,), guide, sampler))) is None:
         return Nothing()
     own, judge = (found[0].by_image(column) for column in ("guide", "judge"))
@@ -175,15 +179,19 @@ def deceived(method: str, guide: str = "resnet18", sampler: str = "ddim25") -> E
 
 
 def routing(
-    method: str = "ppap5", guide: str = "resnet18", sampler: str = "ddim25"
+    method: str = "ppap5", guide: str = "resnet18", sampler: str = "ddim25", column: str = "judge"
 ) -> Effect | Nothing:
-    """Judge accuracy with intervals as the paper cuts them, above the released code's routing."""
+    """Judge accuracy with intervals as the paper cuts them, above the released code's routing.
+
+    Or KID below it.
+    """
+    lower = _lower(column)
     asked = {"method": method, "guide": guide, "sampler": sampler}
     guidance.Guidance(**asked, released_routing=True).recorded()  # refuses what there is not
     rows = ledger.rows(guidance.STUDY)
     both = (outcome.outcomes(rows, released_routing=released) for released in (False, True))
-    sides = (outcome.candidates(found, **asked) for found in both)
-    return _difference("judge", *sides)
+    sides = [outcome.candidates(found, **asked) for found in both]
+    return _difference(column, *(reversed(sides) if lower else sides), GAINED[column])
 
 
 def entropy_change(start: float, end: float) -> Effect | Nothing:
@@ -301,6 +309,8 @@ def by_scale(
         raise MeasureError(f"no column {column!r}: there are {', '.join(pooled.COLUMNS)}")
     found = outcome.outcomes(ledger.rows(scales.STUDY))
     runs = [guidance.Guidance(method=method, guide=guide, scale=s) for s in (end, start)]
+    for run in runs:
+        run.recorded()  # refuses what there is not
     sides = (outcome.candidates(found, method, guide, run.sampler, run.scale) for run in runs)
     return _difference(column, *sides, f"change of {column}")
 
@@ -342,6 +352,8 @@ def _difference(
     if (pair := pooled.aligned(a, b)) is None:
         return Nothing()
     one, other = pair
+    if one.get(column) is None or other.get(column) is None:
+        return Nothing(f"rows of {one.params['n']} images have no {column}")
     blocks = len(one.shared(other))
     return Effect(one.minus(other, column), one.params["n"] * blocks, blocks, unit)
 
@@ -354,10 +366,12 @@ def _of_many(a: Sequence[float], b: Sequence[float], pairs: int) -> Estimate:
 MEASURES: Mapping[str, Measure] = MappingProxyType(
     {
         "gain": Measure(gain, "", "FID gained", published_gain),
-        "recovered": Measure(recovered, "", "share of FID gained", published_recovered),
+        "recovered": Measure(
+            recovered, "", "share of FID gained", published_recovered, same_units=True
+        ),
         "trained_gain": Measure(trained_gain),
         "deceived": Measure(deceived, "the guide's accuracy minus the judge's"),
-        "routing": Measure(routing, "judge accuracy gained"),
+        "routing": Measure(routing),
         "entropy_change": Measure(entropy_change, "nats"),
         "least_entropy_change": Measure(least_entropy_change, "nats"),
         "attention_trend": Measure(attention_trend),

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from math import isfinite
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -58,16 +59,26 @@ class Claim:
         if self.metric not in MEASURES:
             raise ClaimError(f"{self.id}: no metric {self.metric!r}: {', '.join(MEASURES)}")
         bounds = [bound for bound in (self.above, self.below) if bound is not None]
-        if not bounds or bounds != sorted(bounds):
+        numbers = all(type(bound) in (int, float) and isfinite(bound) for bound in bounds)
+        if not bounds or not numbers or bounds != sorted(set(bounds)):
             raise ClaimError(
                 f"{self.id}: a claim says `above` a number, `below` one, or between two; "
                 f"not above {self.above} and below {self.below}"
             )
+        given = {"rows": self.rows, "also": self.also}
+        if isinstance(self.also, Mapping):
+            given |= self.also
+        for name, entries in given.items():
+            if not isinstance(entries, Mapping):
+                raise ClaimError(
+                    f"{self.id}: {name} is a mapping of names to values, not {entries}"
+                )
         measure = MEASURES[self.metric]
         for rows in self.readings.values():
             _fits(self.id, measure.ours, rows)
         if self.published is not None:
-            if measure.theirs is None or "value" not in self.published:
+            looked_up = isinstance(self.published, Mapping) and "value" in self.published
+            if measure.theirs is None or not looked_up:
                 raise ClaimError(
                     f"{self.id}: `published` is the metric's value in a published table, and how "
                     f"to look it up; {self.metric} was not published or there is no `value`"

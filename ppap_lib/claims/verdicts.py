@@ -1,14 +1,12 @@
 """Verdicts on claims: by the published table, and by the ledger."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from ppap_lib.bootstrap import Estimate
-from ppap_lib.claims.measures import MEASURES, Effect, MeasureError, Nothing
+from ppap_lib.claims.measures import MEASURES, Effect, Nothing
 from ppap_lib.claims.register import Claim, ClaimError, Verdict
-from ppap_lib.params import ParameterError
-from ppap_lib.studies.methods import MethodError
-from ppap_lib.studies.variants import VariantError
-from ppap_lib.zoo import ZooError
+from ppap_lib.errors import PpapError
 
 ENOUGH_BLOCKS = 3
 """Blocks of seeds from which on a verdict is more than provisional."""
@@ -17,12 +15,24 @@ ENOUGH_IMAGES = 100
 
 
 def published(claim: Claim) -> Verdict | None:
-    """What the published table says of the claim by its own rule; None where there is none."""
+    """What the published table says of the claim by its own rule; None where there is none.
+
+    Of a number in other units than ours the sign decides: any bound is zero. Raises `ClaimError`
+    where the table has no such number.
+    """
     if claim.published is None:
         return None
     measure = MEASURES[claim.metric]
-    value = measure.theirs(**claim.looked_up)
+    try:
+        value = measure.theirs(**claim.looked_up)
+    except KeyError as error:
+        raise ClaimError(f"{claim.id}: the published table has no {error}") from error
+    except PpapError as error:
+        raise ClaimError(f"{claim.id}: {error}") from error
     words = f"{measure.their_title} {value:+.2f}"
+    if not measure.same_units:
+        signs = {end: 0.0 for end in ("above", "below") if getattr(claim, end) is not None}
+        claim = replace(claim, **signs)
     return claim.of(Estimate(value, value, value))._replace(words=words)
 
 
@@ -35,7 +45,7 @@ def judge(claim: Claim, reading: str = "") -> Verdict:
     measure = MEASURES[claim.metric]
     try:
         found = measure.ours(**claim.readings[reading])
-    except (MeasureError, ParameterError, MethodError, VariantError, ZooError) as error:
+    except PpapError as error:
         raise ClaimError(f"{claim.id}: {error}") from error
     if isinstance(found, Nothing):
         return Verdict("undecided", found.reason)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ppap_lib import atomic, weights
 from ppap_lib.data.imageset import DataError, ImageSet, MissingData
+from ppap_lib.seeds import SEEDS
 from ppap_lib.weights import WeightsError
 
 MANIFEST = "manifest.json"
@@ -32,10 +33,11 @@ class Manifest:
     eta: float = 0.0
 
     def __post_init__(self):
-        if self.n < 1 or self.shard < 1 or self.first_seed < 0:
+        seeds_exist = 0 <= self.first_seed <= SEEDS - self.n
+        if self.n < 1 or self.shard < 1 or not seeds_exist:
             raise DataError(
-                f"a set has at least 1 image, at least 1 to a shard and a first seed of at least "
-                f"0, not {self.n} images, {self.shard} to a shard from seed {self.first_seed}"
+                f"a set has at least 1 image, at least 1 to a shard and seeds from 0 to below "
+                f"2^32, not {self.n} images, {self.shard} to a shard from seed {self.first_seed}"
             )
         object.__setattr__(self, "shape", tuple(self.shape))
 

@@ -16,6 +16,7 @@ from ppap_lib import seeds, zoo
 from ppap_lib.denoise import clipped
 from ppap_lib.params import Parameters, param
 from ppap_lib.samplers import ddim, trajectory
+from ppap_lib.schedule import respace
 from ppap_lib.studies import filed, methods
 from ppap_lib.studies.runs import Labelled
 from ppap_lib.tiers import GuideName, TierName
@@ -36,6 +37,15 @@ class Gradients(Labelled, Parameters):
     first_seed: int = param(0, low=0)
     spacing: str = "ddim25"
     tier: TierName = "fashion"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.methods:
+            raise methods.MethodError("name at least one method: there are no gradients of none")
+        for method in self.methods:
+            if methods.weights_of(method, self.guide, self.tier) is None:
+                raise methods.MethodError(f"{methods.title(method)} has no gradient: leave it out")
+        respace(preset(self.tier).schedule().T, self.spacing)
 
     @property
     def weights(self) -> tuple[str, ...]:
@@ -108,5 +118,6 @@ def _norm(images: Tensor) -> Tensor:
 
 
 def _cosine(a: Tensor, b: Tensor) -> Tensor:
-    """[B], 0 where a gradient vanishes."""
-    return torch.nn.functional.cosine_similarity(a.flatten(1), b.flatten(1), dim=1)
+    """[B], 0 where a gradient vanishes; in double precision, for they are as small as 1e-9."""
+    a, b = (images.flatten(1).double() for images in (a, b))
+    return torch.nn.functional.cosine_similarity(a, b, dim=1, eps=1e-300)

@@ -105,6 +105,7 @@ def plan(
     extractor: str = "lite2",
 ) -> list[Guidance]:
     """The runs of a study, block by block, so that an interrupted one compares equals."""
+    names, scales = tuple(names), tuple(scales)
     runs, found = [], set()
     for block in range(blocks):
         for method in names:

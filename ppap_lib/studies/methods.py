@@ -14,6 +14,7 @@ from ppap_lib.denoise import Denoise, clipped
 from ppap_lib.errors import PpapError
 from ppap_lib.guidance import Guide, at_x0, at_xt, guided, read_at
 from ppap_lib.tasks import Classification
+from ppap_lib.tiers import TierError
 from ppap_lib.tiers import tier as preset
 
 
@@ -179,8 +180,12 @@ def is_current(params: Mapping[str, Any]) -> bool:
     """Whether a row of these parameters was made by the weights that ship now.
 
     A study records the digests that its results depend on; one without a method guides by none.
+    What has no such weights any more, a method that was retired, is not current.
     """
-    now = provenance(params.get("method", "none"), params.get("guide", ""), params["tier"])
+    try:
+        now = provenance(params.get("method", "none"), params.get("guide", ""), params["tier"])
+    except (MethodError, TierError, zoo.ZooError):
+        return False
     return all(params[name] == digest for name, digest in now.items() if name in params)
 
 

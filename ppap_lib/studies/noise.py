@@ -139,6 +139,7 @@ def plan(
     `n` images each, or as many as `STEPS` says. The controls are clipped only: they ask whether
     hearing the level mends the samples.
     """
+    tweaks, clips = tuple(tweaks), tuple(clips)
     return [
         Noise(tweak=tweak, steps=count, clip=clip, n=images, first_seed=repeat * images, tier=tier)
         for count in steps

@@ -15,7 +15,7 @@ from ppap_lib.ledger import Row
 
 
 class PoolError(PpapError, ValueError):
-    """Settings of which one was expected for every length of block."""
+    """Rows that are not one setting's, or not of separate seeds."""
 
 
 class Column(NamedTuple):
@@ -54,6 +54,15 @@ class Pooled:
 
     params: Mapping[str, Any]
     rows: Mapping[int, Row]
+
+    def __post_init__(self) -> None:
+        firsts = sorted(self.rows)
+        for one, other in zip(firsts, firsts[1:], strict=False):
+            if other - one < self.params["n"]:
+                raise PoolError(
+                    f"blocks of {self.params['n']} seeds from {one} and from {other} overlap: "
+                    f"their images are not independent; {dict(self.params)}"
+                )
 
     @property
     def images(self) -> int:
@@ -112,12 +121,19 @@ class Pooled:
             return []
         return sorted(set(self.rows).intersection(*(other.rows for other in others)))
 
-    def minus(self, other: "Pooled", column: str, of_many: int = 1) -> Estimate:
-        """The difference to another on the blocks that both have, image by image.
+    def minus(
+        self,
+        other: "Pooled",
+        column: str,
+        of_many: int = 1,
+        blocks: Sequence[int] | None = None,
+    ) -> Estimate:
+        """The difference to another, image by image, on the blocks that both have or `blocks`.
 
-        The interval covers at 95 % all of so many such comparisons together (Bonferroni).
+        The interval covers at 95 % all of so many such comparisons together (Bonferroni), and the
+        real images count as fixed as in `estimate`: it is about these n of them.
         """
-        if not (blocks := self.shared(other)):
+        if not (blocks := self.shared(other) if blocks is None else blocks):
             raise bootstrap.BootstrapError(
                 f"{dict(self.params)} and {dict(other.params)} share no block of seeds of the "
                 f"same length"

@@ -122,7 +122,8 @@ def lead(found: Iterable[Standing], column: str) -> Lead:
     blocks = first.shared(*rest) or None
     best, *others = sorted(everyone, key=lambda s: sign * s.mean(column, blocks))
     many = len(others)
-    return Lead(best, [one for one in others if one.minus(best, column, many).sign == 0])
+    behind = (sign * one.minus(best, column, many, blocks).sign for one in others)
+    return Lead(best, [one for one, sure in zip(others, behind, strict=True) if sure < 1])
 
 
 def pick(found: Iterable[Standing]) -> Lead:
