@@ -295,5 +295,5 @@ def test_the_fifth_digit_of_what_an_image_contributes_may_fall_either_way(tmp_pa
     witness = [0.25123, 0.0043329, -0.062521] * 9
     path = record(tmp_path, {"witness": witness})
     assert record(tmp_path, {"witness": [0.25124, 0.004333, *witness[2:]]}) == path
-    with pytest.raises(LedgerError, match="witness.1 was 0.0043329, is 0.00435"):
-        record(tmp_path, {"witness": [witness[0], 0.00435, *witness[2:]]})
+    with pytest.raises(LedgerError, match="witness.1 was 0.0043329, is 0.0044"):
+        record(tmp_path, {"witness": [witness[0], 0.0044, *witness[2:]]})
