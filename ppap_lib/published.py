@@ -59,10 +59,12 @@ class Agreement(NamedTuple):
     ours: tuple[str, ...]
     theirs: tuple[str, ...]
 
-    @property
-    def verdict(self) -> str:
-        """What the 5 % level lets one say of our order beside the published one."""
-        if not self.p_value < 0.05:
+    def verdict(self, of_many: int = 1) -> str:
+        """What the 5 % level lets one say of our order beside the published one.
+
+        For all of so many such comparisons together (Bonferroni).
+        """
+        if not self.p_value < 0.05 / of_many:
             return "cannot be told from chance"
         return "agrees" if self.correlation > 0 else "is the reverse"
 

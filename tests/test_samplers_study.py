@@ -280,10 +280,10 @@ class TestPublished:
         ours = {name: float(i) for i, name in enumerate(("heun", "fon", "ddim", "prk", "plms"))}
         four = published.agreement(ours, {n: v for n, v in ours.items() if n != "plms"})
         assert four.correlation == pytest.approx(1) and four.p_value == pytest.approx(2 / 24)
-        assert four.verdict == "cannot be told from chance"
-        assert published.agreement(ours, ours).verdict == "agrees"
+        assert four.verdict() == "cannot be told from chance"
+        assert published.agreement(ours, ours).verdict() == "agrees"
         reverse = published.agreement(ours, {name: -value for name, value in ours.items()})
-        assert reverse.p_value < 0.05 and reverse.verdict == "is the reverse"
+        assert reverse.p_value < 0.05 and reverse.verdict() == "is the reverse"
 
     def test_etas(self):
         theirs = standings.published_etas("cifar10_32", 10)

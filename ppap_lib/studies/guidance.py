@@ -32,6 +32,24 @@ SWEEP_SEED = 900_000
 """First seed of the block on which each method's scale is chosen; the study never sees it."""
 
 
+class Part(NamedTuple):
+    """A part of the full study: all methods by a guide and sampler, blocks of `n` images."""
+
+    guide: str
+    sampler: str
+    n: int
+    blocks: int = 3
+
+
+FULL = (
+    Part("resnet18", "ddim25", 400),
+    Part("vit", "ddim25", 400),
+    Part("resnet18", "ddpm250", 60),
+    Part("vit", "ddpm250", 60),
+)
+"""What the `fashion` tier's study asks for at the published scale, as far as a CPU can."""
+
+
 class Sampler(NamedTuple):
     """A sampler of the study: its respacing, its step, and its form of guidance."""
 

@@ -6,7 +6,7 @@ from typing import Any
 from ppap_lib import ledger, published
 from ppap_lib.ledger import Row
 from ppap_lib.studies import methods
-from ppap_lib.studies.guidance import PUBLISHED_SCALE, STUDY, SWEEP_SEED, Guidance, plan
+from ppap_lib.studies.guidance import PUBLISHED_SCALE, STUDY, SWEEP_SEED, Guidance, Part, plan
 from ppap_lib.studies.pooled import Pooled, aligned, matching, of_one_length, pool
 
 PUBLISHED_COLUMNS = {
@@ -99,6 +99,17 @@ def pick(
     """The outcomes of these methods on seeds that all share, the most there are; else None."""
     found = list(found)
     return aligned(*(candidates(found, name, guide, sampler, scale) for name in names))
+
+
+def missing(found: Iterable[Outcome], part: Part) -> dict[str, int]:
+    """By method, how many blocks of a part of the full study are not there; none if all are."""
+    found, left = list(found), {}
+    for method in methods.METHODS:
+        those = candidates(found, method, part.guide, part.sampler)
+        done = sum(len(one.rows) for one in those if one.params["n"] == part.n)
+        if done < part.blocks:
+            left[method] = part.blocks - done
+    return left
 
 
 def best_scales(sweep: Sequence[Outcome], guide: str, sampler: str = "ddim25") -> dict[str, float]:
