@@ -6,7 +6,7 @@ import pytest
 
 from ppap_lib import ledger, published, zoo
 from ppap_lib.studies import methods, outcome
-from ppap_lib.studies.guidance import STUDY, SWEEP_SEED, Guidance
+from ppap_lib.studies.guidance import STUDY, SWEEP_SEED, Guidance, Part
 
 
 def row(method, right, scale=7.5, first_seed=0, **columns):
@@ -84,6 +84,15 @@ def test_a_difference_of_one_image_in_a_hundred_is_not_beyond_doubt():
     naive, multi = outcome.outcomes(rows)
     found = multi.minus(naive, "judge")
     assert found.high == 0 and found.sign == 0  # exactly: no rounding may move the interval
+
+
+def test_what_is_missing_of_a_part_is_counted_in_blocks_of_its_length():
+    rows = [row("none", [1] * 4), row("none", [1] * 4, first_seed=4)]
+    rows += [row("naive", [1] * 4, first_seed=4 * k) for k in range(3)]
+    rows += [row("single", [1] * 8), row("multi5", [1] * 4, scale=1.0)]  # other runs
+    left = outcome.missing(outcome.outcomes(rows), Part("resnet18", "ddim25", n=4, blocks=3))
+    assert left["none"] == 1 and left["single"] == left["multi5"] == 3
+    assert left.keys() == methods.METHODS.keys() - {"naive"}
 
 
 def test_the_best_scale_is_the_judge_s_choice_and_the_smallest_of_equals():

@@ -74,6 +74,7 @@ def test_five_names_can_show_an_agreement_and_four_cannot(n, p_value):
         found = published.agreement(ours, {name: sign * v for name, v in ours.items()})
         assert found.p_value == pytest.approx(p_value)
         assert found.verdict() == (verdict if n > 4 else "cannot be told from chance")
+        assert found.verdict(of_many=4) == (verdict if n > 5 else "cannot be told from chance")
 
 
 def test_beyond_nine_names_orders_are_drawn():
