@@ -88,14 +88,18 @@ class Guide:
         """The guide for training timesteps in [start, stop), and nothing elsewhere.
 
         Timesteps 0..T-1, not fractions of T: numbers, or float64 [B] with a range for each image.
-        Raises `GuidanceError` where one range for all images leaves no term that ever acts.
+        Raises `GuidanceError` where one range for all images leaves no term that ever acts, or has
+        no whole timestep.
         """
+        start, stop = (
+            float(end) if isinstance(end, Tensor) and not end.ndim else end for end in (start, stop)
+        )
         if not (isinstance(start, Tensor) or isinstance(stop, Tensor)):
             if not start < stop:
                 raise GuidanceError(f"an empty interval: start {start} must be below stop {stop}")
-            if stop < 1:
+            if stop < 1 or (math.isfinite(start) and math.ceil(start) >= stop):
                 raise GuidanceError(
-                    f"[{start}, {stop}) ends before timestep 1: give training timesteps, such as "
+                    f"[{start}, {stop}) has no timestep: give training timesteps, such as "
                     f"during(0, 400), not fractions"
                 )
         within = [
@@ -127,8 +131,8 @@ class Guide:
                 raise GuidanceError(
                     f"a gradient field returned {list(grad.shape)} for x_t {list(x_t.shape)}"
                 )
-            active = per_image(term.active(level), grad)
-            total = total + term.weight * active * grad.detach()
+            active = per_image(term.active(level), grad).bool()
+            total = total + torch.where(active, term.weight * grad.detach(), 0)  # 0, not 0 * nan
         return total
 
 
@@ -259,8 +263,9 @@ def at_x0(model: Model, task: Task, target: Any, through: bool) -> Guide:
     def through_denoiser(x_t: Tensor, level: Level, prediction: Prediction) -> Tensor:
         if not prediction.x0.requires_grad:
             raise GuidanceError(
-                "x0 carries no graph back to x_t: evaluate this guide inside guided(), and keep "
-                "the denoiser free of torch.no_grad"
+                "x0 carries no graph back to x_t: evaluate this guide inside guided(), keep the "
+                "denoiser free of torch.no_grad, and where it is a guided one already, add the "
+                "guides instead: guided(denoise, one + other)"
             )
         with torch.enable_grad():
             x0 = clamp_straight_through(prediction.x0)

@@ -3,6 +3,7 @@
 Guidance climbs `log_prob`; distillation descends `divergence`. A new task is one class.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
@@ -38,8 +39,8 @@ class Classification:
     temperature: float = 0.25
 
     def __post_init__(self):
-        if self.temperature <= 0:
-            raise TaskError(f"temperature must be positive, not {self.temperature}")
+        if not (self.temperature > 0 and math.isfinite(self.temperature)):
+            raise TaskError(f"temperature must be positive and finite, not {self.temperature}")
 
     def log_prob(self, output: Tensor, target: Tensor | Sequence[int] | int) -> Tensor:
         if not isinstance(output, Tensor) or output.ndim != 2:

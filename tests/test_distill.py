@@ -222,6 +222,17 @@ class TestFit:
             torch.testing.assert_close(seen[1][1][name], tensor, rtol=1e-3, atol=1e-3)
         assert not list(snapshots(fresh, tmp_path / "elsewhere"))
 
+    @pytest.mark.parametrize("shaped", [lambda v: v.mean(), lambda v: v[:, None]])
+    def test_a_task_without_a_loss_for_each_image_is_refused(self, tmp_path, shaped):
+        """Broadcast, it would train with other weights than it says."""
+
+        class Odd(Classification):
+            def divergence(self, student, teacher):
+                return shaped(super().divergence(student, teacher))
+
+        with pytest.raises(DistillError, match="for 8 images, expected one loss each"):
+            fit(adapted(), Transfer(LINEAR, TWO, Odd()), PIXELS, LOGITS, plan(), tmp_path)
+
     def test_what_does_not_fit_is_refused(self, tmp_path):
         with pytest.raises(DistillError, match="experts are for"):
             fit(adapted(FIVE), transfer(TWO), PIXELS, LOGITS, plan(), tmp_path)

@@ -22,7 +22,7 @@ from small_experts import (
 from torch import nn
 
 from ppap_lib import images as contract
-from ppap_lib.distill import fit, teacher_logits, updates
+from ppap_lib.distill import DistillError, fit, teacher_logits, updates
 from ppap_lib.experts import full_copies, low_rank
 from ppap_lib.networks import lora
 from ppap_lib.readings import accuracy_by_t
@@ -113,6 +113,30 @@ class TestReleased:
         kept = {k.removeprefix(prefix): v for k, v in first.items() if k.startswith(prefix)}
         assert same(kept, state(trained.bank.members[0]))
         assert not same(kept, state(trained.bank.members[1]))
+
+    def test_every_expert_of_a_sequence_is_the_average_of_its_own_training(self, tmp_path):
+        made = plan(ema=0.9, lr=0.01)
+        experts = adapted()
+        trained, _ = fit(experts, transfer(), PIXELS, LOGITS, made, tmp_path, sequential=True)
+        assert trained is experts
+        for k in range(2):
+            saved = load_checkpoint(
+                tmp_path / f"expert-{k + 1}" / "checkpoint.pt", torch.device("cpu")
+            )
+            own = state(trained.bank.members[k])
+            of_run = {
+                part: {n: saved[part][f"bank.members.{k}.{n}"] for n in own}
+                for part in ("ema", "network")
+            }
+            assert same(own, of_run["ema"]) and not same(own, of_run["network"])
+
+    def test_a_sequence_takes_every_step_of_the_budget_and_refuses_too_few(self, tmp_path):
+        _, figures = fit(
+            adapted(), transfer(), PIXELS, LOGITS, plan(steps=9), tmp_path, sequential=True
+        )
+        assert figures["steps"] == 9 and figures["images_per_expert"] == [40, 32]
+        with pytest.raises(DistillError, match="1 steps are none for some of 2 experts"):
+            fit(adapted(), transfer(), PIXELS, LOGITS, plan(steps=1), tmp_path, sequential=True)
 
     def test_one_timestep_for_the_batch_trains_one_expert_a_step(self, tmp_path):
         start = [state(member) for member in copies(FIVE).bank.members]

@@ -62,8 +62,10 @@ class TestRouting:
     def test_what_does_not_fit_is_refused(self, experts):
         with pytest.raises(ExpertsError, match="5 experts for 10 intervals"):
             Experts(experts.bank, Intervals(1000, 10))
-        with pytest.raises(ExpertsError, match="2 levels for 3 images"):
-            experts(images(3), levels(1, 2))
+        for read in (experts, lambda x, level: experts.at(level)(x)):
+            for times in ((1, 2), (1, 999)):  # of one expert, and of two
+                with pytest.raises(ExpertsError, match="2 levels for 3 images"):
+                    read(images(3), levels(*times))
         with pytest.raises(ScheduleError, match=r"\[0, 500\), .* with T = 500"):
             five(low_rank, Intervals(500, 5)).at(LINEAR.at(500))
 

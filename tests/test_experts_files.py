@@ -187,6 +187,10 @@ class TestZoo:
         with pytest.raises(ExpertsError, match="not a set of experts written by"):
             trunk = folder / "weights" / f"{self.TRUNK}.safetensors"
             sets.publish(self.NAME, trunk, assets=folder)
+        unsaid = tmp_path / "unsaid.safetensors"
+        sets.save(sets.read(path, zoo.load(self.TRUNK, assets=folder)), unsaid)
+        with pytest.raises(ExpertsError, match=f"which trunk it was made for: .*{self.TRUNK}"):
+            sets.publish(self.NAME, unsaid, assets=folder)
         self.publish_trunk(1, tmp_path, folder)
         with pytest.raises(ExpertsError, match="train the experts again"):
             sets.publish(self.NAME, path, assets=folder)

@@ -169,6 +169,20 @@ class TestAlgebra:
         torch.testing.assert_close(twice.eps, once.eps, rtol=1e-12, atol=1e-12)
         assert twice.gradients == once.gradients == 2
 
+    def test_guidance_twice_in_the_mean_form_adds_both_shifts(self):
+        mixture, x_t, level = hills(), noisy(), LINEAR.at(300)
+        a, b = at_xt(mixture, TASK, TARGET), constant(0.3)
+        twice = guided(guided(mixture.denoise, a, 2.0, "mean"), b, 3.0, "mean")(x_t, level)
+        once = guided(mixture.denoise, 2 * a + 3 * b, 1.0, "mean")(x_t, level)
+        torch.testing.assert_close(twice.shift, once.shift, rtol=1e-12, atol=1e-12)
+
+    def test_what_a_field_says_outside_its_range_does_not_matter_be_it_nan(self):
+        guide = gradient_field(
+            lambda x_t, level, prediction: (level.t[:, None, None, None] / 100).log().sqrt() * x_t
+        )
+        grad = guide.during(200, 1000)(noisy(2), LINEAR.at(torch.tensor([50.0, 500.0])), None)
+        assert not grad[0].any() and grad[1].isfinite().all() and grad[1].any()
+
 
 class TestReadingX0:
     def reader(self):
@@ -218,8 +232,27 @@ class TestReadingX0:
         double = guided(hills().denoise, 2 * guide)(x_t, level)
         torch.testing.assert_close(twice.eps, double.eps)
 
+    def test_through_a_guided_denoiser_it_is_said_what_to_do(self):
+        guide = at_x0(self.reader(), TASK, TARGET, through=True)
+        twice = guided(guided(hills().denoise, constant()), guide)
+        with pytest.raises(GuidanceError, match="add the guides instead"):
+            twice(noisy(), LINEAR.at(200))
+
 
 class TestTheSeam:
+    def test_outside_the_range_of_what_goes_through_it_the_denoiser_has_no_graph(self):
+        calls = []
+
+        def watched(x_t, level):
+            calls.append(x_t.requires_grad)
+            return hills().denoise(x_t, level)
+
+        deep = at_x0(linear_reader().double(), TASK, TARGET, through=True).during(0, 400)
+        steered = guided(watched, deep + constant())
+        for t in (300, 500):
+            steered(noisy(), LINEAR.at(t))
+        assert calls == [True, False]
+
     @pytest.mark.parametrize("through", [True, False])
     def test_the_denoiser_is_evaluated_once_with_a_graph_only_if_asked(self, through):
         calls = []

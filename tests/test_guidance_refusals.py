@@ -30,8 +30,9 @@ def test_scales_forms_and_ranges():
     for scale in ("7", torch.tensor(7.0), None):
         with pytest.raises(GuidanceError, match="a guidance scale must be a finite number, not"):
             guided(plain, guide, scale)
-    for fractions in ((0.0, 0.4), (-5, 0)):
-        with pytest.raises(GuidanceError, match="ends before timestep 1: .* not fractions"):
+    ends = torch.tensor([0.0, 0.4])
+    for fractions in ((0.0, 0.4), (0.5, 1.0), (-5, 0), (200.1, 200.9), tuple(ends)):
+        with pytest.raises(GuidanceError, match="has no timestep: .* not fractions"):
             guide.during(*fractions)
     assert guide.during(0, 1).gradients(LINEAR.at(0)) == 1
 

@@ -68,6 +68,12 @@ def test_many_ranges_in_one_batch_are_the_same_images(quick):
     assert not torch.equal(found[0], found[1])
 
 
+def test_many_ranges_refuse_the_released_routing():
+    run = guidance.Guidance(method="ppap5", n=2, released_routing=True)
+    with pytest.raises(ParameterError, match="draw one range at a time"):
+        intervals.draw_ranges(run, [(0, 200)])
+
+
 def test_a_change_is_layout_below_the_cutoff_and_detail_above():
     x = torch.arange(32) / 32
     waves = [torch.cos(2 * math.pi * k * x).expand(1, 1, 32, 32) for k in (3, 8)]

@@ -300,6 +300,33 @@ class TestMerging:
             torch.testing.assert_close(adapted.merged(0)(x), adapted.run(0, x))
             assert adapted.merged(0) is adapted.merged(0)
 
+    def test_what_was_read_in_inference_mode_can_be_differentiated_later(self):
+        net, x = trunk(), images()
+        adapted = Adapted(net, [moved(net)])
+        with torch.inference_mode():
+            adapted.merged(0)(x)
+        x = x.requires_grad_()
+        (found,) = torch.autograd.grad(adapted.merged(0)(x).sum(), x)
+        (expected,) = torch.autograd.grad(adapted.run(0, x).sum(), x)
+        torch.testing.assert_close(found, expected)
+
+    def test_a_copy_makes_its_own_merged_network(self):
+        """Its tensors count their versions from 0, where the original's stood at 1."""
+        net, x = trunk(), images()
+        adapted = Adapted(net, [moved(net)])
+        adapted.merged(0)
+        other = copy.deepcopy(adapted)
+        for seed in range(3, 8):
+            other.members[0].load_state_dict(moved(net, seed).state_dict())
+            torch.testing.assert_close(other.merged(0)(x), other.run(0, x))
+
+    def test_a_weight_that_two_layers_share_is_not_updated(self):
+        net = trunk()
+        net.other = nn.Linear(8, 5).double()
+        net.other.weight = net.head.weight
+        with pytest.raises(LoraError, match="head.weight is another layer's weight, too"):
+            Update(net, the_plan(net))
+
     def test_moving_to_another_dtype_moves_the_merged_network(self):
         net, x = trunk(), images()
         adapted = Adapted(net, [moved(net)])

@@ -56,3 +56,9 @@ def test_bad_targets_and_outputs_are_refused():
         task.divergence(LOGITS, LOGITS[:1])
     with pytest.raises(TaskError, match="temperature must be positive"):
         Classification(0.0)
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_temperature_is_positive_and_finite(temperature):
+    with pytest.raises(TaskError, match="temperature must be positive and finite"):
+        Classification(temperature)

@@ -194,12 +194,29 @@ def test_an_earlier_run_is_not_overwritten(tmp_path):
         ({"seed": 1}, "seed 0 there, 1 here"),
         ({"batch": 5}, "batch 4 there, 5 here"),
         ({"loss": ClassifierLoss(erase=False)}, "objective"),
+        ({"loss": DenoiserLoss(Schedule.linear())}, "schedule none there, crc32"),
     ],
 )
 def test_another_runs_checkpoint_is_refused(tmp_path, changes, named):
     trainer(tmp_path).run()
     with pytest.raises(TrainingError, match=named):
         trainer(tmp_path, **changes).resume()
+
+
+def test_a_checkpoint_of_other_noise_levels_is_refused(tmp_path):
+    trainer(tmp_path, denoiser, DenoiserLoss(Schedule.linear()), steps=1).run()
+    for other in (Schedule.cosine(), Schedule.linear(100)):
+        with pytest.raises(TrainingError, match=r"schedule crc32 \w+ there, crc32 \w+ here"):
+            trainer(tmp_path, denoiser, DenoiserLoss(other), steps=1).resume()
+    assert trainer(tmp_path, denoiser, DenoiserLoss(Schedule.linear()), steps=1).resume()
+
+
+def test_an_objective_that_prints_its_address_can_be_resumed(tmp_path):
+    class Plain(ClassifierLoss):
+        __repr__ = object.__repr__
+
+    trainer(tmp_path, loss=Plain(erase=True)).run()
+    assert trainer(tmp_path, loss=Plain(erase=True)).resume()
 
 
 def test_a_checkpoint_of_other_images_is_refused(tmp_path):
@@ -349,6 +366,44 @@ def test_weight_decay_spares_biases_norms_and_embeddings():
     assert {"pos_embed", "cls_token", "norm.weight", "head.bias"} <= names
     assert not {name for name in names if name.endswith(("qkv.weight", "fc1.weight"))}
     assert len(decayed["params"]) + len(rest["params"]) == len(list(vit.parameters()))
+
+
+def test_weight_decay_is_that_of_the_settings_also_after_resuming(tmp_path):
+    trainer(tmp_path, weight_decay=0.05).run()
+    made = trainer(tmp_path, weight_decay=0.5)
+    assert made.resume()
+    assert [group["weight_decay"] for group in made.optimizer.param_groups] == [0.5, 0.0]
+
+
+def test_gradients_are_clipped_to_a_norm_and_logged_as_they_were(tmp_path):
+    made = trainer(tmp_path, clip=0.01)
+    logged = float(made.step()[1])
+    grads = torch.cat([p.grad.flatten() for p in made.network.parameters()])
+    assert logged > 0.1 and float(grads.norm()) == pytest.approx(0.01, rel=1e-3)
+
+
+@pytest.mark.parametrize("bf16", [True, False])
+def test_bf16_is_what_the_network_computes_in_and_not_what_is_trained(tmp_path, bf16):
+    made, seen = trainer(tmp_path, bf16=bf16), []
+    made.network[-1].register_forward_hook(lambda layer, x, output: seen.append(output.dtype))
+    made.step()
+    assert seen == [torch.bfloat16 if bf16 else torch.float32]
+    assert {p.dtype for p in made.network.parameters()} == {torch.float32}
+
+
+def test_a_frozen_parameter_is_its_own_average(tmp_path):
+    def last_layer_only():
+        network = classifier().requires_grad_(False)
+        network[-1].requires_grad_(True)
+        return network
+
+    made = trainer(tmp_path, last_layer_only, ClassifierLoss(erase=True), ema=0.5)
+    start = {name: tensor.clone() for name, tensor in made.ema.state_dict().items()}
+    made.run()
+    moved = {n for n, t in made.ema.state_dict().items() if not torch.equal(t, start[n])}
+    statistics = {"1.running_mean", "1.running_var", "1.num_batches_tracked"}
+    assert moved == {"5.weight", "5.bias"} | statistics
+    assert made.ema.state_dict().keys() == made.network.state_dict().keys()
 
 
 # --- Robustness

@@ -178,7 +178,7 @@ def fit(
     All experts are trained in one pass, each from where it stands and with optimiser state of its
     own. `sequential` instead does as PPAP's released code: one after another, each with its share
     of the budget, expert k starting from the weights and optimiser state of expert k-1; each has
-    a folder of its own then, and there are no snapshots.
+    a folder of its own then, there are no snapshots, and it is `experts` that becomes the averages.
     """
     if loss.intervals != experts.intervals:
         raise DistillError(
@@ -248,12 +248,18 @@ def _one_after_another(
 ) -> tuple[Experts, dict[str, Any]]:
     """`fit`'s sequential training; `run` trains what has gradients."""
     count, members = len(experts), experts.bank.members
-    share = replace(
-        settings,
-        steps=settings.steps and max(1, settings.steps // count),
-        minutes=settings.minutes and settings.minutes / count,
-        snapshots=(),
-    )
+    steps = settings.steps
+    if steps is not None and steps < count:
+        raise DistillError(f"{steps} steps are none for some of {count} experts: give each one")
+    shares = [
+        replace(
+            settings,
+            steps=steps and steps // count + (k < steps % count),
+            minutes=settings.minutes and settings.minutes / count,
+            snapshots=(),
+        )
+        for k in range(count)
+    ]
     stages: list[dict[str, Any]] = []
     optimizer = None
     for k in range(count):
@@ -263,7 +269,7 @@ def _one_after_another(
             member.requires_grad_(j == k)
         averaged, figures, optimizer = run(
             replace(loss, only=k),
-            share,
+            shares[k],
             folder / f"expert-{k + 1}",
             _behind(stages, on_log),
             optimizer,

@@ -76,6 +76,11 @@ class NoisyLoss:
         eps = torch.randn(images.shape, device=images.device, generator=generator)
         output = network(level.noised(images, eps), level).float()
         losses = self.per_image(output, targets)
+        if losses.shape != (len(images),):
+            raise DistillError(
+                f"the task returned {list(losses.shape)} for {len(images)} images, expected one "
+                f"loss each"
+            )
         owners = self.intervals.route(t)
         share = 1 / owners.bincount()[owners]  # of each image in its expert's mean
         own_means = (losses * share.to(losses)).sum()

@@ -108,6 +108,11 @@ def trunk(path: str | Path, name: str, assets: Path = ASSETS) -> nn.Module:
     """The zoo's network `name`, if the experts in the file were made from these very weights."""
     made_for = _record(Path(path))
     current = zoo.card(name, assets).sha256
+    if made_for.plan is not None and made_for.trunk is None:
+        raise ExpertsError(
+            f"{Path(path).name} does not say which trunk it was made for: give experts.save the "
+            f"zoo's name of it, trunk={name!r}"
+        )
     if made_for.trunk_sha256 not in (None, current):
         raise ExpertsError(
             f"{Path(path).name} was made for the {made_for.trunk} with sha256 "

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from ppap_lib.denoise import as_computed
 from ppap_lib.errors import PpapError
 from ppap_lib.networks.lora import Adapted, Plan, Update
 from ppap_lib.schedule import Intervals, Level
@@ -71,12 +72,18 @@ class Experts(nn.Module):
 
         In train mode, and for images of several intervals, it is `experts(x_t, level)`.
         """
-        owners = self.intervals.route(level.t).unique().tolist()
-        dtype = next(self.parameters()).dtype  # the state may be float64, networks seldom are
-        if self.training or len(owners) > 1:
-            return lambda x: self(x.to(dtype), level)
-        # Merged when called, not now: by then another level may have had its turn.
-        return lambda x: self.bank.merged(owners[0])(x.to(dtype))
+        owners = self.intervals.route(level.t)
+        present = owners.unique().tolist()
+
+        def read(x: Tensor) -> Any:
+            x = as_computed(x, self)  # the state may be float64, networks seldom are
+            if self.training or len(present) > 1:
+                return self(x, level)
+            _one_each(owners, x)
+            # Merged when called, not before: meanwhile another level may have had its turn.
+            return self.bank.merged(present[0])(x)
+
+        return read
 
     def forward(self, x: Tensor, level: Level) -> Tensor:
         """The outputs [B, ...] for images [B, C, H, W], grouped by expert and put back in order.
@@ -85,14 +92,18 @@ class Experts(nn.Module):
         images of one expert at a time, as they would were it trained alone.
         """
         owners = self.intervals.route(level.t)
-        if owners.ndim and len(owners) != len(x):
-            raise ExpertsError(f"{len(owners)} levels for {len(x)} images: give one, or one each")
+        _one_each(owners, x)
         present = owners.unique().tolist()
         if len(present) == 1:
             return self.bank.run(present[0], x)
         groups = [(owners == k).nonzero().squeeze(1).to(x.device) for k in present]
         outputs = [self.bank.run(k, x[group]) for k, group in zip(present, groups, strict=True)]
         return torch.cat(outputs)[torch.cat(groups).argsort()]
+
+
+def _one_each(owners: Tensor, x: Tensor) -> None:
+    if owners.ndim and len(owners) != len(x):
+        raise ExpertsError(f"{len(owners)} levels for {len(x)} images: give one, or one each")
 
 
 def low_rank(trunk: nn.Module, plan: Plan, intervals: Intervals) -> Experts:

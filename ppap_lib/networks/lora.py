@@ -173,6 +173,11 @@ class Update(nn.Module):
         self.plan = plan
         for name in plan.layers:
             weight = _found(trunk.get_parameter, f"{name}.weight")
+            if sum(weight is p for m in trunk.modules() for p in m._parameters.values()) > 1:
+                raise LoraError(
+                    f"{name}.weight is another layer's weight, too: an update of it would change "
+                    f"both when it is run and one when it is merged; leave it frozen"
+                )
             shape_a, shape_b = factor_shapes(trunk.get_submodule(name), plan.rank, name)
             a = nn.Parameter(weight.new_empty(shape_a))
             nn.init.kaiming_uniform_(a, a=math.sqrt(5))
@@ -206,6 +211,7 @@ class Update(nn.Module):
         return functional_call(trunk, self.tensors(trunk), inputs)
 
 
+@torch.inference_mode(mode=False)  # or what guides later could not differentiate through it
 @torch.no_grad()
 def merge(trunk: nn.Module, update: Update) -> nn.Module:
     """A network of the trunk's class, in eval mode, with the update folded in.
@@ -280,7 +286,8 @@ class Adapted(nn.Module):
     def merged(self, index: int) -> nn.Module:
         """A network with update `index` folded in, in eval mode: use it until the next call.
 
-        It is made when the index, the update or the trunk has changed since the last call.
+        It is made when the index, the update or the trunk has changed since the last call; call
+        `unmerge` after writing to their `.data`, which leaves no trace.
         """
         if self._merged is None or self._merged.index != index or not self._merged.current:
             self.unmerge()  # before the next is made, so that there are never two
@@ -294,6 +301,10 @@ class Adapted(nn.Module):
     def _apply(self, fn, recurse=True):
         self.unmerge()  # its tensors would stay behind on the old device
         return super()._apply(fn, recurse)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy's tensors count their versions anew: they could pass for those of the network.
+        return {**self.__dict__, "_merged": None}
 
 
 def save(update: Update, path: str | Path, dtype: torch.dtype | None = None) -> None:

@@ -119,6 +119,8 @@ def draw_ranges(
     All in one batch, which is what a page full of them needs. By DDIM and the score form, on the
     respacing of the run's sampler.
     """
+    if params.released_routing:
+        raise ParameterError("released_routing is for whole runs: draw one range at a time")
     chosen = preset(params.tier)
     block = params.seeds
     x_T = seeds.Noise(block, chosen.shape, device=device)().repeat(len(ranges), 1, 1, 1)

@@ -11,6 +11,7 @@ to read the losses, and when a checkpoint or snapshot is written.
 import copy
 import math
 import os
+import re
 import time
 import zlib
 from collections.abc import Callable, Mapping
@@ -78,7 +79,8 @@ class Trainer:
         self.identity = {
             "seed": settings.seed,
             "batch": settings.batch,
-            "objective": repr(objective),
+            "objective": re.sub(r" at 0x[0-9a-f]+", "", repr(objective)),  # of this process only
+            "schedule": _schedule(objective),
             "data": described(data, labels),
             **about,
         }
@@ -302,6 +304,12 @@ def _held(data: Tensor, device: torch.device) -> Tensor:
     return data.to(device)
 
 
+def _schedule(objective: Objective) -> str:
+    """The checksum of the objective's noise levels: its `schedule` is no part of what it prints."""
+    schedule = getattr(objective, "schedule", None)
+    return "none" if schedule is None else f"crc32 {crc32(schedule.alphas_cumprod):08x}"
+
+
 def crc32(*tensors: Tensor) -> int:
     """The checksum of the tensors' bytes, one after the other."""
     found = 0
@@ -313,8 +321,13 @@ def crc32(*tensors: Tensor) -> int:
 def _averaged(
     ema: nn.Module, network: nn.Module
 ) -> tuple[list[Tensor], list[Tensor], list[tuple[Tensor, Tensor]]]:
-    """The tensors an EMA averages, the network's own of them, and the pairs it copies."""
-    pairs = list(zip(ema.state_dict().values(), network.state_dict().values(), strict=True))
+    """The tensors an EMA averages, the network's own of them, and the pairs it copies.
+
+    A frozen parameter is its own average.
+    """
+    frozen = {n for n, p in network.named_parameters(remove_duplicate=False) if not p.requires_grad}
+    averages, own = ema.state_dict(), network.state_dict()
+    pairs = [(averages[name], own[name]) for name in own if name not in frozen]
     floating = [(a, b) for a, b in pairs if a.is_floating_point()]
     counters = [(a, b) for a, b in pairs if not a.is_floating_point()]
     return [a for a, _ in floating], [b for _, b in floating], counters
