@@ -125,20 +125,32 @@ def test_copies_hold_every_network(folder):
 def test_untrained_updates_guide_as_the_clean_network_does(folder):
     naive = guidance.Guidance(method="naive", n=4, first_seed=4)
     expected = guidance.judged(naive, guidance.draw(naive))
-    told = []
-    ablation.record(folder, n=4, blocks=2, tell=told.append)
+    told, (training, trained, _) = [], distillation.finished(folder)
+    ablation.record(training, trained, n=4, blocks=2, tell=told.append)
     rows = {row["params"]["first_seed"]: row for row in ledger.rows(ablation.STUDY)}
     assert set(rows) == {0, 4} and len(told) == 2
     assert {key: rows[4]["results"][key] for key in expected} == expected
-    training, *_ = distillation.finished(folder)
     asked = ablation.plan(training, n=4, blocks=2)[1].recorded()
     assert ledger.digest(asked) == ledger.digest(rows[4]["params"])
     assert asked["experts"] == 2 and asked["released"] == ("shared time",)
     assert (asked["sampler"], asked["form"]) == ("ddim25", "score")
-    ablation.record(folder, n=4, blocks=2, tell=told.append)
+    ablation.record(training, trained, n=4, blocks=2, tell=told.append)
     assert len(told) == 2  # what is there is not run again
     scales = [(run.first_seed, run.scale) for run in ablation.plan(training, (1, 2.5), 4, 2)]
     assert scales == [(0, 1.0), (0, 2.5), (4, 1.0), (4, 2.5)]
+
+
+def test_of_what_ships_the_training_is_the_ledgers(monkeypatch):
+    """Here with an empty ledger, then with a row of a training whose result ships."""
+    name = "fashion/ppap5-resnet18"
+    with pytest.raises(sets.ExpertsError, match=f"no training of {name} with sha256"):
+        distillation.shipped(name)
+    made = distillation.Distillation(
+        "fashion", "resnet18", "transfer", 5, images_seen=7, sha256=zoo.card(name).sha256
+    )
+    ledger.record(distillation.STUDY, made.recorded(), {}, seconds=1.0)
+    training, trained = distillation.shipped(name)
+    assert training == made and len(trained) == 5
 
 
 def test_a_row_of_another_denoiser_is_not_current(folder):

@@ -84,8 +84,12 @@ def _distillation(given: argparse.Namespace) -> str:
 
 
 def _ablation(given: argparse.Namespace) -> None:
+    if given.shipped:
+        training, trained = distillation.shipped(given.shipped)
+    else:
+        training, trained, _ = distillation.finished(Path(given.folder))
     device = devices.pick(given.device)
-    ablation.record(Path(given.folder), given.scales, given.n, given.blocks, device)
+    ablation.record(training, trained, given.scales, given.n, given.blocks, device)
 
 
 def _ablations(given: argparse.Namespace) -> None:
@@ -233,7 +237,10 @@ def parser() -> argparse.ArgumentParser:
     text = "file a finished training of experts"
     command("distillation", _distillation, text, "folder", "device")
     text = "guide by a finished training of experts"
-    command("ablation", _ablation, text, "folder", "scales", "device", n=100, blocks=1)
+    sub = command("ablation", _ablation, text, "scales", "device", n=100, blocks=1)
+    which = sub.add_mutually_exclusive_group(required=True)
+    which.add_argument("--folder", help="of a finished run")
+    which.add_argument("--shipped", metavar="NAME", help="a set such as fashion/ppap5-resnet18")
 
     text = "train variants of PPAP-5, and guide by each"
     shared = {"n": variants.N, "blocks": variants.BLOCKS}

@@ -1,14 +1,13 @@
 """What any finished training of experts is worth as a guide, whether it ships or not.
 
-A folder of `python -m ppap_lib.distill` holds a set of experts; here it guides the tier's denoiser
-on the guidance study's seeds. So the number of experts, their rank, the labels, the images and
-all else that a training can vary are compared by what they are for.
+A folder of `python -m ppap_lib.distill` holds a set of experts, and so does the zoo; here one
+guides the tier's denoiser on the guidance study's seeds. So the number of experts, their rank, the
+labels, the images and all else that a training can vary are compared by what they are for.
 """
 
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ from ppap_lib.experts import Experts
 from ppap_lib.guidance import at_xt
 from ppap_lib.metrics import ExtractorName
 from ppap_lib.params import param
-from ppap_lib.studies import distillation, filed, guidance, methods, quality
+from ppap_lib.studies import filed, guidance, methods, quality
 from ppap_lib.studies.distillation import Distillation
 from ppap_lib.studies.pooled import Pooled, pool
 from ppap_lib.studies.runs import Labelled
@@ -73,15 +72,15 @@ def measure(
 
 
 def record(
-    folder: Path,
+    training: Distillation,
+    trained: Experts,
     scales: Iterable[float] = (guidance.PUBLISHED_SCALE,),
     n: int = 100,
     blocks: int = 1,
     device: torch.device | str = "cpu",
     tell: Callable[[str], None] = print,
 ) -> None:
-    """Guide by the finished training in `folder`, and file what the ledger does not hold yet."""
-    training, trained, _ = distillation.finished(folder)
+    """Guide by the experts of a finished training, and file what the ledger does not hold yet."""
     runs = plan(training, scales, n, blocks)
     filed.record(STUDY, runs, device, tell, measure=partial(measure, trained))
 

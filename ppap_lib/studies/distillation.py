@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from ppap_lib import data, experts, ledger
+from ppap_lib import data, experts, ledger, zoo
 from ppap_lib.distill import snapshots
 from ppap_lib.params import Parameters, param
 from ppap_lib.readings import accuracy_by_t
@@ -61,6 +61,21 @@ def finished(folder: Path) -> tuple[Distillation, experts.Experts, dict[str, Any
     file = folder / summary["file"]
     trunk = experts.trunk(file, summary["trunk"])
     return params, experts.read(file, trunk, summary["sha256"]), summary
+
+
+def shipped(name: str) -> tuple[Distillation, experts.Experts]:
+    """The set of experts `name` of the zoo, and the training that made it, as the ledger has it.
+
+    Raises `ExpertsError` if there is no such set, or no row of its training.
+    """
+    trained, digest = experts.load(name), zoo.card(name).sha256
+    for row in ledger.rows(STUDY):
+        if row["params"]["sha256"] == digest:
+            return Distillation.of(row["params"]), trained
+    raise experts.ExpertsError(
+        f"the ledger has no training of {name} with sha256 {digest}: file the folder it was "
+        f"trained in by python -m ppap_lib.studies distillation"
+    )
 
 
 def run(folder: Path, device: torch.device | str = "cpu") -> Path:

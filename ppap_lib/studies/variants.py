@@ -108,13 +108,14 @@ def record(
     where the finished training below `root` is another, such as one on other images.
     """
     ledger.commit()  # of the code that runs, not of what is committed meanwhile
+    scales = tuple(scales)
     for name, asked in {name: training(name, guide, generated) for name in names}.items():
         folder = root / f"{guide}-{name}-{images}"
         train(asked, images, folder, device, tell)
-        trained = distillation.finished(folder)[0]
-        if ledger.find(distillation.STUDY, trained.recorded()) is None:
+        made, trained, _ = distillation.finished(folder)
+        if ledger.find(distillation.STUDY, made.recorded()) is None:
             tell(f"{name}: {distillation.run(folder, device).name}")
-        ablation.record(folder, tuple(scales), n, blocks, device, tell)
+        ablation.record(made, trained, scales, n, blocks, device, tell)
 
 
 def of(params: Mapping[str, Any]) -> str | None:
