@@ -140,8 +140,9 @@ def test_untrained_updates_guide_as_the_clean_network_does(folder):
     assert scales == [(0, 1.0), (0, 2.5), (4, 1.0), (4, 2.5)]
 
 
-def test_of_what_ships_the_training_is_the_ledgers(monkeypatch):
+def test_of_what_ships_the_training_is_the_ledgers(tmp_path, monkeypatch):
     """Here with an empty ledger, then with a row of a training whose result ships."""
+    monkeypatch.setenv("PPAP_RESULTS", str(tmp_path))
     name = "fashion/ppap5-resnet18"
     with pytest.raises(sets.ExpertsError, match=f"no training of {name} with sha256"):
         distillation.shipped(name)
