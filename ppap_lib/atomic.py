@@ -22,12 +22,23 @@ def replacing(path: str | Path, new: bool = False) -> Iterator[Path]:
         yield part
         with open(part, "rb+") as file:
             os.fsync(file.fileno())  # or a power cut may leave the new name without its bytes
-        if new:
-            os.link(part, path)
-        else:
+        if not (new and _linked(part, path)):
             os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _linked(part: Path, path: Path) -> bool:
+    """Give `part` the new name `path`, if the file system has hard links; whether it has."""
+    try:
+        os.link(part, path)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        if path.exists():  # without links that is the most that can be known
+            raise FileExistsError(f"{path} is there") from error
+        return False
+    return True
 
 
 def write(path: str | Path, text: str, new: bool = False) -> None:

@@ -297,3 +297,15 @@ def test_the_fifth_digit_of_what_an_image_contributes_may_fall_either_way(tmp_pa
     assert record(tmp_path, {"witness": [0.25124, 0.004333, *witness[2:]]}) == path
     with pytest.raises(LedgerError, match="witness.1 was 0.0043329, is 0.0044"):
         record(tmp_path, {"witness": [witness[0], 0.0044, *witness[2:]]})
+
+
+def test_without_hard_links_a_result_is_filed_once_too(tmp_path, monkeypatch):
+    def unsupported(*_):
+        raise OSError("no links on this file system")
+
+    monkeypatch.setattr(ledger.atomic.os, "link", unsupported)
+    path = record(tmp_path, {"kid": 0.5})
+    assert record(tmp_path, {"kid": 0.5}) == path
+    with pytest.raises(LedgerError, match="kid was 0.5, is 0.7"):
+        record(tmp_path, {"kid": 0.7})
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
