@@ -14,10 +14,11 @@ class DeviceError(PpapError, ValueError):
 def pick(name: torch.device | str = "auto") -> torch.device:
     """The device of this name: "cpu", "cuda", "cuda:1"; "auto" is the GPU where there is one.
 
-    Raises `DeviceError` where there is none.
+    On a GPU, cuDNN's convolutions in float32 are float32 from then on, as on a CPU: by torch's
+    default they round to TF32, ten bits. Raises `DeviceError` where there is none.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -28,6 +29,8 @@ def pick(name: torch.device | str = "auto") -> torch.device:
         raise DeviceError(
             f"device {str(name)!r} was asked for and this machine has {count}, numbered from cuda:0"
         )
+    if device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = False
     return device
 
 

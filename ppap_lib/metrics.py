@@ -85,17 +85,22 @@ EXTRACTORS: dict[str, Callable[..., nn.Module]] = {"lite2": Lite2, "inception": 
 
 
 def extract(
-    images: Tensor, extractor: str = "lite2", batch: int = 16, device: torch.device | str = "cpu"
+    images: Tensor,
+    extractor: str = "lite2",
+    batch: int | None = None,
+    device: torch.device | str = "cpu",
 ) -> Features:
     """Features of images [N, C, H, W] (uint8, or [-1, 1], which is first rounded to bytes).
 
     Generated and real images pass through bytes alike, so that quantisation is no difference.
+    `batch` images are read at a time (default: by the device).
     """
     if extractor not in EXTRACTORS:
         raise MetricError(f"no extractor {extractor!r}: there are {', '.join(EXTRACTORS)}")
     if images.dtype != torch.uint8:
         images = pixels.to_bytes(pixels.check(images, tolerance=torch.inf))
     network = EXTRACTORS[extractor](device)
+    batch = batch or (16 if torch.device(device).type == "cpu" else 250)
     parts = []
     with torch.no_grad():
         for chunk in images.split(batch):
@@ -122,7 +127,7 @@ def reference_file(tier: str, extractor: str) -> Path:
 def real_features(
     tier: str, extractor: str = "lite2", device: torch.device | str = "cpu", count: int = SHIPPED
 ) -> Features:
-    """Features of real test images, balanced as by `balanced`: at least `count`, the same first.
+    """Features of a tier's reference images, balanced as by `balanced`: at least `count`, the same first.
 
     Read from the shipped file where up to `SHIPPED` are wanted and there is one; else extracted
     from the images, once per process. Raises `MetricError` if there are fewer than `count`.
@@ -133,7 +138,7 @@ def real_features(
     else:
         found = extract_real(tier, extractor, device, max(count, SHIPPED))
     if len(found) < count:
-        raise MetricError(f"{tier} has {len(found)} balanced test images, not {count}")
+        raise MetricError(f"{tier} has {len(found)} balanced reference images, not {count}")
     return found
 
 
@@ -142,7 +147,7 @@ def extract_real(
     tier: str, extractor: str = "lite2", device: torch.device | str = "cpu", count: int = SHIPPED
 ) -> Features:
     """`real_features`, computed from the images: `count`, up to `SHIPPED` as many as there are."""
-    found = data.test_images(tier)
+    found = data.reference_images(tier)
     if count <= SHIPPED:
         count = min(count, int(found.labels.bincount().min()) * int(found.labels.max() + 1))
     chosen = balanced(found.labels, count)

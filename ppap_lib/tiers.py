@@ -108,7 +108,7 @@ _CLASSIFIERS: Mapping[str, Callable[[int, int], nn.Module]] = {
 class Tier:
     """One preset. `wnids` are ImageNet's synset ids where the classes have them.
 
-    `published` are the zoo's names of the networks that others trained, by part ("denoiser",
+    `reference` is the split that distances of generated images are measured to. `published` are the zoo's names of the networks that others trained, by part ("denoiser",
     "judge"); a tier with any trains none itself.
     """
 
@@ -118,6 +118,7 @@ class Tier:
     classes: tuple[str, ...]
     wnids: tuple[str, ...] = ()
     guides: tuple[str, ...] = ("resnet18", "vit")
+    reference: Literal["train", "test"] = "test"
     published: Mapping[str, str] = field(default_factory=dict)
     schedule: Callable[[], Schedule] = field(default=Schedule.linear, repr=False)
 
@@ -205,6 +206,8 @@ def _tin10() -> Tier:
             "n07873807",
             "n09193705",
         ),
+        # As for FID on ImageNet; the 500 test images would be too few for the protocol.
+        reference="train",
     )
 
 

@@ -58,7 +58,7 @@ def test_a_guide_s_own_rate_is_for_small_tiers_on_the_cpu_and_can_be_overridden(
     for guide, whole in RATES:
         assert settings("fashion", guide, whole).lr == RATES[guide, whole]
         assert settings("fashion", guide, whole, lr=1e-2).lr == 1e-2
-        assert settings("fashion", guide, whole, "cuda").lr == GPU["lr"]
+        assert settings("fashion", guide, whole, "cuda").lr == RATES[guide, whole] * 5**0.5
         assert settings("paper", guide, whole).lr == 1e-4
     small = [guide for guide in UPDATES if guide not in tier("imagenet256").guides]
     assert set(RATES) == set(product(small, (False, True)))

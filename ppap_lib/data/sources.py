@@ -56,6 +56,14 @@ def test_images(name: str) -> ImageSet:
         return _SHIPPED[name]()
 
 
+def reference_images(name: str) -> ImageSet:
+    """Real images that a tier's generated ones are held against: its `reference` split.
+
+    Raises `MissingData` where they are not here.
+    """
+    return test_images(name) if tier(name).reference == "test" else require(name, "train")
+
+
 def _tin10(split: str, download: bool) -> ImageSet:
     ten = tier("tin10")
     official = {"train": "train", "test": "val"}[split]

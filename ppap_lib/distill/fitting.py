@@ -65,8 +65,9 @@ Updates alone bear larger ones, whether labels or the clean network teach them. 
 EfficientNet-Lite0 are the ViT's: it has not been trained yet.
 """
 
-GPU: Mapping[str, Any] = MappingProxyType({"batch": 500, "lr": 2e-3, "log_every": 100})
-"""What changes for the small tiers on a GPU."""
+GPU: Mapping[str, Any] = MappingProxyType({"batch": 500, "log_every": 100})
+"""What changes for the small tiers on a GPU; and the rates, as the square root of the batch does
+(Malladi et al. 2022)."""
 
 SNAPSHOTS = tuple(9_375 * 2**k for k in range(12))
 """Images seen at which the experts are kept, for quality against images seen."""
@@ -82,8 +83,8 @@ def settings(
 ) -> Settings:
     """The preset's settings, with `overrides` (None: as the preset has it).
 
-    A small tier's learning rate on the CPU is that of `RATES`: by `guide`, and by whether `whole`
-    networks are trained or updates. The budget is `steps` or `minutes` where given, else `images`
+    A small tier's learning rate is that of `RATES`, by `guide` and by whether `whole` networks are
+    trained or updates; on a GPU it is larger. The budget is `steps` or `minutes` where given, else `images`
     in all (default: the preset's).
     """
     if preset not in PRESETS:
@@ -96,8 +97,9 @@ def settings(
         if (guide, whole) not in RATES:
             known = dict.fromkeys(guide for guide, _ in RATES)
             raise DistillError(f"no rates for a guide {guide!r}: there are {', '.join(known)}")
-        on_gpu = torch.device(device).type == "cuda"
-        values.update(GPU if on_gpu else {"lr": RATES[guide, whole]})
+        values["lr"] = RATES[guide, whole]
+        if torch.device(device).type == "cuda":
+            values.update(GPU, lr=values["lr"] * (GPU["batch"] / _SMALL["batch"]) ** 0.5)
     values.update(given)
     if "minutes" in given and "steps" not in given:
         values.pop("steps", None)

@@ -24,9 +24,11 @@ def batches(seeds: Sequence[int], size: int) -> Iterator[Sequence[int]]:
         yield seeds[start : start + size]
 
 
-def usual_batch(device: torch.device | str) -> int:
-    """Images at a time: no more than a CPU's caches hold."""
-    return 32 if torch.device(device).type == "cpu" else 64
+def usual_batch(device: torch.device | str, shape: Sequence[int]) -> int:
+    """Images of `shape` (C, H, W) at a time: what a CPU's caches hold, or enough for a GPU."""
+    if torch.device(device).type == "cpu":
+        return 32
+    return max(1, min(512, 64 * 256**2 // (shape[-2] * shape[-1])))
 
 
 def generate(
@@ -48,7 +50,7 @@ def generate(
     hears their number after every batch.
     """
     parts = []
-    for part in batches(seeds, usual_batch(device) if batch is None else batch):
+    for part in batches(seeds, usual_batch(device, shape) if batch is None else batch):
         noise = Noise(part, shape, device=device)
         steering = denoise(part) if steered else denoise
         x0 = sample(steering, noise(), grid, step, noise)

@@ -60,13 +60,14 @@ class DenoiserLoss:
     second half is ADM's variance fraction, trained by T/1000 times the bound in bits per
     dimension with the mean held fixed. `min_snr` caps the weight of the squared error in x0
     units: min(SNR, min_snr) (Hang et al. 2023); None leaves the plain squared error of what
-    is predicted.
+    is predicted. `flip` mirrors half of the images.
     """
 
     schedule: Schedule = field(repr=False)
     prediction: str = "v"
     learned_variance: bool = True
     min_snr: float | None = None
+    flip: bool = False
     _tables: dict[torch.device, dict[str, Tensor]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -83,6 +84,8 @@ class DenoiserLoss:
         self, network: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator
     ) -> Tensor:
         """The mean loss of a batch; labels are not used."""
+        if self.flip:
+            images = flipped(images, generator)
         t = stratified_times(len(images), self.schedule.T, generator)
         eps = torch.randn(images.shape, device=images.device, generator=generator)
         return self.per_image(network, images, t, eps).mean()

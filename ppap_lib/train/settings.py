@@ -98,6 +98,7 @@ GPU_PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 OBJECTIVES: Mapping[tuple[str, str], Mapping[str, Any]] = MappingProxyType(
     {
         ("fashion", "judge"): {"erase": True},
+        ("tin10", "denoiser"): {"flip": True},
         ("tin10", "resnet18"): {"shift": 4},
         ("tin10", "vit"): {"shift": 4},
         ("tin10", "judge"): {"shift": 4, "erase": True},
