@@ -127,7 +127,7 @@ def reference_file(tier: str, extractor: str) -> Path:
 def real_features(
     tier: str, extractor: str = "lite2", device: torch.device | str = "cpu", count: int = SHIPPED
 ) -> Features:
-    """Features of a tier's reference images, balanced as by `balanced`: at least `count`, the same first.
+    """Features of a tier's reference images, balanced: at least `count`, the same first.
 
     Read from the shipped file where up to `SHIPPED` are wanted and there is one; else extracted
     from the images, once per process. Raises `MetricError` if there are fewer than `count`.

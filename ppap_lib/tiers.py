@@ -108,8 +108,9 @@ _CLASSIFIERS: Mapping[str, Callable[[int, int], nn.Module]] = {
 class Tier:
     """One preset. `wnids` are ImageNet's synset ids where the classes have them.
 
-    `reference` is the split that distances of generated images are measured to. `published` are the zoo's names of the networks that others trained, by part ("denoiser",
-    "judge"); a tier with any trains none itself.
+    `reference` is the split that distances of generated images are measured to. `published` are
+    the zoo's names of the networks that others trained, by part ("denoiser", "judge"); a tier with
+    any trains none itself.
     """
 
     name: str

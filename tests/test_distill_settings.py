@@ -8,7 +8,7 @@ from torch import nn
 
 from ppap_lib import zoo
 from ppap_lib.distill import DistillError, settings, updates
-from ppap_lib.distill.fitting import GPU, IMAGES, PRESETS, RATES, UPDATES
+from ppap_lib.distill.fitting import IMAGES, PRESETS, RATES, UPDATES
 from ppap_lib.experts import full_copies
 from ppap_lib.schedule import Intervals
 from ppap_lib.tiers import tier

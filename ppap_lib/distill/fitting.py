@@ -84,8 +84,8 @@ def settings(
     """The preset's settings, with `overrides` (None: as the preset has it).
 
     A small tier's learning rate is that of `RATES`, by `guide` and by whether `whole` networks are
-    trained or updates; on a GPU it is larger. The budget is `steps` or `minutes` where given, else `images`
-    in all (default: the preset's).
+    trained or updates; on a GPU it is larger. The budget is `steps` or `minutes` where given, else
+    `images` in all (default: the preset's).
     """
     if preset not in PRESETS:
         raise DistillError(f"no preset {preset!r}: there are {', '.join(PRESETS)}")
