@@ -28,7 +28,7 @@ def usual_batch(device: torch.device | str, shape: Sequence[int]) -> int:
     """Images of `shape` (C, H, W) at a time: what a CPU's caches hold, or enough for a GPU."""
     if torch.device(device).type == "cpu":
         return 32
-    return max(1, min(512, 64 * 256**2 // (shape[-2] * shape[-1])))
+    return max(1, min(256, 64 * 256**2 // (shape[-2] * shape[-1])))
 
 
 def generate(
