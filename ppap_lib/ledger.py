@@ -22,6 +22,7 @@ from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
+from statistics import mode
 from typing import Any
 
 import torch
@@ -49,7 +50,8 @@ DIGITS = 9
 
 _MANY = 16  # entries make a list long, which a file keeps under one of these keys:
 _BITS = "bits"  # zeros and ones, as their count and one hexadecimal number
-_UNITS = re.compile(r"e-\d+")  # decimal numbers, as whole multiples of such a power of ten
+# decimal numbers, as whole multiples of such a power of ten, or of BASE+STEP of it, BASE added
+_UNITS = re.compile(r"(?:(-?\d+)\+(\d+))?(e-\d+)")
 
 _ROOT = Path(__file__).resolve().parents[1]
 
@@ -211,9 +213,12 @@ def _packed(values: list) -> Any:
         return values
     exact = [Decimal(repr(value)) for value in values]
     places = max(0, *(-value.as_tuple().exponent for value in exact))
-    packed = {f"e-{places}": [int(value.scaleb(places)) for value in exact]}
-    plain, short = (json.dumps(form, separators=(",", ":")) for form in (values, packed))
-    return packed if len(short) < len(plain) else values
+    whole = [int(value.scaleb(places)) for value in exact]
+    forms = [values, {f"e-{places}": whole}]
+    base = mode(whole)
+    if (step := math.gcd(*(number - base for number in whole))) > 1:
+        forms.append({f"{base}+{step}e-{places}": [(number - base) // step for number in whole]})
+    return min(forms, key=lambda form: len(json.dumps(form, separators=(",", ":"))))
 
 
 def _is_packed(entries: Mapping[str, Any]) -> bool:
@@ -226,7 +231,8 @@ def _unpacked(entries: dict[str, Any]) -> Any:
         return entries
     ((key, kept),) = entries.items()
     if key != _BITS:
-        return [float(f"{number}{key}") for number in kept]
+        base, step, unit = _UNITS.fullmatch(key).groups(default="")
+        return [float(f"{int(base or 0) + int(step or 1) * number}{unit}") for number in kept]
     count, number = kept.split(":")
     bits = [int(bit) for bit in f"{int(number, 16):0{count}b}"]
     if len(bits) != int(count):

@@ -7,6 +7,7 @@ Inception weights at hand ("inception-v3-compat") the same functions give FID, K
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -15,15 +16,14 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ppap_lib import data, weights, zoo
+from ppap_lib import data, fetch, weights, zoo
 from ppap_lib import images as pixels
 from ppap_lib.errors import PpapError
-from ppap_lib.fetch import ASSETS
 
 COMPONENTS = 64  # principal components of the small-sample Frechet distance
 FULL_DIMENSION_FROM = 2000  # below this many samples FD in full dimension measures n
 NEIGHBOURS = 3  # of precision and recall
-SHIPPED = 1000  # real images whose features come with the project
+KEPT = 1000  # real images whose features are kept once they are known
 
 
 ExtractorName = Literal["lite2", "inception"]
@@ -120,23 +120,28 @@ def balanced(labels: Tensor, count: int) -> Tensor:
 
 
 def reference_file(tier: str, extractor: str) -> Path:
-    """Where the real features of a tier are shipped."""
-    return ASSETS / "features" / f"{tier}-{extractor}.safetensors"
+    """Where the features of a tier's first `KEPT` real images are kept on this machine."""
+    return fetch.cache_folder() / "features" / f"{tier}-{extractor}-{KEPT}.safetensors"
 
 
 def real_features(
-    tier: str, extractor: str = "lite2", device: torch.device | str = "cpu", count: int = SHIPPED
+    tier: str, extractor: str = "lite2", device: torch.device | str = "cpu", count: int = KEPT
 ) -> Features:
     """Features of a tier's reference images, balanced: at least `count`, the same first.
 
-    Read from the shipped file where up to `SHIPPED` are wanted and there is one; else extracted
-    from the images, once per process. Raises `MetricError` if there are fewer than `count`.
+    Of up to `KEPT` in float16: extracted once on a machine, which takes a CPU a minute, and kept.
+    More are extracted once per process. Raises `MetricError` if there are fewer than `count`.
     """
     path = reference_file(tier, extractor)
-    if count <= SHIPPED and path.exists():
+    if count > KEPT:
+        found = extract_real(tier, extractor, device, count)
+    elif path.is_file():
         found = Features(weights.read(path)["vectors"].float(), extractor)
     else:
-        found = extract_real(tier, extractor, device, max(count, SHIPPED))
+        vectors = extract_real(tier, extractor, device, KEPT).vectors.half()
+        with suppress(OSError):  # a folder that cannot be written to: the next process extracts
+            weights.save({"vectors": vectors}, path)
+        found = Features(vectors.float(), extractor)
     if len(found) < count:
         raise MetricError(f"{tier} has {len(found)} balanced reference images, not {count}")
     return found
@@ -144,11 +149,11 @@ def real_features(
 
 @lru_cache(maxsize=2)
 def extract_real(
-    tier: str, extractor: str = "lite2", device: torch.device | str = "cpu", count: int = SHIPPED
+    tier: str, extractor: str = "lite2", device: torch.device | str = "cpu", count: int = KEPT
 ) -> Features:
-    """`real_features`, computed from the images: `count`, up to `SHIPPED` as many as there are."""
+    """`real_features`, computed from the images: `count`, up to `KEPT` as many as there are."""
     found = data.reference_images(tier)
-    if count <= SHIPPED:
+    if count <= KEPT:
         count = min(count, int(found.labels.bincount().min()) * int(found.labels.max() + 1))
     chosen = balanced(found.labels, count)
     return extract(found.pixels[chosen], extractor, device=device)

@@ -1,15 +1,19 @@
 """Weight files: read without unpickling code, verified, and loaded strictly.
 
-Every network of the project, ours or a published one, enters through `read` and `load`.
+Every network of the project, ours or a published one, enters through `read` and `load`. A file
+whose name ends in .xz is packed (`xz -d` unpacks it); its sha256 is that of what is inside.
 """
 
 import hashlib
+import json
+import lzma
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import IO
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors.torch import load as load_bytes
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -22,15 +26,23 @@ class WeightsError(PpapError, ValueError):
 
 
 def sha256(path: str | Path) -> str:
-    """The hexadecimal sha256 of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """The hexadecimal sha256 of a file, of a packed one of what is inside."""
+    path = Path(path)
+    try:
+        with _opened(path) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except (lzma.LZMAError, EOFError) as error:
+        raise WeightsError(f"{path.name} is truncated or not packed by xz: {error}") from error
+
+
+def _opened(path: Path) -> IO[bytes]:
+    return lzma.open(path) if path.suffix == ".xz" else open(path, "rb")
 
 
 def read(
     path: str | Path, digest: str | None = None, entry: str | None = None
 ) -> dict[str, Tensor]:
-    """State dict of a `.safetensors` file, or of a torch file read with `weights_only=True`.
+    """State dict of a safetensors file, packed or not, or of a torch file without code in it.
 
     What `save` stored in 8 bits comes back as float32. `entry` is the key under which a torch
     file keeps its state dict, beside other things.
@@ -47,7 +59,9 @@ def read(
         )
     try:
         if path.suffix == ".safetensors":
-            return _unpacked(load_file(path))
+            return _in_full(load_file(path))
+        if path.suffixes[-2:] == [".safetensors", ".xz"]:
+            return _in_full(load_bytes(lzma.decompress(path.read_bytes())))
         state = torch.load(path, map_location="cpu", weights_only=True)
         state = state if entry is None else state[entry]
     except Exception as error:  # damaged bytes raise anything, from KeyError to UnicodeDecodeError
@@ -64,11 +78,15 @@ def read(
     return dict(state)
 
 
+_LONGEST_HEADER = 100_000_000  # bytes that the format allows
+# Numbers of two bytes, packed as such: a tenth less than without saying so.
+_PACKING = [{"id": lzma.FILTER_LZMA2, "dict_size": 2**23, "lc": 2, "lp": 1, "pb": 1}]
+
 _SHORT = 4  # numbers in float16 take no more bytes than in 8 bits with their scale
 _SCALE = "::scale"  # names the scales of a tensor's rows; torch's own keys have no colons
 
 
-def _packed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _in_8_bits(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Integers and a float32 scale per row where that is shorter than float16, the rest so."""
     packed = {}
     for key, value in state.items():
@@ -87,7 +105,7 @@ def _packed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return packed
 
 
-def _unpacked(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def _in_full(state: dict[str, Tensor]) -> dict[str, Tensor]:
     scales = {key: state.pop(key) for key in list(state) if key.endswith(_SCALE)}
     for name, scale in scales.items():
         value = state[name.removesuffix(_SCALE)].float()
@@ -107,14 +125,16 @@ def _cast(key: str, value: Tensor, dtype: torch.dtype | None) -> Tensor:
 
 
 def metadata(path: str | Path) -> dict[str, str]:
-    """What `save` was given beside the tensors of a `.safetensors` file."""
+    """What `save` was given beside the tensors of a safetensors file, packed or not."""
     path = Path(path)
     if not path.is_file():
         raise WeightsError(f"no weight file at {path}")
     try:
-        with safe_open(path, "pt") as file:
-            return dict(file.metadata() or {})
-    except SafetensorError as error:
+        with _opened(path) as file:  # the format: a header's length, and the header as JSON
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(min(length, _LONGEST_HEADER)))
+        return dict(header.get("__metadata__", {}))
+    except (ValueError, AttributeError, lzma.LZMAError, EOFError) as error:
         raise WeightsError(f"{path.name} cannot be read as safetensors: {error}") from error
 
 
@@ -126,15 +146,19 @@ def save(
 ) -> None:
     """Write a state dict as safetensors, atomically; floating tensors are cast to `dtype`.
 
+    A `path` that ends in .xz is packed: nothing is lost, and an eighth less is stored.
+
     torch.int8 keeps every row (first axis) of more than 4 numbers of a matrix or kernel as
     integers and their scale, the row's largest magnitude / 127, and all else in float16: half of
     float16's bytes, with errors of at most half a scale.
     """
     if dtype is torch.int8:
-        state, dtype = _packed(state), None
+        state, dtype = _in_8_bits(state), None
     cast = {key: _cast(key, value, dtype).cpu().contiguous() for key, value in state.items()}
     with atomic.replacing(path) as part:
         save_file(cast, part, dict(metadata) if metadata else None)
+        if Path(path).suffix == ".xz":
+            part.write_bytes(lzma.compress(part.read_bytes(), filters=_PACKING))
 
 
 def _listed(keys) -> str:

@@ -265,6 +265,14 @@ def test_measurements_take_shipped_photographs_and_never_drawn_shapes():
         data.test_images("tin10")
 
 
+def test_distances_are_measured_to_the_split_that_a_tier_names(monkeypatch):
+    asked = []
+    monkeypatch.setattr("ppap_lib.data.sources.require", lambda *names: asked.append(names))
+    data.reference_images("fashion")
+    data.reference_images("tin10")  # whose 500 test images are too few
+    assert asked == [("fashion",), ("tin10", "train")]
+
+
 def test_tiny_imagenet_is_downloaded_into_the_cache_when_asked(tmp_path, monkeypatch):
     source = write_tiny(tmp_path / "server.zip", tiny_files())
     monkeypatch.setattr(tiny_module, "_URL", source.as_uri())

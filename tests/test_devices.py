@@ -45,3 +45,11 @@ def test_unknown_and_absent_devices_are_refused(monkeypatch):
     assert devices.pick("cuda:1") == torch.device("cuda:1")
     with pytest.raises(devices.DeviceError, match="'cuda:2' was asked for and this machine has 2"):
         devices.pick("cuda:2")
+
+
+def test_float32_on_a_gpu_is_not_rounded_to_less(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    assert devices.pick("cpu").type == "cpu" and torch.backends.cudnn.allow_tf32
+    assert devices.pick().type == "cuda" and not torch.backends.cudnn.allow_tf32

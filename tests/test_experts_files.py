@@ -185,7 +185,7 @@ class TestZoo:
         with pytest.raises(ExpertsError, match="is a classifier, not a set of experts"):
             sets.publish(self.TRUNK, path, assets=folder)
         with pytest.raises(ExpertsError, match="not a set of experts written by"):
-            trunk = folder / "weights" / f"{self.TRUNK}.safetensors"
+            trunk = folder / "weights" / zoo.card(self.TRUNK, folder).file["asset"]
             sets.publish(self.NAME, trunk, assets=folder)
         unsaid = tmp_path / "unsaid.safetensors"
         sets.save(sets.read(path, zoo.load(self.TRUNK, assets=folder)), unsaid)

@@ -5,6 +5,7 @@ import torch
 
 from ppap_lib.analytic import Mixture
 from ppap_lib.generate import GenerationError, batches, generate
+from ppap_lib.generate.drawing import usual_batch
 from ppap_lib.guidance import at_xt, guided
 from ppap_lib.samplers import ddim
 from ppap_lib.schedule import Schedule
@@ -50,6 +51,12 @@ def test_images_keep_the_pixel_contract_and_progress_is_told():
     images = generate(bright.denoise, SHAPE, range(5), GRID, ddim(), batch=2, done=told.append)
     assert images.dtype == torch.float32 and bool((images == 1).all())
     assert told == [2, 2, 1]
+
+
+def test_a_gpu_is_given_as_many_pixels_as_it_holds():
+    assert usual_batch("cpu", (3, 256, 256)) == usual_batch("cpu", (1, 32, 32)) == 32
+    assert usual_batch("cuda", (3, 256, 256)) == 64 and usual_batch("cuda", (1, 32, 32)) == 256
+    assert usual_batch("cuda", (3, 4096, 4096)) == 1
 
 
 def test_empty_requests_are_refused():

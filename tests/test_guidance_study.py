@@ -159,7 +159,8 @@ def test_gradients_are_compared_on_the_same_images(monkeypatch):
     assert found["cosine"]["x0_fixed"][0] == pytest.approx(float(cosine.mean()), abs=1e-3)
 
 
-def test_gradients_of_a_guide_that_is_not_trained_are_refused():
+def test_gradients_of_a_guide_that_is_not_trained_are_refused(monkeypatch):
+    monkeypatch.setattr(methods.zoo, "obtainable", lambda name: False)
     with pytest.raises(methods.MethodError, match="no guide vit of tin10 is trained yet"):
         gradients.plan("vit", tier="tin10")
 

@@ -60,6 +60,14 @@ def test_long_lists_of_zeros_and_ones_and_of_decimals_are_packed_and_lists_again
     assert ledger.rows("guidance", tmp_path)[0]["results"] == row["results"]
 
 
+def test_a_list_of_few_steps_is_packed_as_their_numbers(tmp_path):
+    shares = [0.255 - 0.9975 * k for k in (0, 0, 1, 0, -3, 0, 0, 11)] * 4
+    path = record(tmp_path, {"recalled": [round(share, 4) for share in shares]})
+    assert '{"2550+9975e-4":[0,0,-1,0,3,0,0,-11,0,0,' in path.read_text()
+    (row,) = ledger.rows("guidance", tmp_path)
+    assert row["results"]["recalled"] == [round(share, 4) for share in shares]
+
+
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=16, max_size=20))
 def test_packing_keeps_every_number(values):
     packed = json.loads(ledger._text({"a": values}), object_hook=ledger._unpacked)["a"]
@@ -67,7 +75,7 @@ def test_packing_keeps_every_number(values):
     assert packed == values
 
 
-@pytest.mark.parametrize("packed", [{"bits": 8}, {"e-6": [1]}])
+@pytest.mark.parametrize("packed", [{"bits": 8}, {"e-6": [1]}, {"-5+3e-1": [1]}])
 def test_what_reads_like_a_packed_list_is_refused(tmp_path, packed):
     with pytest.raises(LedgerError, match="results.by = .* would be read back as a list"):
         record(tmp_path, {"by": packed})

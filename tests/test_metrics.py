@@ -212,42 +212,57 @@ class TestLite2:
         expected = theirs["kernel_inception_distance_mean"]
         assert metrics.kid(*ours) == pytest.approx(expected, rel=1e-3)
 
-    def test_more_real_images_than_are_shipped_are_extracted_and_begin_with_the_same(
-        self, monkeypatch
-    ):
+    @pytest.fixture
+    def kept(self, monkeypatch, tmp_path):
+        """Two thousand numbered images, their numbers as features; where the first are kept."""
+
         def extracted(pixels, extractor, device):
             return Features(pixels.flatten(1).float(), extractor)
 
         labels = torch.arange(10).repeat_interleave(200)
         images = SimpleNamespace(pixels=torch.arange(2000)[:, None, None, None], labels=labels)
+        monkeypatch.setenv("PPAP_CACHE", str(tmp_path))
         monkeypatch.setattr(metrics, "extract", extracted)
         monkeypatch.setattr(metrics, "extract_real", metrics.extract_real.__wrapped__)
-        monkeypatch.setattr(metrics.data, "test_images", lambda tier: images)
+        monkeypatch.setattr(metrics.data, "reference_images", lambda tier: images)
+        return metrics.reference_file("fashion", "lite2")
+
+    def test_more_real_images_than_are_kept_are_extracted_and_begin_with_the_same(
+        self, monkeypatch, kept
+    ):
         few, many = (metrics.extract_real("fashion", count=n) for n in (1000, 2000))
         assert torch.equal(
             metrics.real_features("fashion", count=1500).vectors, many.vectors[:1500]
         )
-        assert torch.equal(few.vectors, many.vectors[:1000])
+        assert torch.equal(few.vectors, many.vectors[:1000]) and not kept.exists()
         with pytest.raises(MetricError, match="2002 balanced images need 201 of every class"):
             metrics.real_features("fashion", count=2002)
-        monkeypatch.setattr(metrics, "SHIPPED", 3000)  # more than there are, as for tin10
+        monkeypatch.setattr(metrics, "KEPT", 3000)  # more than there are
         assert len(metrics.real_features("tin10", count=100)) == 2000
-        with pytest.raises(MetricError, match="tin10 has 2000 balanced test images, not 2002"):
+        with pytest.raises(MetricError, match="tin10 has 2000 balanced reference images, not 2002"):
             metrics.real_features("tin10", count=2002)
 
-    def test_a_shipped_file_that_is_too_short_is_refused(self, monkeypatch, tmp_path):
-        path = tmp_path / "reference.safetensors"
-        weights.save({"vectors": torch.zeros(500, 3)}, path)
-        monkeypatch.setattr(metrics, "reference_file", lambda tier, extractor: path)
-        assert len(metrics.real_features("tin10", count=500)) == 500
-        with pytest.raises(MetricError, match="tin10 has 500 balanced test images, not 800"):
-            metrics.real_features("tin10", count=800)
+    def test_the_first_ones_are_extracted_once_on_a_machine(self, monkeypatch, kept):
+        first = metrics.real_features("fashion", count=500)
+        assert kept.is_file() and len(first) == 1000
+        monkeypatch.setattr(metrics, "extract", lambda *_, **__: pytest.fail("extracted again"))
+        assert torch.equal(metrics.real_features("fashion").vectors, first.vectors)
 
-    def test_the_shipped_reference_is_what_the_extractor_says(self):
-        path = metrics.reference_file("fashion", "lite2")
-        shipped = metrics.real_features("fashion")
-        assert path.exists() and len(shipped) == 1000
+    def test_a_folder_that_cannot_be_written_to_keeps_nothing(self, monkeypatch, kept, tmp_path):
+        (tmp_path / "file").touch()
+        monkeypatch.setenv("PPAP_CACHE", str(tmp_path / "file"))
+        assert len(metrics.real_features("fashion")) == 1000
+
+    def test_a_kept_file_that_is_too_short_is_refused(self, kept):
+        weights.save({"vectors": torch.zeros(500, 3)}, kept)
+        assert len(metrics.real_features("fashion", count=500)) == 500
+        with pytest.raises(MetricError, match="fashion has 500 balanced reference images, not 800"):
+            metrics.real_features("fashion", count=800)
+
+    def test_kept_features_are_what_the_extractor_says(self):
+        kept = metrics.real_features("fashion")
         found = data.fashion.shipped()
         again = metrics.extract(found.pixels[metrics.balanced(found.labels, 4)])
-        # Stored in float16; another CPU's float32 differs by less.
-        torch.testing.assert_close(again.vectors, shipped.vectors[:4], rtol=2e-3, atol=1e-3)
+        assert len(kept) == 1000 and metrics.reference_file("fashion", "lite2").is_file()
+        # Kept in float16; in another batch float32 differs by less.
+        torch.testing.assert_close(again.vectors, kept.vectors[:4], rtol=2e-3, atol=1e-3)

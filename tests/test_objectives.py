@@ -237,6 +237,19 @@ def test_a_batch_is_a_function_of_the_generator():
     assert a == b != other
 
 
+def test_a_denoiser_may_learn_from_mirrored_images():
+    images = some_images(64)
+    both_ways = (images + images.flip(3)) / 2
+    for flip, seen, nothing in (
+        (False, images, True),
+        (True, images, False),
+        (True, both_ways, True),
+    ):
+        loss = DenoiserLoss(SCHEDULE, "x0", learned_variance=False, flip=flip)
+        found = loss(Oracle(seen, "x0"), seen, None, generator()).item()
+        assert (found < 1e-9) == nothing
+
+
 def test_a_network_without_variance_channels_is_named():
     images = some_images()
     with pytest.raises(ObjectiveError, match="learned_variance=True"):

@@ -84,7 +84,7 @@ def small_world(tmp_path, monkeypatch, quick_training):
     monkeypatch.setattr(data, "test_images", lambda name: images)
     monkeypatch.setattr(distillation, "HELD_OUT", 20)
     monkeypatch.setitem(metrics.EXTRACTORS, "lite2", lambda device: Pooled())
-    monkeypatch.setattr(metrics, "reference_file", lambda tier, extractor: tmp_path / "none")
+    monkeypatch.setenv("PPAP_CACHE", str(tmp_path / "cache"))
     return tmp_path
 
 

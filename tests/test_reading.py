@@ -12,7 +12,7 @@ from ppap_lib import data, experts, ledger, zoo
 from ppap_lib.networks import lora
 from ppap_lib.params import ParameterError
 from ppap_lib.schedule import Intervals
-from ppap_lib.studies import attention, filed, reading
+from ppap_lib.studies import attention, filed, methods, reading
 from ppap_lib.tiers import tier
 
 FASHION = tier("fashion")
@@ -63,16 +63,18 @@ class TestReading:
         assert reading.until((0, 100, 200), (1.0, 0.8, 0.7)) == pytest.approx(150)
         assert reading.until((0, 100), (0.6, 0.9)) == -1
 
-    def test_models_that_ship_are_planned_and_the_others_named(self):
+    def test_models_that_ship_are_planned_and_the_others_named(self, monkeypatch):
         for guide in FASHION.guides:
             here = list(reading.installed(guide).values())
             assert all(zoo.card(name).sha256 for name in here)
             assert len(here) + len(reading.missing(guide)) == len(reading.READERS)
-        # Sets that the zoo has no cards of, and a tier that nothing is trained for.
-        assert reading.installed("lite0", "tin10") == {"naive": "tin10/lite0"}
+        # Sets that the zoo has no cards of.
+        found = reading.installed("lite0", "tin10")
+        assert found == {"naive": "tin10/lite0", "ppap5": "tin10/ppap5-lite0"}
+        assert [p.model for p in reading.plan()][0] == "fashion/resnet18"
+        monkeypatch.setattr(methods.zoo, "obtainable", lambda name: False)
         assert reading.installed("resnet18", "tin10") == {}
         assert len(reading.missing("resnet18", "tin10")) == len(reading.READERS)
-        assert [p.model for p in reading.plan()][0] == "fashion/resnet18"
 
     def test_wrong_runs_are_refused(self):
         with pytest.raises(ParameterError, match="20 photographs"):

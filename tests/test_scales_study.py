@@ -46,7 +46,7 @@ def test_rows_can_be_pooled_like_the_guidance_study_s(monkeypatch, tmp_path):
     monkeypatch.setattr(guidance, "sampler", lambda name: Sampler("2", ddim, "score"))
     monkeypatch.setenv("PPAP_RESULTS", str(tmp_path))
     monkeypatch.setitem(metrics.EXTRACTORS, "lite2", lambda device: Pooled())
-    monkeypatch.setattr(metrics, "reference_file", lambda tier, extractor: tmp_path / "none")
+    monkeypatch.setenv("PPAP_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(metrics, "extract_real", metrics.extract_real.__wrapped__)  # uncached
     runs = [Guidance(method="naive", scale=s, n=20) for s in (1.0, 1000.0)]
     scales.record(runs, tell=lambda line: None)

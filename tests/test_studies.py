@@ -27,7 +27,7 @@ class Pooled(nn.Module):
 def run_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("PPAP_RESULTS", str(tmp_path / "results"))
     monkeypatch.setitem(metrics.EXTRACTORS, "lite2", lambda device: Pooled())
-    monkeypatch.setattr(metrics, "reference_file", lambda tier, extractor: tmp_path / "none")
+    monkeypatch.setenv("PPAP_CACHE", str(tmp_path / "cache"))
     torch.manual_seed(0)
     folder = tmp_path / "run"
     for seen in (64, 128):
@@ -115,7 +115,7 @@ def test_a_training_run_is_filed_with_its_course(tmp_path, monkeypatch):
         (["guidance", "--methods", "foo"], "method .*'foo'"),
         (
             ["guidance", "--tier", "tin10", "--methods", "multi5", "--n", "2"],
-            "tin10/multi5-resnet18 is not trained",
+            "tin10/multi5-resnet18 does not ship: .* ppap_lib.distill supervised --tier tin10",
         ),
         (["ablation", "--folder", "nowhere"], "no finished training in nowhere: .*distill first"),
         (["training", "--folder", "nowhere"], "no finished training in nowhere: .*train first"),

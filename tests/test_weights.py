@@ -1,6 +1,7 @@
 """Weight files: only the right bytes, holding only tensors, that fit the network."""
 
 import io
+import lzma
 import pickle
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def as_torch(content) -> bytes:
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize("name", ["w.safetensors", "w.pt"])
+@pytest.mark.parametrize("name", ["w.safetensors", "w.safetensors.xz", "w.pt"])
 def test_a_file_returns_what_was_written(tmp_path, state, name):
     path = tmp_path / name
     if path.suffix == ".pt":
@@ -43,13 +44,45 @@ def test_a_file_returns_what_was_written(tmp_path, state, name):
         assert torch.equal(read[key], value) and read[key].dtype == value.dtype
 
 
-def test_metadata_returns_beside_the_tensors(tmp_path, state):
-    path = tmp_path / "w.safetensors"
+@pytest.mark.parametrize("name", ["w.safetensors", "w.safetensors.xz"])
+def test_metadata_returns_beside_the_tensors(tmp_path, state, name):
+    path = tmp_path / name
     weights.save(state, path, metadata={"plan": "a {json}"})
     assert weights.metadata(path) == {"plan": "a {json}"}
     assert weights.read(path).keys() == state.keys()
     weights.save(state, path)
     assert weights.metadata(path) == {}
+
+
+def test_a_packed_file_holds_the_very_same_file(tmp_path, state):
+    plain, packed = tmp_path / "w.safetensors", tmp_path / "w.safetensors.xz"
+    big = {"w": torch.randn(100, 1000)}
+    for path in (plain, packed):
+        weights.save(big, path, torch.float16, {"plan": "a"})
+    assert lzma.decompress(packed.read_bytes()) == plain.read_bytes()
+    assert weights.sha256(packed) == weights.sha256(plain)
+    assert packed.stat().st_size < 0.95 * plain.stat().st_size
+    weights.save(big, packed, torch.int8)
+    assert (weights.read(packed)["w"] - big["w"]).abs().max() < 0.03
+
+
+@pytest.mark.parametrize("read", [weights.read, weights.sha256])
+def test_a_damaged_packed_file_is_refused(tmp_path, state, read):
+    path = tmp_path / "w.safetensors.xz"
+    weights.save(state, path)
+    content = path.read_bytes()
+    for damaged in (b"", content[:20], content[:-20], content[:-9] + b"12345678\n", b"junk"):
+        path.write_bytes(damaged)
+        with pytest.raises(WeightsError, match="w.safetensors.xz (is truncated|cannot be read)"):
+            read(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff" * 40, b"\x02" + bytes(7) + b"[]"])
+def test_metadata_of_what_is_no_weight_file_is_refused(tmp_path, content):
+    for name in ("w.safetensors", "w.safetensors.xz"):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(WeightsError, match=f"{name} cannot be read as safetensors"):
+            weights.metadata(tmp_path / name)
 
 
 def test_loading_copies_every_tensor(state):

@@ -1,6 +1,7 @@
 """Cards, verified loading, and publishing."""
 
 import json
+import lzma
 import shutil
 from dataclasses import replace
 from typing import get_args
@@ -81,7 +82,9 @@ def test_every_card_describes_the_network_it_names(name):
     if card.kind == "experts":
         verdicts = {check.what: check.ok for check in experts.verify(name)}
         shape = [verdicts.get(what) for what in ("parameters", "tensors", "sha256")]
-        assert shape == [card.trained or None] * 3 and False not in verdicts.values()
+        assert (
+            shape == [(card.trained and card.ships) or None] * 3 and False not in verdicts.values()
+        )
     else:
         checks = {check.what: check for check in verify(name)}
         assert checks["parameters"].ok and checks["tensors"].ok
@@ -135,7 +138,7 @@ def test_published_weights_load_as_they_were_to_half_precision(assets, guide, tm
     card = publish("fashion/judge", snapshot(guide, tmp_path), {"data": "a test"}, assets)
     assert card == zoo.card("fashion/judge", assets)
     assert card.images_seen == 12800 and card.data == "a test" and card.note == ""
-    path = assets / "weights" / "fashion" / "judge.safetensors"
+    path = assets / "weights" / "fashion" / "judge.safetensors.xz"
     assert card.sha256 == weights.sha256(path) and card.bytes == path.stat().st_size
     vision = zoo.load("fashion/judge", assets=assets)
     assert isinstance(vision, Vision) and vision.classes == tier("fashion").classes
@@ -152,10 +155,10 @@ def test_published_weights_load_as_they_were_to_half_precision(assets, guide, tm
 def test_a_card_may_ask_for_eight_bits(assets, guide, tmp_path):
     file = snapshot(guide, tmp_path)
     half = publish("fashion/judge", file, assets=assets)
-    asset = {"asset": "fashion/judge8.safetensors", "dtype": "int8"}
+    asset = {"asset": "fashion/judge8.safetensors.xz", "dtype": "int8"}
     card = publish("fashion/judge", file, {"file": asset}, assets)
-    assert card.bytes < 0.6 * half.bytes and card.tensors == half.tensors
-    path = assets / "weights" / "fashion" / "judge8.safetensors"
+    assert card.bytes < 0.65 * half.bytes and card.tensors == half.tensors
+    path = assets / "weights" / "fashion" / "judge8.safetensors.xz"
     assert card.file == asset and card.sha256 == weights.sha256(path)
     x = torch.rand(8, 1, 32, 32) * 2 - 1
     found = zoo.load("fashion/judge", assets=assets)(x)
@@ -217,15 +220,19 @@ def test_publishing_refuses_what_does_not_fit(assets, guide, tmp_path):
 
 def test_tampered_weights_are_refused(assets, guide, tmp_path):
     publish("fashion/judge", snapshot(guide, tmp_path), assets=assets)
-    path = assets / "weights" / "fashion" / "judge.safetensors"
-    content = bytearray(path.read_bytes())
+    path = assets / "weights" / "fashion" / "judge.safetensors.xz"
+    packed = path.read_bytes()
+    content = bytearray(lzma.decompress(packed))
     content[-1] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(WeightsError, match="judge.safetensors has sha256"):
-        zoo.load("fashion/judge", assets=assets)
-    assert [
-        check.what for check in verify("fashion/judge", assets=assets) if check.ok is False
-    ] == ["sha256"]
+    for tampered, message in (
+        (lzma.compress(content), "judge.safetensors.xz has sha256"),
+        (packed[:-100], "judge.safetensors.xz is truncated or not packed by xz"),
+    ):
+        path.write_bytes(tampered)
+        with pytest.raises(WeightsError, match=message):
+            zoo.load("fashion/judge", assets=assets)
+        checks = verify("fashion/judge", assets=assets)
+        assert [check.what for check in checks if check.ok is False] == ["sha256"]
     path.unlink()
     with pytest.raises(ZooError, match="missing from this installation"):
         zoo.load("fashion/judge", assets=assets)

@@ -88,6 +88,8 @@ def load(name: str, device: torch.device | str = "cpu", assets: Path = ASSETS) -
         )
     card, device = zoo.card(name, assets), devices.pick(device)
     path = asset(card, assets)
+    if not path.is_file() and not card.ships:
+        raise ExpertsError(f"{name} does not ship: {card.note}")
     if card.sha256 is None or not path.is_file():
         raise ExpertsError(f"{name} is not trained yet: {card.note or f'there is no {path.name}'}")
     return read(path, trunk(path, card.network["trunk"], assets), card.sha256).to(device)

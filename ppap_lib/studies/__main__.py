@@ -8,9 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import torch
-
-from ppap_lib import commands, devices, metrics, weights
+from ppap_lib import commands, devices
 from ppap_lib.distill.fitting import IMAGES
 from ppap_lib.errors import PpapError
 from ppap_lib.studies import (
@@ -71,14 +69,6 @@ def _training(given: argparse.Namespace) -> str:
     return str(training.run(Path(given.folder)))
 
 
-def _reference(given: argparse.Namespace) -> None:
-    device = devices.pick(given.device)
-    found = metrics.extract_real(given.tier, given.extractor, device)
-    path = metrics.reference_file(given.tier, given.extractor)
-    weights.save({"vectors": found.vectors}, path, torch.float16)
-    print(f"{len(found)} real images: {path.name}")
-
-
 def _distillation(given: argparse.Namespace) -> str:
     return str(distillation.run(Path(given.folder), devices.pick(given.device)))
 
@@ -111,7 +101,7 @@ def _guidance(given: argparse.Namespace) -> None:
     there = methods.installed(given.guide, given.tier)
     names = given.methods.split(",") if given.methods else there
     for method in sorted(set(methods.METHODS) - set(there), key=list(methods.METHODS).index):
-        print(f"{methods.title(method)} is left out: its weights are not trained yet")
+        print(f"{methods.title(method)} is left out: its weights are not here")
     alike = {"n": given.n, "tier": given.tier, "extractor": given.extractor}
     alike["blocks"] = given.blocks or (1 if given.sweep else 3)
     if given.at_best:
@@ -232,8 +222,6 @@ def parser() -> argparse.ArgumentParser:
     text = "KID and FD of every EMA snapshot of a training run"
     command("curve", _curve, text, "folder", "tier", "device", n=200)
     command("training", _training, "file a finished training run's course", "folder")
-    text = "extract the real features that ship with a tier"
-    command("reference", _reference, text, "tier", "extractor", "device")
     text = "file a finished training of experts"
     command("distillation", _distillation, text, "folder", "device")
     text = "guide by a finished training of experts"

@@ -42,8 +42,8 @@ class Part(NamedTuple):
 
 
 FULL = (
-    Part("resnet18", "ddim25", 400),
-    Part("vit", "ddim25", 400),
+    Part("resnet18", "ddim25", 2000),
+    Part("vit", "ddim25", 2000),
     Part("resnet18", "ddpm250", 60),
     Part("vit", "ddpm250", 60),
 )

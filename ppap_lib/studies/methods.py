@@ -82,7 +82,7 @@ def has_experts(method: str) -> bool:
 
 
 def installed(guide: str, tier: str = "fashion") -> list[str]:
-    """The methods whose weights ship with this version, in order.
+    """The methods whose weights can be had, in order.
 
     Raises `MethodError` for a guide that the tier does not have.
     """
@@ -90,7 +90,7 @@ def installed(guide: str, tier: str = "fashion") -> list[str]:
         raise MethodError(f"{tier} has no guide {guide!r}: there are {', '.join(guides)}")
     needed = {method: weights_of(method, guide, tier) for method in METHODS}
     known = zoo.names()
-    return [m for m, n in needed.items() if n is None or (n in known and zoo.card(n).sha256)]
+    return [m for m, n in needed.items() if n is None or (n in known and zoo.obtainable(n))]
 
 
 def reader(

@@ -8,7 +8,7 @@ what a card says, and `python -m ppap_lib.studies.cards` does both from the shel
 """
 
 from ppap_lib.zoo.cards import Card, ZooError, card, guides, names
-from ppap_lib.zoo.loading import denoiser, load, schedule, table
+from ppap_lib.zoo.loading import denoiser, load, obtainable, schedule, table
 from ppap_lib.zoo.publishing import Check, Skipped, publish, verify
 from ppap_lib.zoo.vision import Vision
 
@@ -23,6 +23,7 @@ __all__ = [
     "guides",
     "load",
     "names",
+    "obtainable",
     "publish",
     "schedule",
     "table",

