@@ -5,6 +5,7 @@ methods share cancels: `mean(correct_a - correct_b)`.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -62,12 +63,24 @@ def mean(
     if not 0 < level < 1:
         raise BootstrapError(f"a level lies between 0 and 1, not {level}")
     n = len(values)
-    generator = torch.Generator().manual_seed(seed)
-    chosen = torch.randint(n, (resamples, n), generator=generator)
+    middle = values.mean()
+    off = (values - middle).float()
+    means = torch.cat([part.float() @ off / n for part in _counts(n, resamples, seed).split(500)])
     tail = float(ndtr((n / (n - 1)) ** 0.5 * stdtrit(n - 1, (1 - level) / 2)))
     tails = torch.tensor([tail, 1 - tail], dtype=torch.float64)
-    low, high = values[chosen].mean(1).quantile(tails).tolist()
-    return Estimate(float(values.mean()), low, high)
+    low, high = (middle + means.double().quantile(tails)).tolist()
+    return Estimate(float(middle), low, high)
+
+
+@lru_cache(maxsize=2)  # a table compares many methods on as many images
+def _counts(n: int, resamples: int, seed: int) -> Tensor:
+    """How often each of n values is drawn in every resample: uint8 [resamples, n]."""
+    generator = torch.Generator().manual_seed(seed)
+    counts = torch.zeros(resamples, n, dtype=torch.uint8)
+    for part in counts.split(500):
+        chosen = torch.randint(n, part.shape, generator=generator)
+        part.scatter_add_(1, chosen, torch.ones_like(part))
+    return counts
 
 
 def difference(a: Tensor | Sequence[float], b: Tensor | Sequence[float], **options) -> Estimate:

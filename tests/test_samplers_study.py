@@ -146,7 +146,8 @@ def test_a_row_keeps_to_its_budget_and_says_what_each_image_contributes(quick):
     found = metrics.extract(drawn.images)
     theirs = metrics.kid_witness(quick[:N], found).mean()
     own = torch.tensor(rows["ddim"]["witness"]).mean()
-    assert rows["ddim"]["kid"] == pytest.approx(float(own + theirs), rel=1e-3)
+    # Each is kept to four decimals.
+    assert rows["ddim"]["kid"] == pytest.approx(float(own + theirs), abs=1e-4 / N**0.5)
 
     samplers.record(runs[:2], tell=told.append)
     assert len(told) == 4  # what is there is not run again

@@ -76,14 +76,14 @@ GAINED = {"judge": "judge accuracy gained", "kid": "KID gained"}
 
 
 def _outcomes(
-    names: tuple[str, ...], guide: str, sampler: str, swept: float | None = None
+    names: tuple[str, ...], guide: str, sampler: str, tier: str, swept: float | None = None
 ) -> list[list[outcome.Outcome]]:
     """Every method's outcomes, by the length of their blocks."""
     scale = guidance.PUBLISHED_SCALE if swept is None else float(swept)
     asked = {"guide": guide, "sampler": sampler, "scale": scale}
     for name in names:
-        guidance.Guidance(method=name, **asked).recorded()  # refuses what there is not
-    found = outcome.outcomes(ledger.rows(guidance.STUDY), sweep=swept is not None)
+        guidance.Guidance(method=name, tier=tier, **asked).recorded()  # refuses what there is not
+    found = outcome.outcomes(ledger.rows(guidance.STUDY), sweep=swept is not None, tier=tier)
     return [outcome.candidates(found, name, **asked) for name in names]
 
 
@@ -92,6 +92,7 @@ def gain(
     over: str,
     guide: str = "resnet18",
     sampler: str = "ddim25",
+    tier: str = "fashion",
     swept: float | None = None,
     column: str = "judge",
 ) -> Effect | Nothing:
@@ -99,7 +100,7 @@ def gain(
 
     At the published scale, or at one that was `swept`, on the seeds of the sweep.
     """
-    sides = _outcomes((method, over), guide, sampler, swept)
+    sides = _outcomes((method, over), guide, sampler, tier, swept)
     return _difference(column, *(reversed(sides) if _lower(column) else sides), GAINED[column])
 
 
@@ -123,6 +124,7 @@ def recovered(
     of: str = "multi5",
     guide: str = "resnet18",
     sampler: str = "ddim25",
+    tier: str = "fashion",
     swept: float | None = None,
     column: str = "judge",
 ) -> Effect | Nothing:
@@ -131,7 +133,7 @@ def recovered(
     At the published scale, or at one that was `swept`, on the seeds of the sweep.
     """
     _lower(column)
-    sides = _outcomes((method, of, "none"), guide, sampler, swept)
+    sides = _outcomes((method, of, "none"), guide, sampler, tier, swept)
     if (found := pooled.aligned(*sides)) is None:
         return Nothing()
     blocks = found[0].shared(*found[1:])
@@ -168,11 +170,13 @@ def trained_gain(
     return _difference(column, *(reversed(list(sides)) if lower else sides), unit)
 
 
-def deceived(method: str, guide: str = "resnet18", sampler: str = "ddim25") -> Effect | Nothing:
+def deceived(
+    method: str, guide: str = "resnet18", sampler: str = "ddim25", tier: str = "fashion"
+) -> Effect | Nothing:
     """By how much the guide believes in more of its own images than the judge does."""
-    if methods.weights_of(method, guide) is None:
+    if methods.weights_of(method, guide, tier) is None:
         raise MeasureError(f"{methods.title(method)} believes in nothing: no guide reads images")
-    if (found := pooled.aligned(*_outcomes((method,), guide, sampler))) is None:
+    if (found := pooled.aligned(*_outcomes((method,), guide, sampler, tier))) is None:
         return Nothing()
     own, judge = (found[0].by_image(column) for column in ("guide", "judge"))
     return Effect(bootstrap.difference(own, judge), len(own), len(found[0].rows))

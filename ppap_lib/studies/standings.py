@@ -115,15 +115,20 @@ class Lead(NamedTuple):
 def lead(found: Iterable[Standing], column: str) -> Lead:
     """Who leads, and who cannot be told from the leader: at the 95 % level for all together.
 
-    The lead is that on the blocks of seeds which all share, as far as there are such.
+    The lead is that on the blocks of seeds which all share, as far as there are such. One that
+    shares none with the leader cannot be told from it.
     """
     sign = 1 if COLUMNS[column].lower_is_better else -1
     first, *rest = everyone = list(found)
     blocks = first.shared(*rest) or None
     best, *others = sorted(everyone, key=lambda s: sign * s.mean(column, blocks))
     many = len(others)
-    behind = (sign * one.minus(best, column, many, blocks).sign for one in others)
-    return Lead(best, [one for one, sure in zip(others, behind, strict=True) if sure < 1])
+
+    def behind(one: Standing) -> bool:
+        shared = bool(one.shared(best))
+        return shared and sign * one.minus(best, column, many, blocks).sign == 1
+
+    return Lead(best, [one for one in others if not behind(one)])
 
 
 def pick(found: Iterable[Standing]) -> Lead:
