@@ -129,7 +129,7 @@ def real_features(
 ) -> Features:
     """Features of a tier's reference images, balanced: at least `count`, the same first.
 
-    Of up to `KEPT` in float16: extracted once on a machine, which takes a CPU a minute, and kept.
+    Of up to `KEPT` in float16: extracted once on a machine, in half a minute, and kept.
     More are extracted once per process. Raises `MetricError` if there are fewer than `count`.
     """
     path = reference_file(tier, extractor)

@@ -239,6 +239,12 @@ def test_a_rival_that_leads_elsewhere_is_no_less_a_rival():
     assert best.solver == "ddim" and "heun" in {rival.solver for rival in rivals}
 
 
+def test_one_on_other_seeds_than_the_leader_cannot_be_told_from_it():
+    rows = [row("ddim", judge=0.9), row("k_lms", judge=0.1), row("heun", first_seed=66, judge=0.1)]
+    best, rivals = standings.lead(standings.standings(rows), "judge")
+    assert best.solver == "ddim" and [rival.solver for rival in rivals] == ["heun"]
+
+
 def test_blocks_that_overlap_are_not_pooled():
     with pytest.raises(PoolError, match="blocks of 66 seeds from 0 and from 40 overlap"):
         standings.standings([row("ddim"), row("ddim", first_seed=40)])

@@ -62,7 +62,7 @@ RATES: Mapping[tuple[str, bool], float] = MappingProxyType(
 """The small tiers' highest learning rates, by guide and whether whole networks are trained.
 
 Updates alone bear larger ones, whether labels or the clean network teach them. Those of
-EfficientNet-Lite0 are the ViT's: it has not been trained yet.
+EfficientNet-Lite0 are the ViT's.
 """
 
 GPU: Mapping[str, Any] = MappingProxyType({"batch": 500, "log_every": 100})
