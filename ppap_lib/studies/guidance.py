@@ -32,13 +32,19 @@ SWEEP_SEED = 900_000
 """First seed of the block on which each method's scale is chosen; the study never sees it."""
 
 
+_WITHOUT_LABELS = ("none", "naive", "x0_fixed", "x0_through", "ppap5")
+"""What there is of a guide off the shelf: no experts that need labels."""
+
+
 class Part(NamedTuple):
-    """A part of the full study: all methods by a guide and sampler, blocks of `n` images."""
+    """A part of the full study: methods by a guide and sampler, blocks of `n` images of a tier."""
 
     guide: str
     sampler: str
     n: int
     blocks: int = 3
+    tier: str = "fashion"
+    methods: tuple[str, ...] = tuple(methods.METHODS)
 
 
 FULL = (
@@ -46,8 +52,11 @@ FULL = (
     Part("vit", "ddim25", 2000),
     Part("resnet18", "ddpm250", 60),
     Part("vit", "ddpm250", 60),
+    Part("resnet18", "ddim25", 2000, tier="tin10"),
+    Part("vit", "ddim25", 2000, tier="tin10"),
+    Part("lite0", "ddim25", 2000, tier="tin10", methods=_WITHOUT_LABELS),
 )
-"""What the `fashion` tier's study asks for at the published scale, as far as a CPU can."""
+"""What the small tiers' study asks for at the published scale; 250 steps as far as a CPU can."""
 
 
 class Sampler(NamedTuple):

@@ -102,9 +102,12 @@ def pick(
 
 
 def missing(found: Iterable[Outcome], part: Part) -> dict[str, int]:
-    """By method, how many blocks of a part of the full study are not there; none if all are."""
+    """By method, how many blocks of a part of the full study are not there; none if all are.
+
+    `found` are outcomes of the part's tier.
+    """
     found, left = list(found), {}
-    for method in methods.METHODS:
+    for method in part.methods:
         those = candidates(found, method, part.guide, part.sampler)
         done = sum(len(one.rows) for one in those if one.params["n"] == part.n)
         if done < part.blocks:
