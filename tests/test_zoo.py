@@ -239,6 +239,25 @@ def test_tampered_weights_are_refused(assets, guide, tmp_path):
     assert verify("fashion/judge", assets=assets)[-1].ok is False
 
 
+def test_what_does_not_ship_says_how_it_is_made(assets, guide, tmp_path):
+    card = publish("fashion/judge", snapshot(guide, tmp_path), assets=assets)
+    write(replace(card, file={**card.file, "ships": False}, note="train it"), assets)
+    assert zoo.obtainable("fashion/judge", assets)  # somebody has
+    zoo.load("fashion/judge", assets=assets)
+    (assets / "weights" / card.file["asset"]).unlink()
+    assert not zoo.obtainable("fashion/judge", assets)
+    rows = {row["name"]: row for row in zoo.table(assets)}
+    assert rows["fashion/judge"]["weights"] == "not shipped: train it"
+    with pytest.raises(ZooError, match="fashion/judge does not ship: train it"):
+        zoo.load("fashion/judge", assets=assets)
+    assert verify("fashion/judge", assets=assets)[-1].ok is None
+
+
+def test_sets_that_do_not_ship_say_so():
+    with pytest.raises(experts.ExpertsError, match="tin10/multi5-vit does not ship: .* --guide vit"):
+        experts.load("tin10/multi5-vit")
+
+
 def test_untrained_networks_say_so(assets):
     with pytest.raises(ZooError, match="fashion/vit is not trained yet: its training has not"):
         zoo.load("fashion/vit", assets=assets)
