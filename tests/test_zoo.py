@@ -254,7 +254,7 @@ def test_what_does_not_ship_says_how_it_is_made(assets, guide, tmp_path):
 
 
 def test_sets_that_do_not_ship_say_so():
-    with pytest.raises(experts.ExpertsError, match="tin10/multi5-vit does not ship: .* --guide vit"):
+    with pytest.raises(experts.ExpertsError, match="multi5-vit does not ship: .* --guide vit"):
         experts.load("tin10/multi5-vit")
 
 
