@@ -11,7 +11,7 @@ import hypothesis
 import pytest
 import torch
 
-from ppap_lib import ledger
+from ppap_lib import ledger, metrics
 from ppap_lib.train import speed
 
 # The same examples on every machine, and no time limit: the suite asserts nothing about speed.
@@ -46,6 +46,13 @@ def pytest_make_collect_report(collector):
     report = yield
     _fail_if_skipped(report)
     return report
+
+
+@pytest.fixture
+def own_features(tmp_path, monkeypatch):
+    """Features of real images are this test's alone: for tests that replace the extractor."""
+    monkeypatch.setenv("PPAP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(metrics, "extract_real", metrics.extract_real.__wrapped__)
 
 
 @pytest.fixture

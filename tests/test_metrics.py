@@ -213,7 +213,7 @@ class TestLite2:
         assert metrics.kid(*ours) == pytest.approx(expected, rel=1e-3)
 
     @pytest.fixture
-    def kept(self, monkeypatch, tmp_path):
+    def kept(self, monkeypatch, own_features):
         """Two thousand numbered images, their numbers as features; where the first are kept."""
 
         def extracted(pixels, extractor, device):
@@ -221,9 +221,7 @@ class TestLite2:
 
         labels = torch.arange(10).repeat_interleave(200)
         images = SimpleNamespace(pixels=torch.arange(2000)[:, None, None, None], labels=labels)
-        monkeypatch.setenv("PPAP_CACHE", str(tmp_path))
         monkeypatch.setattr(metrics, "extract", extracted)
-        monkeypatch.setattr(metrics, "extract_real", metrics.extract_real.__wrapped__)
         monkeypatch.setattr(metrics.data, "reference_images", lambda tier: images)
         return metrics.reference_file("fashion", "lite2")
 

@@ -64,7 +64,7 @@ class Pooled(nn.Module):
 
 
 @pytest.fixture
-def small_world(tmp_path, monkeypatch, quick_training):
+def small_world(tmp_path, monkeypatch, quick_training, own_features):
     """An empty folder to work in; a copy of the ledger, few images, and a cheap extractor."""
     images = data.load("fashion", "test").subset(range(200))
     file_last = filed.record
@@ -84,7 +84,6 @@ def small_world(tmp_path, monkeypatch, quick_training):
     monkeypatch.setattr(data, "test_images", lambda name: images)
     monkeypatch.setattr(distillation, "HELD_OUT", 20)
     monkeypatch.setitem(metrics.EXTRACTORS, "lite2", lambda device: Pooled())
-    monkeypatch.setenv("PPAP_CACHE", str(tmp_path / "cache"))
     return tmp_path
 
 

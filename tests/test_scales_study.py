@@ -35,7 +35,7 @@ def test_the_plan_has_no_guidance_once_a_block():
     assert {run.first_seed for run in runs} == {0, 20}
 
 
-def test_rows_can_be_pooled_like_the_guidance_study_s(monkeypatch, tmp_path):
+def test_rows_can_be_pooled_like_the_guidance_study_s(monkeypatch, tmp_path, own_features):
     class Pooled(torch.nn.Module):
         """Pixels as features: 9x9 averages of the image."""
 
@@ -46,8 +46,6 @@ def test_rows_can_be_pooled_like_the_guidance_study_s(monkeypatch, tmp_path):
     monkeypatch.setattr(guidance, "sampler", lambda name: Sampler("2", ddim, "score"))
     monkeypatch.setenv("PPAP_RESULTS", str(tmp_path))
     monkeypatch.setitem(metrics.EXTRACTORS, "lite2", lambda device: Pooled())
-    monkeypatch.setenv("PPAP_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(metrics, "extract_real", metrics.extract_real.__wrapped__)  # uncached
     runs = [Guidance(method="naive", scale=s, n=20) for s in (1.0, 1000.0)]
     scales.record(runs, tell=lambda line: None)
     weak, strong = (ledger.find(scales.STUDY, run.recorded())["results"] for run in runs)

@@ -24,10 +24,9 @@ class Pooled(nn.Module):
 
 
 @pytest.fixture
-def run_folder(tmp_path, monkeypatch):
+def run_folder(tmp_path, monkeypatch, own_features):
     monkeypatch.setenv("PPAP_RESULTS", str(tmp_path / "results"))
     monkeypatch.setitem(metrics.EXTRACTORS, "lite2", lambda device: Pooled())
-    monkeypatch.setenv("PPAP_CACHE", str(tmp_path / "cache"))
     torch.manual_seed(0)
     folder = tmp_path / "run"
     for seen in (64, 128):
