@@ -253,3 +253,16 @@ def test_a_broken_notebook_is_named(tmp_path, capsys, monkeypatch):
     assert capsys.readouterr().err == said
     assert main([str(tmp_path / "none.ipynb")]) == 1
     assert "none.ipynb" in capsys.readouterr().err
+
+
+def test_figures_have_labels_of_their_own():
+    """Two of one name are a warning of the book's build, minutes after a test says so."""
+    labels = [
+        cell.metadata["mystnb"]["figure"]["name"]
+        for path in NOTEBOOKS
+        for cell in nbformat.read(path, 4).cells
+        if "figure" in cell.metadata.get("mystnb", {})
+    ]
+    for path in (ROOT / "book").glob("*.md"):
+        labels += re.findall(r"^    name: (fig-\S+)$", path.read_text("utf8"), re.MULTILINE)
+    assert "fig-story" in labels and len(labels) == len(set(labels))
