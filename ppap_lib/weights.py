@@ -134,7 +134,7 @@ def metadata(path: str | Path) -> dict[str, str]:
             length = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(min(length, _LONGEST_HEADER)))
         return dict(header.get("__metadata__", {}))
-    except (ValueError, AttributeError, lzma.LZMAError, EOFError) as error:
+    except (ValueError, TypeError, AttributeError, lzma.LZMAError, EOFError) as error:
         raise WeightsError(f"{path.name} cannot be read as safetensors: {error}") from error
 
 

@@ -77,7 +77,10 @@ def test_a_damaged_packed_file_is_refused(tmp_path, state, read):
             read(path)
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff" * 40, b"\x02" + bytes(7) + b"[]"])
+NULL = b"\x16" + bytes(7) + b'{"__metadata__": null}'
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff" * 40, b"\x02" + bytes(7) + b"[]", NULL])
 def test_metadata_of_what_is_no_weight_file_is_refused(tmp_path, content):
     for name in ("w.safetensors", "w.safetensors.xz"):
         (tmp_path / name).write_bytes(content)

@@ -86,7 +86,7 @@ def table(assets: Path = ASSETS) -> list[dict]:
 
 
 def obtainable(name: str, assets: Path = ASSETS) -> bool:
-    """Whether there are weights of the network `name` to be had: known ones, and not only made."""
+    """Whether weights of known sha256 ship, can be downloaded or installed, or were made here."""
     card = read_card(name, assets)
     return card.sha256 is not None and (card.ships or find(card, assets) is not None)
 
