@@ -10,7 +10,6 @@ import lzma
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO
 
 import torch
 from safetensors.torch import load as load_bytes
@@ -28,15 +27,21 @@ class WeightsError(PpapError, ValueError):
 def sha256(path: str | Path) -> str:
     """The hexadecimal sha256 of a file, of a packed one of what is inside."""
     path = Path(path)
+    if _packed(path):
+        return hashlib.sha256(_unpacked(path)).hexdigest()
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _packed(path: Path) -> bool:
+    return path.suffix == ".xz"
+
+
+def _unpacked(path: Path) -> bytes:
     try:
-        with _opened(path) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return lzma.decompress(path.read_bytes())
     except (lzma.LZMAError, EOFError) as error:
         raise WeightsError(f"{path.name} is truncated or not packed by xz: {error}") from error
-
-
-def _opened(path: Path) -> IO[bytes]:
-    return lzma.open(path) if path.suffix == ".xz" else open(path, "rb")
 
 
 def read(
@@ -52,16 +57,19 @@ def read(
     path = Path(path)
     if not path.is_file():
         raise WeightsError(f"no weight file at {path}")
-    if digest is not None and (found := sha256(path)) != digest:
-        raise WeightsError(
-            f"{path.name} has sha256 {found}, expected {digest}: it is truncated, or another "
-            f"file; delete it and fetch or make it again"
-        )
+    content = _unpacked(path) if _packed(path) else None
+    if digest is not None:
+        found = sha256(path) if content is None else hashlib.sha256(content).hexdigest()
+        if found != digest:
+            raise WeightsError(
+                f"{path.name} has sha256 {found}, expected {digest}: it is truncated, or another "
+                f"file; delete it and fetch or make it again"
+            )
     try:
+        if content is not None:
+            return _in_full(load_bytes(content))
         if path.suffix == ".safetensors":
             return _in_full(load_file(path))
-        if path.suffixes[-2:] == [".safetensors", ".xz"]:
-            return _in_full(load_bytes(lzma.decompress(path.read_bytes())))
         state = torch.load(path, map_location="cpu", weights_only=True)
         state = state if entry is None else state[entry]
     except Exception as error:  # damaged bytes raise anything, from KeyError to UnicodeDecodeError
@@ -130,7 +138,8 @@ def metadata(path: str | Path) -> dict[str, str]:
     if not path.is_file():
         raise WeightsError(f"no weight file at {path}")
     try:
-        with _opened(path) as file:  # the format: a header's length, and the header as JSON
+        opened = lzma.open if _packed(path) else open
+        with opened(path, "rb") as file:  # the format: a header's length, and the header as JSON
             length = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(min(length, _LONGEST_HEADER)))
         return dict(header.get("__metadata__", {}))
@@ -157,7 +166,7 @@ def save(
     cast = {key: _cast(key, value, dtype).cpu().contiguous() for key, value in state.items()}
     with atomic.replacing(path) as part:
         save_file(cast, part, dict(metadata) if metadata else None)
-        if Path(path).suffix == ".xz":
+        if _packed(Path(path)):
             part.write_bytes(lzma.compress(part.read_bytes(), filters=_PACKING))
 
 

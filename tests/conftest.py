@@ -55,6 +55,20 @@ def own_features(tmp_path, monkeypatch):
     monkeypatch.setattr(metrics, "extract_real", metrics.extract_real.__wrapped__)
 
 
+class _Pooled(torch.nn.Module):
+    """Means over 9x9 patches of every channel as features, ten of them as class scores."""
+
+    def forward(self, images):
+        means = torch.nn.functional.adaptive_avg_pool2d(images.float() / 255, 9).flatten(1)
+        return means, means[:, :10]
+
+
+@pytest.fixture
+def pixel_features(own_features, monkeypatch):
+    """An extractor that costs nothing in place of lite2."""
+    monkeypatch.setitem(metrics.EXTRACTORS, "lite2", lambda device: _Pooled())
+
+
 @pytest.fixture
 def moving_head(monkeypatch):
     """Commits of a repository that no one asked for its HEAD yet: append to move it."""

@@ -9,9 +9,8 @@ import pytest
 from docutils import nodes
 from docutils.utils import new_document
 from printed import ROOT
-from torch import nn
 
-from ppap_lib import data, metrics
+from ppap_lib import data
 from ppap_lib.book import describe_figures, library_digest, restructured, with_aliases
 from ppap_lib.distill import __main__ as distill
 from ppap_lib.generate import __main__ as generate
@@ -55,16 +54,8 @@ def test_there_are_such_commands():
     assert {page for page, _ in COMMANDS} >= {"02_samples", "08_noise_and_beta"}
 
 
-class Pooled(nn.Module):
-    """Pixels as features: 9x9 averages of the image."""
-
-    def forward(self, images):
-        vectors = nn.functional.adaptive_avg_pool2d(images.float() / 255, 9).flatten(1)
-        return vectors, vectors[:, :10]
-
-
 @pytest.fixture
-def small_world(tmp_path, monkeypatch, quick_training, own_features):
+def small_world(tmp_path, monkeypatch, quick_training, pixel_features):
     """An empty folder to work in; a copy of the ledger, few images, and a cheap extractor."""
     images = data.load("fashion", "test").subset(range(200))
     file_last = filed.record
@@ -83,7 +74,6 @@ def small_world(tmp_path, monkeypatch, quick_training, own_features):
     monkeypatch.setattr(data, "require", lambda name, split: images)
     monkeypatch.setattr(data, "test_images", lambda name: images)
     monkeypatch.setattr(distillation, "HELD_OUT", 20)
-    monkeypatch.setitem(metrics.EXTRACTORS, "lite2", lambda device: Pooled())
     return tmp_path
 
 

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from torch import nn
 
 from ppap_lib import bootstrap, ledger, metrics, published, zoo
 from ppap_lib.denoise import Prediction
@@ -23,21 +22,12 @@ def white(x_t, level):
     return Prediction(alpha * x_t, sigma * x_t, gradients=1)
 
 
-class Pooled(nn.Module):
-    """Pixels as features: means over patches."""
-
-    def forward(self, images):
-        vectors = nn.functional.adaptive_avg_pool2d(images.float() / 255, 9).flatten(1)
-        return vectors, vectors[:, :10]
-
-
 @pytest.fixture
-def quick(monkeypatch, tmp_path):
+def quick(monkeypatch, tmp_path, pixel_features):
     """Denoiser, features and judge that cost nothing, and a ledger of its own."""
     monkeypatch.setenv("PPAP_RESULTS", str(tmp_path))
     monkeypatch.setattr(methods, "steering", lambda *_, **__: lambda part: white)
     monkeypatch.setattr(zoo, "denoiser", lambda *_, **__: white)
-    monkeypatch.setitem(metrics.EXTRACTORS, "lite2", lambda device: Pooled())
     real = metrics.Features(
         torch.rand(2 * N, 81, generator=torch.Generator().manual_seed(0)), "lite2"
     )

@@ -35,17 +35,9 @@ def test_the_plan_has_no_guidance_once_a_block():
     assert {run.first_seed for run in runs} == {0, 20}
 
 
-def test_rows_can_be_pooled_like_the_guidance_study_s(monkeypatch, tmp_path, own_features):
-    class Pooled(torch.nn.Module):
-        """Pixels as features: 9x9 averages of the image."""
-
-        def forward(self, images):
-            vectors = torch.nn.functional.adaptive_avg_pool2d(images.float() / 255, 9).flatten(1)
-            return vectors, vectors[:, :10]
-
+def test_rows_can_be_pooled_like_the_guidance_study_s(monkeypatch, tmp_path, pixel_features):
     monkeypatch.setattr(guidance, "sampler", lambda name: Sampler("2", ddim, "score"))
     monkeypatch.setenv("PPAP_RESULTS", str(tmp_path))
-    monkeypatch.setitem(metrics.EXTRACTORS, "lite2", lambda device: Pooled())
     runs = [Guidance(method="naive", scale=s, n=20) for s in (1.0, 1000.0)]
     scales.record(runs, tell=lambda line: None)
     weak, strong = (ledger.find(scales.STUDY, run.recorded())["results"] for run in runs)

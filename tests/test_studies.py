@@ -5,9 +5,8 @@ import re
 
 import pytest
 import torch
-from torch import nn
 
-from ppap_lib import ledger, metrics, weights
+from ppap_lib import ledger, weights
 from ppap_lib.denoise import ADAPTERS
 from ppap_lib.studies import curve, guidance, samplers, training
 from ppap_lib.studies.__main__ import main
@@ -15,18 +14,9 @@ from ppap_lib.tiers import tier
 from ppap_lib.train.settings import TrainingError
 
 
-class Pooled(nn.Module):
-    """Pixels as features: 8x8 averages of the image."""
-
-    def forward(self, images):
-        vectors = nn.functional.adaptive_avg_pool2d(images.float() / 255, 9).flatten(1)
-        return vectors, vectors[:, :10]
-
-
 @pytest.fixture
-def run_folder(tmp_path, monkeypatch, own_features):
+def run_folder(tmp_path, monkeypatch, pixel_features):
     monkeypatch.setenv("PPAP_RESULTS", str(tmp_path / "results"))
-    monkeypatch.setitem(metrics.EXTRACTORS, "lite2", lambda device: Pooled())
     torch.manual_seed(0)
     folder = tmp_path / "run"
     for seen in (64, 128):
