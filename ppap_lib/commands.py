@@ -9,7 +9,7 @@ from pathlib import Path
 from ppap_lib.errors import PpapError
 
 _UNWRITABLE = frozenset(
-    (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC)
+    (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     + (errno.ENOTDIR, errno.EISDIR, errno.EEXIST)  # a file where a folder should be, or the reverse
 )
 

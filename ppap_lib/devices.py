@@ -1,5 +1,6 @@
 """Where to compute: devices by name, and what they are called."""
 
+import os
 import platform
 
 import torch
@@ -19,10 +20,13 @@ def pick(name: torch.device | str = "auto") -> torch.device:
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    unknown = DeviceError(f"no device {str(name)!r}: write auto, cpu, cuda or cuda:1")
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise DeviceError(f"no device {str(name)!r}: write auto, cpu, cuda or cuda:1") from error
+        raise unknown from error
+    if device.type not in ("cpu", "cuda"):  # others lack float64, in which noise is drawn, or more
+        raise unknown
     if device.type == "cuda" and not torch.cuda.is_available():
         raise DeviceError(f"device {str(name)!r} was asked for and this machine has no GPU")
     if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
@@ -32,6 +36,17 @@ def pick(name: torch.device | str = "auto") -> torch.device:
     if device.type == "cuda":
         torch.backends.cudnn.allow_tf32 = False
     return device
+
+
+def own(name: torch.device | str = "auto") -> torch.device:
+    """`pick`, and where GPUs are meant without a number, of torchrun's processes each its own.
+
+    That is the one numbered `$LOCAL_RANK`, or where there are fewer GPUs the next in turn.
+    """
+    device, local = pick(name), os.environ.get("LOCAL_RANK")
+    if device.type != "cuda" or device.index is not None or local is None:
+        return device
+    return pick(f"cuda:{int(local) % torch.cuda.device_count()}")
 
 
 def title(device: torch.device | str) -> str:

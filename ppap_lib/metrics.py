@@ -66,15 +66,40 @@ class Lite2(nn.Module):
         return vectors, network.get_classifier()(vectors)
 
 
+_INCEPTION = (
+    "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
+    "weights-inception-2015-12-05-6726825d.pth"
+)
+_INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+
+
+def inception_weights() -> Path:
+    """The file of Inception's weights: in `$PPAP_DATA`, or downloaded once; verified.
+
+    Raises `fetch.FetchError`, which says what to put where, or `weights.WeightsError`.
+    """
+    name, folder = _INCEPTION.rsplit("/", 1)[1], fetch.data_folder()
+    path = fetch.cache_folder() / name
+    if folder is not None and (folder / name).is_file():
+        path = folder / name
+    else:
+        fetch.download(_INCEPTION, path, _INCEPTION_SHA256)
+    weights.read(path, _INCEPTION_SHA256)  # torch-fidelity unpickles what it is given
+    return path
+
+
 class Inception(nn.Module):
-    """torch-fidelity's Inception (its weights must be at hand): 2048 features and logits."""
+    """torch-fidelity's Inception by `inception_weights`: 2048 features and logits."""
 
     def __init__(self, device: torch.device | str = "cpu"):
         from torch_fidelity.utils import create_feature_extractor
 
         super().__init__()
         outputs = ["2048", "logits_unbiased"]
-        network = create_feature_extractor("inception-v3-compat", outputs, cuda=False)
+        path = str(inception_weights())
+        network = create_feature_extractor(
+            "inception-v3-compat", outputs, cuda=False, feature_extractor_weights_path=path
+        )
         self.network = network.to(device)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -129,22 +154,42 @@ def real_features(
 ) -> Features:
     """Features of a tier's reference images, balanced: at least `count`, the same first.
 
-    Of up to `KEPT` in float16: extracted once on a machine, in half a minute, and kept.
-    More are extracted once per process. Raises `MetricError` if there are fewer than `count`.
+    Of up to `KEPT` in float16: extracted once on a machine, in half a minute, and kept, until
+    another extractor of this name would make them; after the images of a tier were replaced,
+    delete `reference_file`. More are extracted once per process. Raises `MetricError` if there
+    are fewer than `count`.
     """
     path = reference_file(tier, extractor)
     if count > KEPT:
         found = extract_real(tier, extractor, device, count)
-    elif path.is_file():
-        found = Features(weights.read(path)["vectors"].float(), extractor)
     else:
-        vectors = extract_real(tier, extractor, device, KEPT).vectors.half()
-        with suppress(OSError):  # a folder that cannot be written to: the next process extracts
-            weights.save({"vectors": vectors}, path)
+        vectors = _kept(path, extractor)
+        if vectors is None:
+            vectors = extract_real(tier, extractor, device, KEPT).vectors.half()
+            with suppress(OSError):  # a folder that cannot be written to: the next one extracts
+                weights.save({"vectors": vectors}, path, metadata=_made_by(extractor))
         found = Features(vectors.float(), extractor)
     if len(found) < count:
         raise MetricError(f"{tier} has {len(found)} balanced reference images, not {count}")
     return found
+
+
+_EXTRACTION = "1"  # another number once images reach extractors in another way
+
+
+def _made_by(extractor: str) -> dict[str, str]:
+    """What stored features must say of themselves to be read."""
+    digests = {"lite2": zoo.card("efficientnet_lite2").sha256, "inception": _INCEPTION_SHA256}
+    return {"extractor_sha256": digests[extractor] or "", "extraction": _EXTRACTION}
+
+
+def _kept(path: Path, extractor: str) -> Tensor | None:
+    """The vectors stored at `path`, if they are there, whole, and by this extractor."""
+    try:
+        current = weights.metadata(path) == _made_by(extractor)
+        return weights.read(path)["vectors"] if current else None
+    except (weights.WeightsError, OSError, KeyError):
+        return None
 
 
 @lru_cache(maxsize=2)

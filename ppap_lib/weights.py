@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import load as load_bytes
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load as from_bytes
+from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from ppap_lib import atomic
@@ -28,7 +28,7 @@ def sha256(path: str | Path) -> str:
     """The hexadecimal sha256 of a file, of a packed one of what is inside."""
     path = Path(path)
     if _packed(path):
-        return hashlib.sha256(_unpacked(path)).hexdigest()
+        return hashlib.sha256(_content(path)).hexdigest()
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -37,9 +37,12 @@ def _packed(path: Path) -> bool:
     return path.suffix == ".xz"
 
 
-def _unpacked(path: Path) -> bytes:
+def _content(path: Path) -> bytes:
+    content = path.read_bytes()
+    if not _packed(path):
+        return content
     try:
-        return lzma.decompress(path.read_bytes())
+        return lzma.decompress(content)
     except (lzma.LZMAError, EOFError) as error:
         raise WeightsError(f"{path.name} is truncated or not packed by xz: {error}") from error
 
@@ -52,12 +55,14 @@ def read(
     What `save` stored in 8 bits comes back as float32. `entry` is the key under which a torch
     file keeps its state dict, beside other things.
     `digest`, where given, is the expected sha256. Raises `WeightsError` when the file is
-    missing, has another digest, is truncated, or holds anything but tensors by name.
+    missing, has another digest, is truncated, or holds anything but tensors by name; `OSError`
+    where it may not be read.
     """
     path = Path(path)
     if not path.is_file():
         raise WeightsError(f"no weight file at {path}")
-    content = _unpacked(path) if _packed(path) else None
+    safe = _packed(path) or path.suffix == ".safetensors"
+    content = _content(path) if safe else None
     if digest is not None:
         found = sha256(path) if content is None else hashlib.sha256(content).hexdigest()
         if found != digest:
@@ -67,11 +72,11 @@ def read(
             )
     try:
         if content is not None:
-            return _in_full(load_bytes(content))
-        if path.suffix == ".safetensors":
-            return _in_full(load_file(path))
+            return _in_full(from_bytes(content))
         state = torch.load(path, map_location="cpu", weights_only=True)
         state = state if entry is None else state[entry]
+    except PermissionError:
+        raise
     except Exception as error:  # damaged bytes raise anything, from KeyError to UnicodeDecodeError
         raise WeightsError(
             f"{path.name} cannot be read as weights ({type(error).__name__}: {error}): it is "
@@ -159,15 +164,16 @@ def save(
 
     torch.int8 keeps every row (first axis) of more than 4 numbers of a matrix or kernel as
     integers and their scale, the row's largest magnitude / 127, and all else in float16: half of
-    float16's bytes, with errors of at most half a scale.
+    float16's bytes, with errors of at most half a scale. Raises `OSError` where it cannot write.
     """
     if dtype is torch.int8:
         state, dtype = _in_8_bits(state), None
     cast = {key: _cast(key, value, dtype).cpu().contiguous() for key, value in state.items()}
+    content = to_bytes(cast, dict(metadata) if metadata else None)
+    if _packed(Path(path)):
+        content = lzma.compress(content, filters=_PACKING)
     with atomic.replacing(path) as part:
-        save_file(cast, part, dict(metadata) if metadata else None)
-        if _packed(Path(path)):
-            part.write_bytes(lzma.compress(part.read_bytes(), filters=_PACKING))
+        part.write_bytes(content)
 
 
 def _listed(keys) -> str:

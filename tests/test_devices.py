@@ -33,8 +33,9 @@ def test_networks_are_loaded_to_devices_by_name(load, monkeypatch):
 
 def test_unknown_and_absent_devices_are_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(devices.DeviceError, match="no device 'gpu': write auto, cpu"):
-        devices.pick("gpu")
+    for name in ("gpu", "mps", "meta"):
+        with pytest.raises(devices.DeviceError, match=f"no device '{name}': write auto, cpu"):
+            devices.pick(name)
     with pytest.raises(devices.DeviceError, match="asked for and this machine has no GPU"):
         devices.pick("cuda:1")
     with pytest.raises(devices.DeviceError, match="'cuda:0' was asked for"):
@@ -45,6 +46,28 @@ def test_unknown_and_absent_devices_are_refused(monkeypatch):
     assert devices.pick("cuda:1") == torch.device("cuda:1")
     with pytest.raises(devices.DeviceError, match="'cuda:2' was asked for and this machine has 2"):
         devices.pick("cuda:2")
+
+
+@pytest.mark.parametrize(
+    ("asked", "gpus", "rank", "picked"),
+    [
+        ("auto", 2, "1", "cuda:1"),
+        ("cuda", 2, "0", "cuda:0"),
+        ("cuda", 1, "1", "cuda:0"),  # a launcher that shows every process one GPU
+        ("cuda", 2, "5", "cuda:1"),
+        ("cuda:0", 2, "1", "cuda:0"),  # as asked
+        ("cuda", 2, None, "cuda"),
+        ("cpu", 2, "1", "cpu"),
+    ],
+)
+def test_processes_of_torchrun_have_a_gpu_each(monkeypatch, asked, gpus, rank, picked):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    if rank is None:
+        monkeypatch.delenv("LOCAL_RANK", raising=False)
+    else:
+        monkeypatch.setenv("LOCAL_RANK", rank)
+    assert devices.own(asked) == torch.device(picked)
 
 
 def test_float32_on_a_gpu_is_not_rounded_to_less(monkeypatch):

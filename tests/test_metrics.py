@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from ppap_lib import data, metrics, weights
+from ppap_lib import data, fetch, metrics, weights
 from ppap_lib.metrics import Features, MetricError, Reference
 
 torch_fidelity = pytest.importorskip("torch_fidelity")
@@ -171,6 +171,46 @@ def test_unequal_counts_small_sets_and_other_extractors_are_refused():
         Reference(features(64)).project(a.vectors)
 
 
+class TestInception:
+    """Of its weights, which are elsewhere: where they are looked for, and that they are checked."""
+
+    @pytest.fixture
+    def name(self, monkeypatch, tmp_path):
+        """Of the file; a machine without network, cache and data."""
+        monkeypatch.setenv("PPAP_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setenv("PPAP_DATA", str(tmp_path))
+        monkeypatch.setattr(metrics, "_INCEPTION", (tmp_path / "away" / "i.pth").as_uri())
+        return "i.pth"
+
+    def test_without_them_it_says_what_to_put_where(self, name):
+        with pytest.raises(fetch.FetchError, match="cannot download i.pth .* put the file at"):
+            metrics.extract(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), "inception")
+
+    def test_another_file_is_refused_before_it_is_unpickled(self, name, tmp_path):
+        torch.save({"w": torch.zeros(1)}, tmp_path / name)
+        with pytest.raises(weights.WeightsError, match="i.pth has sha256 .*, expected 6726825d"):
+            metrics.extract(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), "inception")
+
+    def test_a_state_dict_of_the_right_digest_becomes_the_network(
+        self, name, monkeypatch, tmp_path
+    ):
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+        given = []
+
+        def load(state):  # what its constructor does with the file
+            given.append(state)
+
+        monkeypatch.setattr(
+            FeatureExtractorInceptionV3, "load_state_dict", lambda self, state: load(state)
+        )
+        torch.save({"w": torch.ones(1)}, tmp_path / name)
+        monkeypatch.setattr(metrics, "_INCEPTION_SHA256", weights.sha256(tmp_path / name))
+        found = metrics.extract(torch.zeros(2, 1, 8, 8, dtype=torch.uint8), "inception")
+        assert given[0]["w"] == 1
+        assert found.vectors.shape == (2, 2048) and found.logits.shape == (2, 1008)
+
+
 class TestLite2:
     """The real extractor, on a few real images."""
 
@@ -251,11 +291,32 @@ class TestLite2:
         monkeypatch.setenv("PPAP_CACHE", str(tmp_path / "file"))
         assert len(metrics.real_features("fashion")) == 1000
 
-    def test_a_kept_file_that_is_too_short_is_refused(self, kept):
-        weights.save({"vectors": torch.zeros(500, 3)}, kept)
-        assert len(metrics.real_features("fashion", count=500)) == 500
-        with pytest.raises(MetricError, match="fashion has 500 balanced reference images, not 800"):
-            metrics.real_features("fashion", count=800)
+    def test_a_disk_that_is_full_keeps_nothing(self, kept):
+        resource = pytest.importorskip("resource")
+        kept.parent.mkdir(parents=True)
+        usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, usual[1]))
+        try:
+            assert len(metrics.real_features("fashion")) == 1000
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+        assert not list(kept.parent.iterdir())
+
+    @pytest.mark.parametrize("change", ["extractor", "extraction", "nothing said", "damaged"])
+    def test_what_another_extractor_made_is_extracted_again(self, kept, change):
+        first = metrics.real_features("fashion")
+        said = weights.metadata(kept)
+        if change == "damaged":
+            kept.write_bytes(kept.read_bytes()[:-1])
+        else:
+            others = {
+                "extractor": {**said, "extractor_sha256": "0" * 64},
+                "extraction": {**said, "extraction": "0"},
+                "nothing said": {},
+            }
+            weights.save({"vectors": torch.zeros(1000, 1)}, kept, metadata=others[change])
+        assert torch.equal(metrics.real_features("fashion").vectors, first.vectors)
+        assert weights.metadata(kept) == said
 
     def test_kept_features_are_what_the_extractor_says(self):
         kept = metrics.real_features("fashion")

@@ -161,6 +161,20 @@ def test_what_is_asked_of_a_study_is_what_is_run(monkeypatch, capsys):
     assert [(run.budget, run.scale, run.guide) for run in guided] == [(10, 2.0, "resnet18")]
 
 
+def test_each_at_its_best_is_of_those_that_were_swept(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("PPAP_RESULTS", str(tmp_path))
+    swept = guidance.Guidance(method="naive", scale=2.5, n=2, first_seed=guidance.SWEEP_SEED)
+    ledger.record(guidance.STUDY, swept.recorded(), {"judge_correct": [1, 1]}, seconds=1.0)
+    asked = []
+    monkeypatch.setattr(guidance, "record", lambda runs, device: asked.extend(runs))
+    assert main(["guidance", "--at-best", "--methods", "naive,single", "--blocks", "1"]) == 0
+    assert [(run.method, run.scale) for run in asked] == [("naive", 2.5)]
+    told = capsys.readouterr().out
+    assert told == "single noise-aware is left out: no scale sweep is in the ledger\n"
+    assert main(["guidance", "--at-best", "--methods", "ppap"]) == 1
+    assert "did you mean 'ppap" in capsys.readouterr().err
+
+
 def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch):
     monkeypatch.setattr(training, "run", lambda folder: 1 / 0)
     with pytest.raises(ZeroDivisionError):

@@ -1,7 +1,9 @@
 """Weight files: only the right bytes, holding only tensors, that fit the network."""
 
+import errno
 import io
 import lzma
+import os
 import pickle
 from pathlib import Path
 
@@ -52,6 +54,34 @@ def test_metadata_returns_beside_the_tensors(tmp_path, state, name):
     assert weights.read(path).keys() == state.keys()
     weights.save(state, path)
     assert weights.metadata(path) == {}
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.safetensors.xz"])
+def test_others_may_read_a_file_as_the_umask_says(tmp_path, state, name):
+    before = os.umask(0o022)
+    try:
+        weights.save(state, tmp_path / name)
+    finally:
+        os.umask(before)
+    assert (tmp_path / name).stat().st_mode & 0o777 == 0o644
+
+
+def test_what_may_not_be_read_or_written_is_the_system_s_error(tmp_path, state, monkeypatch):
+    path = tmp_path / "w.safetensors"
+    weights.save(state, path)
+    (tmp_path / "folder.safetensors").mkdir()
+    with pytest.raises(IsADirectoryError):
+        weights.save(state, tmp_path / "folder.safetensors")
+
+    def forbidden(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", forbidden)
+    monkeypatch.setattr(torch, "load", forbidden)
+    (tmp_path / "w.pt").touch()
+    for name in ("w.safetensors", "w.pt"):
+        with pytest.raises(PermissionError, match="Permission denied"):
+            weights.read(tmp_path / name)
 
 
 def test_a_packed_file_holds_the_very_same_file(tmp_path, state):
@@ -294,11 +324,11 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, state, monkeypatch):
     weights.save(state, path)
     before = path.read_bytes()
 
-    def dies_half_way(_tensors, part, _metadata):
-        Path(part).write_bytes(before[:10])
+    def dies_half_way(part, content):
+        part.open("wb").write(content[:10])
         raise OSError("disk full")
 
-    monkeypatch.setattr(weights, "save_file", dies_half_way)
+    monkeypatch.setattr(Path, "write_bytes", dies_half_way)
     with pytest.raises(OSError, match="disk full"):
         weights.save({"other": torch.zeros(1)}, path)
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
@@ -306,13 +336,13 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, state, monkeypatch):
 
 def test_savers_of_one_path_do_not_meet(tmp_path, monkeypatch):
     """The second saves before the first has ended: both succeed, the last one's file stays."""
-    path, alone = tmp_path / "w.safetensors", weights.save_file
+    path, alone = tmp_path / "w.safetensors", Path.write_bytes
 
     def overtaken(*what):
         alone(*what)
-        monkeypatch.setattr(weights, "save_file", alone)
+        monkeypatch.setattr(Path, "write_bytes", alone)
         weights.save({"second": torch.zeros(1)}, path)
 
-    monkeypatch.setattr(weights, "save_file", overtaken)
+    monkeypatch.setattr(Path, "write_bytes", overtaken)
     weights.save({"first": torch.ones(1)}, path)
     assert list(weights.read(path)) == ["first"] and list(tmp_path.iterdir()) == [path]

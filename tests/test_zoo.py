@@ -16,7 +16,7 @@ from ppap_lib.data.folders import imagenet_photographs
 from ppap_lib.fetch import ASSETS, FetchError
 from ppap_lib.networks import adm
 from ppap_lib.schedule import Schedule
-from ppap_lib.studies import cards
+from ppap_lib.studies import cards, quality
 from ppap_lib.tiers import TierName, tier
 from ppap_lib.weights import WeightsError
 from ppap_lib.zoo import Vision, ZooError, publish, verify
@@ -445,6 +445,23 @@ def test_installing_from_the_shell_measures_and_verifies(assets, guide, tmp_path
     write(replace(card, metrics=wrong), assets)
     assert cards.main([*shell, "verify", "fashion/judge"]) == 1
     assert "WRONG" in capsys.readouterr().out
+
+
+def test_what_needs_data_that_is_not_here_is_not_checked(assets, capsys, monkeypatch):
+    """Real photographs, in `verify`; and nothing is drawn to be compared with them."""
+
+    def absent(*_):
+        raise MissingData("Tiny-ImageNet is not here")
+
+    monkeypatch.setattr(quality.metrics, "real_features", absent)
+    monkeypatch.setattr(quality, "generate", lambda *_, **__: pytest.fail("drawn in vain"))
+    card = zoo.card("fashion/denoiser")
+    assert "KID-lite2, n = 200, DDIM-25" in card.metrics
+    write(card, assets)
+    shutil.copytree(ASSETS / "weights", assets / "weights")
+    assert cards.main(["--assets", str(assets), "verify", "fashion/denoiser"]) == 0
+    *_, last = capsys.readouterr().out.splitlines()
+    assert last.startswith("not checked") and last.endswith("found Tiny-ImageNet is not here")
 
 
 def test_the_command_explains_mistakes(assets, capsys):

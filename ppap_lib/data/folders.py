@@ -58,20 +58,23 @@ def image_folder(root: str | Path, size: int, per_class: int | None = None) -> I
     except FileNotFoundError as error:
         raise MissingData(f"no image folder in ImageNet's layout (CLASS/IMAGE): {error}") from None
     taken = [0] * len(found.classes)
-    rows = []
+    chosen = []
     for path, label in found.samples:
         if per_class is None or taken[label] < per_class:
             taken[label] += 1
-            rows.append((decode(Path(path), square=size), label))
+            chosen.append((path, label))
+    pixels = torch.empty(len(chosen), 3, size, size, dtype=torch.uint8)  # never held twice
+    for image, (path, _) in zip(pixels, chosen, strict=True):
+        image.copy_(decode(Path(path), square=size))
     known = imagenet()
     names = [
         known.names[known.index(name)] if name in known.wnids else name for name in found.classes
     ]
     return ImageSet(
-        torch.stack([pixels for pixels, _ in rows]),
-        torch.tensor([label for _, label in rows]),
+        pixels,
+        torch.tensor([label for _, label in chosen]),
         tuple(names),
-        f"{len(rows):,} images of {len(names)} classes from the folder {Path(root).name}",
+        f"{len(chosen):,} images of {len(names)} classes from the folder {Path(root).name}",
     )
 
 

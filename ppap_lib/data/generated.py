@@ -2,6 +2,7 @@
 
 import json
 import re
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -79,16 +80,13 @@ def shard_path(folder: Path, block: range) -> Path:
 def claim(folder: Path, manifest: Manifest) -> None:
     """Make `folder` the set's, or confirm that it is; another set's folder is refused."""
     path = folder / MANIFEST
-    if path.exists():
-        if (found := read_manifest(folder)) != manifest:
-            there, here = asdict(found), asdict(manifest)
-            changes = [f"{k} {there[k]!r}, not {here[k]!r}" for k in here if there[k] != here[k]]
-            raise DataError(
-                f"{folder} holds another set ({'; '.join(changes)}): use another folder"
-            )
-        return
-    # Several processes may do this at once; they write the same bytes.
-    atomic.write(path, json.dumps(asdict(manifest), indent=1) + "\n")
+    if not path.exists():
+        with suppress(FileExistsError):  # several processes may do this at once: the first one's
+            atomic.write(path, json.dumps(asdict(manifest), indent=1) + "\n", new=True)
+    if (found := read_manifest(folder)) != manifest:
+        there, here = asdict(found), asdict(manifest)
+        changes = [f"{k} {there[k]!r}, not {here[k]!r}" for k in here if there[k] != here[k]]
+        raise DataError(f"{folder} holds another set ({'; '.join(changes)}): use another folder")
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -122,22 +120,29 @@ def read_shard(folder: Path, block: range, shape: tuple[int, int, int]) -> Tenso
     return pixels
 
 
-def generated(folder: str | Path) -> ImageSet:
-    """The whole set, in the order of its seeds; unlabelled (all of one class).
+def generated(folder: str | Path, first: int | None = None) -> ImageSet:
+    """The whole set or the `first` images, in order of seeds; unlabelled (all of one class).
 
-    Raises `MissingData` if shards are missing, `DataError` if one is not what its name says.
+    No more is held in memory than is asked for. Raises `MissingData` if shards of the set are
+    missing, `DataError` if one is not what its name says or there are not so many images.
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
+    source = Origin(manifest.n, manifest.denoiser, manifest.spacing, first)
+    count = manifest.n if first is None else first
+    if not 1 <= count <= manifest.n:
+        raise DataError(f"{folder} has not {source}: ask for 1 to {manifest.n}")
     missing = [b for b in manifest.blocks() if not shard_path(folder, b).exists()]
     if missing:
         raise MissingData(
             f"{len(missing)} of {len(manifest.blocks())} shards of {folder} are not drawn yet: "
             f"run the same command again to finish the set"
         )
-    pixels = torch.empty(manifest.n, *manifest.shape, dtype=torch.uint8)  # never held twice
+    pixels = torch.empty(count, *manifest.shape, dtype=torch.uint8)  # never held twice
     for block in manifest.blocks():
         start = block.start - manifest.first_seed
-        pixels[start : start + len(block)] = read_shard(folder, block, manifest.shape)
-    source = str(Origin(manifest.n, manifest.denoiser, manifest.spacing))
-    return ImageSet(pixels, torch.zeros(len(pixels), dtype=torch.int64), ("generated",), source)
+        if start < count:
+            wanted = pixels[start : start + len(block)]
+            wanted.copy_(read_shard(folder, block, manifest.shape)[: len(wanted)])
+    labels = torch.zeros(count, dtype=torch.int64)
+    return ImageSet(pixels, labels, ("generated",), str(source))

@@ -87,12 +87,11 @@ class ExpertTraining:
 
     def images(self) -> ImageSet:
         """What is learned from; `DataError` if it has another shape than the tier's images."""
-        if self.generated is None:
-            found = data.require(self.tier, "train")
+        if self.generated is not None:
+            found = generated(self.generated, self.first)
         else:
-            found = generated(self.generated)
-        if self.first is not None:
-            found = found.first(self.first)
+            found = data.require(self.tier, "train")
+            found = found if self.first is None else found.first(self.first)
         if found.shape != (shape := preset(self.tier).shape):
             raise data.DataError(f"{found.source} are {found.shape}, {self.tier}'s {shape}")
         return found

@@ -41,10 +41,7 @@ def draw(given: argparse.Namespace) -> str:
 
     # torchrun's environment; without it, one process that does everything.
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    local = os.environ.get("LOCAL_RANK")
-    device = devices.pick(given.device)
-    if device.type == "cuda" and local is not None:
-        device = devices.pick(f"cuda:{local}")
+    device = devices.own(given.device)
     name = tier(given.tier).named("denoiser")
     manifest = Manifest(
         given.images,

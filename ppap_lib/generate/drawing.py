@@ -1,4 +1,4 @@
-"""Images from seeds: the same pictures for any batch size and device."""
+"""Images from seeds: to rounding the same pictures for any batch size and device."""
 
 from collections.abc import Callable, Iterator, Sequence
 

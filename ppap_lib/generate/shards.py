@@ -39,8 +39,9 @@ def draw_set(
 ) -> int:
     """Draw this process's missing shards of the set in `folder`; returns how many.
 
-    Each image depends on its seed alone, so batch size, number of processes, and being killed
-    and run again leave the set as it is. Read it with `data.generated.generated`.
+    Each image depends on its seed alone, so the number of processes, and being killed and run
+    again, leave the set as it is; another batch size or device rounds otherwise, by which a byte
+    in ten thousand or so differs by one. Read it with `data.generated.generated`.
     """
     folder = Path(folder)
     claim(folder, manifest)

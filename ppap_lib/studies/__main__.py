@@ -100,12 +100,17 @@ def _guidance(given: argparse.Namespace) -> None:
     device = devices.pick(given.device)
     there = methods.installed(given.guide, given.tier)
     names = given.methods.split(",") if given.methods else there
-    for method in sorted(set(methods.METHODS) - set(there), key=list(methods.METHODS).index):
-        print(f"{methods.title(method)} is left out: its weights are not here")
+    if not given.methods:
+        for method in (m for m in methods.METHODS if m not in there):
+            print(f"{methods.title(method)} is left out: its weights are not here")
     alike = {"n": given.n, "tier": given.tier, "extractor": given.extractor}
     alike["blocks"] = given.blocks or (1 if given.sweep else 3)
     if given.at_best:
         found = outcome.at_best(given.guide, given.sampler, **alike)
+        guidance.plan(names, given.guide, given.sampler, **alike)  # refuses what there is not
+        swept = {"none", *(run.method for run in found)}
+        for method in (m for m in names if m not in swept):
+            print(f"{methods.title(method)} is left out: no scale sweep is in the ledger")
         runs = [run for run in found if run.method in names]
     else:
         alike["first_seed"] = guidance.SWEEP_SEED if given.sweep else 0

@@ -59,7 +59,10 @@ def _photograph_accuracy(card: zoo.Card, model: nn.Module) -> float:
 
 def _kid(card: zoo.Card, network: nn.Module) -> float:
     denoise = ADAPTERS[card.prediction](network, learned_variance=True)
-    return score(Quality(tier=card.network["tier"]), denoise)["kid"]
+    try:
+        return score(Quality(tier=card.network["tier"]), denoise)["kid"]
+    except data.MissingData as error:
+        raise Skipped(str(error)) from None
 
 
 def _noisy_accuracy(t: int, card: zoo.Card, found: experts.Experts) -> float:
@@ -175,15 +178,13 @@ def _install(options) -> str:
 def _verify(options) -> int:
     computed = {name: metric.measure for name, metric in METRICS.items()}
     names = options.names or zoo.names(options.assets)
-    checks = [
-        check
-        for name in names
-        for check in _library(name, options.assets).verify(name, computed, options.assets)
-    ]
-    for check in checks:
-        print(_line(check))
-    if wrong := sum(check.ok is False for check in checks):
-        print(f"{wrong} of {len(checks)} checks failed", file=sys.stderr)
+    verdicts = []
+    for name in names:
+        for check in _library(name, options.assets).verify(name, computed, options.assets):
+            verdicts.append(check.ok)
+            print(_line(check), flush=True)
+    if wrong := verdicts.count(False):
+        print(f"{wrong} of {len(verdicts)} checks failed", file=sys.stderr)
     return 1 if wrong else 0
 
 

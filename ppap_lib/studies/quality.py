@@ -41,8 +41,9 @@ def score(
     """The columns of the protocol for DDIM's images by a denoiser of the tier, on `device`."""
     preset = tier(params.tier)
     grid = preset.schedule().grid(params.spacing)
-    images = generate(clipped(denoise), preset.shape, params.seeds, grid, ddim(), device=device)
+    # Before anything is drawn: there may be no real images here.
     real = reference(params.n, params.tier, params.extractor, device)
+    images = generate(clipped(denoise), preset.shape, params.seeds, grid, ddim(), device=device)
     return columns(metrics.extract(images, params.extractor, device=device), real)
 
 
