@@ -1,137 +1,30 @@
 """Quality of images, as features -> statistics -> number.
 
-torch-fidelity computes the distances; here are the extractors, the project's conventions, and
-the checks that keep sample sizes honest. Offline the extractor is EfficientNet-Lite2 ("lite2")
-at its fixed input size, and numbers are called FD-lite2, KID-lite2, IS-lite2, never FID; with
-Inception weights at hand ("inception-v3-compat") the same functions give FID, KID and IS.
+torch-fidelity computes the distances; here are the project's conventions, the features of real
+images, and the checks that keep sample sizes honest. By the extractor "lite2" numbers are called
+FD-lite2, KID-lite2, IS-lite2, never FID; by "inception" the same functions give FID, KID and IS.
 """
 
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ppap_lib import data, fetch, weights, zoo
-from ppap_lib import images as pixels
-from ppap_lib.errors import PpapError
+from ppap_lib import data, fetch, weights
+from ppap_lib.extractors import (
+    Features,
+    MetricError,
+    digest,
+    extract,
+)
 
 COMPONENTS = 64  # principal components of the small-sample Frechet distance
 FULL_DIMENSION_FROM = 2000  # below this many samples FD in full dimension measures n
 NEIGHBOURS = 3  # of precision and recall
 KEPT = 1000  # real images whose features are kept once they are known
-
-
-ExtractorName = Literal["lite2", "inception"]
-
-
-class MetricError(PpapError, ValueError):
-    """Samples or features that a metric cannot honestly compare."""
-
-
-@dataclass(frozen=True, eq=False)
-class Features:
-    """What an extractor makes of N images: `vectors` [N, D] and `logits` [N, K], float32.
-
-    Stored reference features go without logits, which only generated images need.
-    """
-
-    vectors: Tensor
-    extractor: str
-    logits: Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(self.vectors)
-
-    def __getitem__(self, index) -> "Features":
-        logits = None if self.logits is None else self.logits[index]
-        return Features(self.vectors[index], self.extractor, logits)
-
-
-class Lite2(nn.Module):
-    """EfficientNet-Lite2's pooled features and logits, from uint8 images of any size."""
-
-    def __init__(self, device: torch.device | str = "cpu"):
-        super().__init__()
-        self.model = zoo.load("efficientnet_lite2", device)
-
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        network = self.model.network
-        maps = network.forward_features(self.model.prepare(pixels.from_bytes(images)))
-        vectors = network.forward_head(maps, pre_logits=True)
-        return vectors, network.get_classifier()(vectors)
-
-
-_INCEPTION = (
-    "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
-    "weights-inception-2015-12-05-6726825d.pth"
-)
-_INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
-
-
-def inception_weights() -> Path:
-    """The file of Inception's weights: in `$PPAP_DATA`, or downloaded once; verified.
-
-    Raises `fetch.FetchError`, which says what to put where, or `weights.WeightsError`.
-    """
-    name, folder = _INCEPTION.rsplit("/", 1)[1], fetch.data_folder()
-    path = fetch.cache_folder() / name
-    if folder is not None and (folder / name).is_file():
-        path = folder / name
-    else:
-        fetch.download(_INCEPTION, path, _INCEPTION_SHA256)
-    weights.read(path, _INCEPTION_SHA256)  # torch-fidelity unpickles what it is given
-    return path
-
-
-class Inception(nn.Module):
-    """torch-fidelity's Inception by `inception_weights`: 2048 features and logits."""
-
-    def __init__(self, device: torch.device | str = "cpu"):
-        from torch_fidelity.utils import create_feature_extractor
-
-        super().__init__()
-        outputs = ["2048", "logits_unbiased"]
-        path = str(inception_weights())
-        network = create_feature_extractor(
-            "inception-v3-compat", outputs, cuda=False, feature_extractor_weights_path=path
-        )
-        self.network = network.to(device)
-
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        return self.network(pixels.with_channels(images, 3))
-
-
-EXTRACTORS: dict[str, Callable[..., nn.Module]] = {"lite2": Lite2, "inception": Inception}
-
-
-def extract(
-    images: Tensor,
-    extractor: str = "lite2",
-    batch: int | None = None,
-    device: torch.device | str = "cpu",
-) -> Features:
-    """Features of images [N, C, H, W] (uint8, or [-1, 1], which is first rounded to bytes).
-
-    Generated and real images pass through bytes alike, so that quantisation is no difference.
-    `batch` images are read at a time (default: by the device).
-    """
-    if extractor not in EXTRACTORS:
-        raise MetricError(f"no extractor {extractor!r}: there are {', '.join(EXTRACTORS)}")
-    if images.dtype != torch.uint8:
-        images = pixels.to_bytes(pixels.check(images, tolerance=torch.inf))
-    network = EXTRACTORS[extractor](device)
-    batch = batch or (16 if torch.device(device).type == "cpu" else 250)
-    parts = []
-    with torch.no_grad():
-        for chunk in images.split(batch):
-            parts.append([part.float().cpu() for part in network(chunk.to(device))])
-    vectors, logits = (torch.cat(part) for part in zip(*parts, strict=True))
-    return Features(vectors, extractor, logits)
 
 
 def balanced(labels: Tensor, count: int) -> Tensor:
@@ -179,8 +72,7 @@ _EXTRACTION = "1"  # another number once images reach extractors in another way
 
 def _made_by(extractor: str) -> dict[str, str]:
     """What stored features must say of themselves to be read."""
-    digests = {"lite2": zoo.card("efficientnet_lite2").sha256, "inception": _INCEPTION_SHA256}
-    return {"extractor_sha256": digests[extractor] or "", "extraction": _EXTRACTION}
+    return {"extractor_sha256": digest(extractor), "extraction": _EXTRACTION}
 
 
 def _kept(path: Path, extractor: str) -> Tensor | None:
@@ -396,37 +288,3 @@ def real_against_real(
         small = {} if n <= COMPONENTS else {"fd64": fd64(a, b, reference)}
         rows.append({"n": n, "kid": kid(a, b)} | small)
     return rows
-
-
-def register_with_torch_fidelity(name: str = "efficientnet-lite2") -> str:
-    """Make lite2 a feature extractor of `torch_fidelity.calculate_metrics`; returns its name."""
-    from torch_fidelity.feature_extractor_base import FeatureExtractorBase
-    from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
-    from torch_fidelity.registry import register_feature_extractor as register
-
-    if name in FEATURE_EXTRACTORS_REGISTRY:
-        return name
-
-    class Extractor(FeatureExtractorBase):
-        def __init__(self, name, features_list, **kwargs):
-            super().__init__(name, features_list)
-            self.lite2 = Lite2()
-
-        @staticmethod
-        def get_provided_features_list():
-            return "vectors", "logits"
-
-        @staticmethod
-        def get_default_feature_layer_for_metric(metric):
-            return "logits" if metric == "isc" else "vectors"
-
-        @staticmethod
-        def can_be_compiled():
-            return False
-
-        def forward(self, images):
-            found = dict(zip(("vectors", "logits"), self.lite2(images), strict=True))
-            return tuple(found[name] for name in self.features_list)
-
-    register(name, Extractor)
-    return name

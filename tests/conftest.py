@@ -11,7 +11,7 @@ import hypothesis
 import pytest
 import torch
 
-from ppap_lib import ledger, metrics
+from ppap_lib import extractors, ledger, metrics
 from ppap_lib.train import speed
 
 # The same examples on every machine, and no time limit: the suite asserts nothing about speed.
@@ -66,7 +66,7 @@ class _Pooled(torch.nn.Module):
 @pytest.fixture
 def pixel_features(own_features, monkeypatch):
     """An extractor that costs nothing in place of lite2."""
-    monkeypatch.setitem(metrics.EXTRACTORS, "lite2", lambda device: _Pooled())
+    monkeypatch.setitem(extractors.EXTRACTORS, "lite2", lambda device: _Pooled())
 
 
 @pytest.fixture

@@ -67,6 +67,13 @@ class TestResume:
         with pytest.raises(TrainingError, match="resume"):
             run(tmp_path / "broken")
 
+    def test_experts_one_after_another_are_not_given_more_of_a_budget(self, tmp_path):
+        """What starts where the one before had ended would have to begin again."""
+        what = (adapted(), transfer(), PIXELS, LOGITS)
+        fit(*what, plan(), tmp_path, sequential=True)
+        with pytest.raises(TrainingError, match="budget 8 steps.* there, 24 steps.* here"):
+            fit(*what, plan(steps=24), tmp_path, sequential=True, resume=True)
+
     @pytest.mark.parametrize(
         ("build", "other", "says"),
         [

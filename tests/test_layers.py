@@ -19,6 +19,7 @@ LAYERS = {
     2: "analytic tiers",
     2.1: "data",
     2.2: "zoo",
+    2.5: "extractors",
     3: "samplers tasks uncertainty localisation metrics",
     4: "experts guidance",
     5: "train generate readings",

@@ -293,6 +293,28 @@ class TestMerging:
             torch.testing.assert_close(adapted.merged(0)(x), adapted.run(0, x))
             assert adapted.merged(0) is adapted.merged(0)
 
+    def test_a_merged_network_follows_a_part_of_its_trunk_that_no_update_changes(self):
+        net, x = trunk(), images()
+        adapted = Adapted(net, [Update(net, lora.plan(net, "stem", 2, 1.0))])
+        adapted.merged(0)
+        net.head.weight = nn.Parameter(net.head.weight + 1, False)
+        torch.testing.assert_close(adapted.merged(0)(x), adapted.run(0, x))
+
+    @pytest.mark.parametrize("how", [{}, {"foreach": True}, {"fused": True}], ids=str)
+    def test_a_merged_network_follows_training(self, how):
+        """Also by optimisers that leave no trace of what they write."""
+        net, x = trunk(), images()
+        adapted = Adapted(net, [moved(net)]).eval()
+        before = adapted.merged(0)(x)
+        optimiser = torch.optim.AdamW(adapted.members[0].parameters(), lr=0.1, **how)
+        adapted.train()
+        adapted.run(0, x).square().sum().backward()
+        optimiser.step()
+        adapted.eval()
+        after = adapted.merged(0)(x)
+        torch.testing.assert_close(after, adapted.run(0, x))
+        assert not torch.allclose(before, after)
+
     def test_updates_loaded_in_inference_mode_can_be_merged(self):
         net, x = trunk(), images()
         with torch.inference_mode():
@@ -331,8 +353,15 @@ class TestMerging:
         net = trunk()
         net.other = nn.Linear(8, 5).double()
         net.other.weight = net.head.weight
-        with pytest.raises(LoraError, match="head.weight is another layer's weight, too"):
+        with pytest.raises(LoraError, match="head.weight is another layer's, too"):
             Update(net, the_plan(net))
+
+    def test_a_trained_parameter_that_two_layers_share_is_not_updated(self):
+        net = trunk()
+        net.other = nn.Linear(8, 5).double()
+        net.other.bias = net.head.bias
+        with pytest.raises(LoraError, match="head.bias is another layer's, too"):
+            Update(net, lora.plan(net, "stem", 2, 1.0, "head.bias"))
 
     def test_moving_to_another_dtype_moves_the_merged_network(self):
         net, x = trunk(), images()

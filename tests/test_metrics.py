@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from ppap_lib import data, fetch, metrics, weights
+from ppap_lib import data, extractors, fetch, metrics, weights
 from ppap_lib.metrics import Features, MetricError, Reference
 
 torch_fidelity = pytest.importorskip("torch_fidelity")
@@ -179,7 +179,7 @@ class TestInception:
         """Of the file; a machine without network, cache and data."""
         monkeypatch.setenv("PPAP_CACHE", str(tmp_path / "cache"))
         monkeypatch.setenv("PPAP_DATA", str(tmp_path))
-        monkeypatch.setattr(metrics, "_INCEPTION", (tmp_path / "away" / "i.pth").as_uri())
+        monkeypatch.setattr(extractors, "_INCEPTION", (tmp_path / "away" / "i.pth").as_uri())
         return "i.pth"
 
     def test_without_them_it_says_what_to_put_where(self, name):
@@ -205,7 +205,7 @@ class TestInception:
             FeatureExtractorInceptionV3, "load_state_dict", lambda self, state: load(state)
         )
         torch.save({"w": torch.ones(1)}, tmp_path / name)
-        monkeypatch.setattr(metrics, "_INCEPTION_SHA256", weights.sha256(tmp_path / name))
+        monkeypatch.setattr(extractors, "_INCEPTION_SHA256", weights.sha256(tmp_path / name))
         found = metrics.extract(torch.zeros(2, 1, 8, 8, dtype=torch.uint8), "inception")
         assert given[0]["w"] == 1
         assert found.vectors.shape == (2, 2048) and found.logits.shape == (2, 1008)
@@ -241,7 +241,7 @@ class TestLite2:
         theirs = torch_fidelity.calculate_metrics(
             input1=Rows(images[:12]),
             input2=Rows(images[12:]),
-            feature_extractor=metrics.register_with_torch_fidelity(),
+            feature_extractor=extractors.register_with_torch_fidelity(),
             kid=True,
             kid_subsets=1,
             kid_subset_size=12,

@@ -11,6 +11,8 @@ from ppap_lib import experts as sets
 from ppap_lib.experts import ExpertsError, released
 from ppap_lib.schedule import Schedule
 from ppap_lib.tiers import tier
+from ppap_lib.weights import WeightsError
+from ppap_lib.zoo import Vision
 
 LINEAR = Schedule.linear()
 
@@ -117,6 +119,44 @@ class TestReleasedCheckpoints:
                     experts.at(LINEAR.at(t))(x), expected, rtol=1e-4, atol=1e-5
                 )
 
+    @pytest.mark.parametrize("size", [32, 48])
+    def test_their_transformer_reads_images_of_another_size_resized(self, size):
+        torch.manual_seed(0)
+        trunk = small_deit()
+        models = [their_deit(trunk, seed) for seed in (1, 2)]
+        reads = Vision(small_deit(), 32, 1, "0123456789")
+        experts = released([model.state_dict() for model in models], reads)
+        x = torch.randn(2, 1, size, size)
+        with torch.no_grad():
+            for model, t in zip(models, (0, 999), strict=True):
+                expected = model.inside[0](reads.prepare(x))
+                found = experts.at(LINEAR.at(t))(x)
+                torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+    @pytest.mark.parametrize("inside", [False, True], ids=["bare", "resizing"])
+    @pytest.mark.parametrize(
+        ("make_trunk", "prefix", "shape"),
+        [(small_resnet, "", (3, 32, 32)), (small_deit, "classifier.", (1, 32, 32))],
+        ids=["resnet", "deit"],
+    )
+    @pytest.mark.parametrize("count", [1, 5], ids=["single", "multi-experts"])
+    def test_their_supervised_networks_are_whole(self, make_trunk, prefix, shape, count, inside):
+        """The single finetuned model, and multi-experts-5."""
+        models = []
+        for seed in range(count):
+            torch.manual_seed(seed)
+            models.append(make_trunk().eval())
+        states = [{prefix + k: v for k, v in m.state_dict().items()} for m in models]
+        trunk = make_trunk()
+        if inside:
+            trunk = Vision(trunk, shape[-1], shape[0], range(models[0].num_classes))
+        experts = released(states, trunk)
+        assert not any(p.requires_grad for p in experts.parameters())
+        x = torch.randn(2, *shape)
+        with torch.no_grad():
+            for model, t in zip(models, range(0, 1000, 1000 // count), strict=True):
+                assert torch.equal(experts.at(LINEAR.at(t))(x), model(x))
+
     def test_their_names_are_those_of_the_design(self):
         resnet, deit = their_resnet(small_resnet(), 1), their_deit(small_deit(), 1)
         assert {"resnet.layer1.0.conv1.conv.weight", "resnet.layer1.0.conv1.lora_A"} < (
@@ -130,20 +170,23 @@ class TestReleasedCheckpoints:
         adapter = {k: v for k, v in good.items() if "lora_" in k or "bn" in k or "bias" in k}
         lost_b = {k: v for k, v in good.items() if k != "resnet.conv1.lora_B"}
         of_another_trunk = other | {"resnet.fc.weight": other["resnet.fc.weight"] + 1}
-        plain = {f"resnet.{k}": v for k, v in trunk.state_dict().items()}
+        whole = trunk.state_dict()
         for states, message in [
             ([], "no state dicts"),
-            ([trunk.state_dict()], r"all keys should begin with resnet\. or deit"),
-            ([plain], "no low-rank factors"),
-            ([adapter], "no low-rank factors"),
-            ([good, {k: v for k, v in other.items() if "fc" not in k}], "not an adapter file"),
+            ([{}], "state dict 0 lacks .* of the trunk's tensors"),
+            ([{"weight": torch.zeros(1)}], "lacks .* of a network like the trunk"),
+            ([adapter], "an adapter file, .* give the full state dict"),
+            ([good, {k: v for k, v in other.items() if "fc" not in k}], "1 lacks 2 of the trunk's"),
+            ([good, whole], "adapt different layers"),
             ([lost_b], "lacks conv1.lora_B"),
             ([good, of_another_trunk], "differ in fc.weight, which PPAP freezes"),
         ]:
             with pytest.raises(ExpertsError, match=message):
                 released(states, small_resnet())
-        with pytest.raises(ExpertsError, match="the trunk has no layer"):
+        with pytest.raises(ExpertsError, match="0 lacks .* of a network like the trunk"):
             released([good], small_deit())
+        with pytest.raises(WeightsError, match="state dict 0 does not fit .* 1 unexpected: extra"):
+            released([whole | {"extra": torch.zeros(1)}], small_resnet())
 
     def test_a_set_of_theirs_can_be_saved_as_ours(self, tmp_path):
         trunk = small_resnet()

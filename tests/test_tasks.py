@@ -56,6 +56,13 @@ def test_bad_targets_and_outputs_are_refused():
         task.divergence(LOGITS, LOGITS[:1])
 
 
+def test_nothing_is_read_back_from_a_device():
+    """A tensor without values stands for a GPU's, on which the host would wait."""
+    output = torch.zeros(2, 3, device="meta")
+    target = torch.zeros(2, dtype=torch.int64, device="meta")
+    assert Classification().log_prob(output, target).shape == (2,)
+
+
 @pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_temperature_is_positive_and_finite(temperature):
     with pytest.raises(TaskError, match="temperature must be positive and finite"):

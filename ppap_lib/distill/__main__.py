@@ -27,7 +27,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--images", type=int, help="budget in images, of all experts together")
     add("--preset", choices=tuple(PRESETS), help="settings to start from (default: the tier's)")
     add("--warm-start", action="store_true", help="one expert after another, as released")
-    add("--shared-time", action="store_true", help="one timestep for the whole batch, as released")
+    add("--shared-time", action="store_true", help="one timestep for the whole batch")
     add("--no-scale", action="store_true", help="updates without the LoRA scale, as released")
     parser = argparse.ArgumentParser(
         prog="python -m ppap_lib.distill",

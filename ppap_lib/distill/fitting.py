@@ -46,8 +46,10 @@ _PAPER = {
 PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {"paper": _PAPER, "fashion": _SMALL, "tin10": _SMALL, "imagenet256": _PAPER}
 )
-"""Settings by tier, and PPAP's own as "paper". 1, 2, 5 and 10 experts share a small tier's batches
-evenly; in the paper's 256 the shares of 5 and 10 vary a little from step to step."""
+"""Settings by tier, and the numbers of PPAP's training as "paper". 1, 2, 5 and 10 experts share a
+small tier's batches evenly; in the paper's 256 the shares of 5 and 10 vary a little from step to
+step. Two things are not the released code's: its rate falls to zero as a line, ours as a cosine;
+and its weight decay is on biases and norms, too."""
 
 RATES: Mapping[tuple[str, bool], float] = MappingProxyType(
     {
@@ -192,6 +194,8 @@ def fit(
             f"one expert's would change another's: use clip=0"
         )
     about = _about(experts)
+    if sequential:  # each starts from the one before: with more of a budget all would be others
+        about["budget"] = f"{settings.steps} steps, {settings.minutes} minutes"
     folder, title = Path(folder), "1 model" if len(experts) == 1 else f"{len(experts)} experts"
 
     def run(

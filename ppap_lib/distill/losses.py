@@ -34,8 +34,8 @@ class NoisyLoss:
     state is per parameter and which passes over parameters without a gradient, no expert then
     notices the others.
 
-    `only` keeps to one interval. `shared_time` draws one timestep for the whole batch, as
-    PPAP's released code does, so that a step trains one expert.
+    `only` keeps to one interval. `shared_time` draws one timestep for the whole batch, so that
+    a step trains one expert: an ablation.
     """
 
     schedule: Schedule = field(repr=False)

@@ -31,7 +31,11 @@ EXPERTS, TEACHER = "experts.safetensors", "teacher.safetensors"
 HABITS: Mapping[str, str] = MappingProxyType(
     {"warm_start": "warm start", "shared_time": "shared time", "no_scale": "no scale"}
 )
-"""Habits of PPAP's released code: fields of `ExpertTraining`, by what records call them."""
+"""Other ways to train, by what records call them: fields of `ExpertTraining`.
+
+A warm start and no LoRA scale are those of PPAP's released code. It trains with a timestep for
+each image, as we do; that it *routes* by one for the whole batch is what the third is about.
+"""
 
 
 @dataclass(frozen=True)

@@ -1,25 +1,31 @@
-"""The checkpoints of PPAP's authors (github.com/riiid/PPAP) as updates of one trunk.
+"""The checkpoints of PPAP's authors (github.com/riiid/PPAP) as experts of ours.
 
-There, every expert is a full state dict `{k}_max{N}.ckpt` of a wrapped network: torchvision's
-ResNet50 under `resnet.`, timm's DeiT under `deit.classifier.`, whose adapted layers keep their
-own weight in `.conv` or `.linear` beside `.lora_A` and `.lora_B`.
+There, every expert is a full state dict `{k}_max{N}.ckpt`. Those of PPAP are of a wrapped network:
+torchvision's ResNet50 under `resnet.`, timm's DeiT under `deit.classifier.`, whose adapted layers
+keep their own weight in `.conv` or `.linear` beside `.lora_A` and `.lora_B`. The supervised ones,
+multi-experts-5 and the single finetuned model, are plain networks: torchvision's names, or timm's
+under `classifier.`.
 
-Two traps. Their linear layer leaves alpha/r out, so it is read with scale 1; their convolution
-applies it. And their students read pixels in [-1, 1] as they are, without ImageNet's
-normalisation: give the bare trunk, not one that normalises.
+Three traps. Their linear layer leaves alpha/r out, so it is read with scale 1; their convolution
+applies it. Their students read pixels in [-1, 1] as they are, without ImageNet's normalisation:
+give the bare trunk, not one that normalises. And their DeiT resizes what it reads to 224 pixels:
+for images of another size give `zoo.Vision(deit, 224, 3, classes)`, which does no more than that
+(by an interpolation of its own).
 """
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
 from ppap_lib import weights
-from ppap_lib.experts.routing import Experts, ExpertsError
+from ppap_lib.experts.routing import Experts, ExpertsError, full_copies
 from ppap_lib.networks.lora import Adapted, LoraError, Plan, Update, biases, norm_affines
 from ppap_lib.schedule import Intervals
+from ppap_lib.zoo import Vision
 
-_PREFIXES = ("resnet.", "deit.classifier.")
+_PREFIXES = ("resnet.", "deit.classifier.", "classifier.", "")
 
 
 def released(
@@ -28,53 +34,78 @@ def released(
     """Experts from the authors' state dicts, cleanest interval first, in evaluation mode.
 
     `trunk` is the bare network (timm's resnet50 or deit_small_patch16_224, or torchvision's
-    resnet50); it is filled from the first state dict and may be untrained. `alpha` is their
-    `lora_alpha`, which only convolutions use.
+    resnet50), or a `zoo.Vision` of it. Updates share it: it is filled from the first state dict
+    and may be untrained. Whole networks are copies of it. `alpha` is their `lora_alpha`, which
+    only convolutions use.
 
-    Raises `ExpertsError` where the state dicts are adapter files (they lack the norms of the
-    shortcuts, without which the network cannot be restored) or do not share a trunk, and
+    Raises `ExpertsError` where the state dicts are adapter files (they lack the weights of all
+    that is frozen, and the shortcuts' norms, which are not) or do not share a trunk, and
     `WeightsError` where they are of another network.
     """
     if not states:
         raise ExpertsError("no state dicts: give one per expert, the cleanest interval first")
-    plain, wrapped = zip(*map(_unwrapped, states), strict=True)
-    if any(layers != wrapped[0] for layers in wrapped):
+    inside = "network." if isinstance(trunk, Vision) else ""
+    found = [_read(state, inside) for state in states]
+    if any(one.layers != found[0].layers for one in found):
         raise ExpertsError("the state dicts adapt different layers: they are not one set")
-    plan = _plan(trunk, plain[0], wrapped[0], alpha)
-    for index, state in enumerate(plain):
-        if missing := sorted(trunk.state_dict().keys() - state.keys()):
+    for index, one in enumerate(found):
+        if missing := sorted(trunk.state_dict().keys() - one.tensors.keys()):
             raise ExpertsError(
                 f"state dict {index} lacks {len(missing)} of the trunk's tensors, {missing[0]} "
-                f"among them: give the full state dict, not an adapter file"
+                f"among them: give the full state dict of a network like the trunk"
             )
-    factors = {f"{layer}.lora_{factor}" for layer in plan.layers for factor in "AB"}
-    own = {key: value for key, value in plain[0].items() if key not in factors}
-    weights.load(trunk, own, "the checkpoint")
-    updates = [_update(trunk, plan, state, plain[0], i) for i, state in enumerate(plain)]
-    experts = Experts(Adapted(trunk, updates), Intervals(T, len(updates)))
-    return experts.eval().requires_grad_(False)
+    make = _updates if found[0].layers else _copies
+    return make(found, trunk, Intervals(T, len(found)), alpha).eval().requires_grad_(False)
 
 
-def _unwrapped(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The state dict under the trunk's names, and its adapted layers: name -> conv or linear."""
-    prefix = next((p for p in _PREFIXES if all(key.startswith(p) for key in state)), None)
-    if not state or prefix is None:
+class _Read(NamedTuple):
+    """A state dict by the trunk's names, and its adapted layers: name -> conv or linear."""
+
+    tensors: dict[str, Tensor]
+    layers: dict[str, str]
+
+
+def _read(state: Mapping[str, Tensor], inside: str) -> _Read:
+    """One state dict, of a network that the trunk holds under the name `inside`."""
+    prefix = next(p for p in _PREFIXES if all(key.startswith(p) for key in state))
+    bare = {inside + key.removeprefix(prefix): value for key, value in state.items()}
+    own = (re.fullmatch(r"(.+)\.(conv|linear)\.weight", key) for key in bare)
+    layers = {m[1]: m[2] for m in own if m and f"{m[1]}.lora_A" in bare}
+    if not layers and any(key.endswith(".lora_A") for key in bare):
         raise ExpertsError(
-            f"not a state dict of PPAP's authors: all keys should begin with "
-            f"{' or '.join(_PREFIXES)}"
+            "an adapter file, which holds low-rank factors and not the layers that they update: "
+            "give the full state dict"
         )
-    bare = {key.removeprefix(prefix): value for key, value in state.items()}
-    inner = (re.fullmatch(r"(.+)\.(conv|linear)\.weight", key) for key in bare)
-    layers = {m[1]: m[2] for m in inner if m and f"{m[1]}.lora_A" in bare}
-    if not layers:
-        raise ExpertsError("the state dict holds no low-rank factors: expected *.lora_A, *.lora_B")
-    inside = {f"{layer}.{kind}": layer for layer, kind in layers.items()}
+    wrapped = {f"{layer}.{kind}": layer for layer, kind in layers.items()}
 
     def own_name(key: str) -> str:
         path, _, leaf = key.rpartition(".")
-        return f"{inside[path]}.{leaf}" if path in inside else key
+        return f"{wrapped[path]}.{leaf}" if path in wrapped else key
 
-    return {own_name(key): value for key, value in bare.items()}, layers
+    return _Read({own_name(key): value for key, value in bare.items()}, layers)
+
+
+def _copies(
+    found: Sequence[_Read], trunk: nn.Module, intervals: Intervals, alpha: float
+) -> Experts:
+    """Multi-experts, or the single model: a whole network each."""
+    experts = full_copies(trunk, intervals)
+    for index, (member, one) in enumerate(zip(experts.bank.members, found, strict=True)):
+        weights.load(member, one.tensors, f"state dict {index}")
+    return experts
+
+
+def _updates(
+    found: Sequence[_Read], trunk: nn.Module, intervals: Intervals, alpha: float
+) -> Experts:
+    """PPAP's: one trunk, and an update each."""
+    first, layers = found[0]
+    plan = _plan(trunk, first, layers, alpha)
+    factors = {f"{layer}.lora_{factor}" for layer in plan.layers for factor in "AB"}
+    own = {key: value for key, value in first.items() if key not in factors}
+    weights.load(trunk, own, "the checkpoint")
+    members = [_update(trunk, plan, one.tensors, first, i) for i, one in enumerate(found)]
+    return Experts(Adapted(trunk, members), intervals)
 
 
 def _plan(

@@ -171,20 +171,22 @@ class Update(nn.Module):
     def __init__(self, trunk: nn.Module, plan: Plan):
         super().__init__()
         self.plan = plan
-        for name in plan.layers:
-            weight = _found(trunk.get_parameter, f"{name}.weight")
-            if sum(weight is p for m in trunk.modules() for p in m._parameters.values()) > 1:
+        for name in (*(f"{layer}.weight" for layer in plan.layers), *plan.trained):
+            tensor = _found(trunk.get_parameter, name)
+            if sum(tensor is p for m in trunk.modules() for p in m._parameters.values()) > 1:
                 raise LoraError(
-                    f"{name}.weight is another layer's weight, too: an update of it would change "
-                    f"both when it is run and one when it is merged; leave it frozen"
+                    f"{name} is another layer's, too: an update of it would change both when it "
+                    f"is run and one when it is merged; leave it frozen"
                 )
+        for name in plan.layers:
+            weight = trunk.get_parameter(f"{name}.weight")
             shape_a, shape_b = factor_shapes(trunk.get_submodule(name), plan.rank, name)
             a = nn.Parameter(weight.new_empty(shape_a))
             nn.init.kaiming_uniform_(a, a=math.sqrt(5))
             _hold(self, f"{name}.lora_A", a)
             _hold(self, f"{name}.lora_B", nn.Parameter(weight.new_zeros(shape_b)))
         for name in plan.trained:
-            _hold(self, name, nn.Parameter(_found(trunk.get_parameter, name).detach().clone()))
+            _hold(self, name, nn.Parameter(trunk.get_parameter(name).detach().clone()))
         self.statistics = statistics(trunk)
         for name in self.statistics:
             _hold(self, name, trunk.get_buffer(name).clone())
@@ -231,33 +233,30 @@ def merge(trunk: nn.Module, update: Update) -> nn.Module:
 
 
 class _Merged(NamedTuple):
-    """A merged network, and the tensors it was computed from with their versions at the time.
-
-    Those are the update's, and the weights of the trunk's `layers` that it changes; the trunk's
-    other tensors are the merged network's own.
-    """
+    """A merged network, and the tensors of the trunk and the update, with their versions then."""
 
     index: int
     network: nn.Module
-    update: Update
-    layers: list[nn.Module]
+    made_of: tuple[nn.Module, Update]
     state: list[tuple[Tensor, int]]
 
     @classmethod
     def of(cls, trunk: nn.Module, update: Update, index: int) -> "_Merged":
-        layers = [trunk.get_submodule(name) for name in update.plan.layers]
-        return cls(index, merge(trunk, update), update, layers, _state(update, layers))
+        return cls(index, merge(trunk, update), (trunk, update), _state(trunk, update))
 
     @property
     def current(self) -> bool:
         """Whether none of these tensors was written to, or replaced, since."""
-        pairs = zip(self.state, _state(self.update, self.layers), strict=True)
-        return all(then is now and before == after for (then, before), (now, after) in pairs)
+        now = _state(*self.made_of)
+        return len(now) == len(self.state) and all(
+            then is here and before == after
+            for (then, before), (here, after) in zip(self.state, now, strict=True)
+        )
 
 
-def _state(update: Update, layers: Iterable[nn.Module]) -> list[tuple[Tensor, int]]:
+def _state(*modules: nn.Module) -> list[tuple[Tensor, int]]:
     """Tensors and versions; inference tensors, written to in inference mode only, count none."""
-    tensors = (*update.parameters(), *update.buffers(), *(layer.weight for layer in layers))
+    tensors = (t for module in modules for t in (*module.parameters(), *module.buffers()))
     return [(tensor, 0 if tensor.is_inference() else tensor._version) for tensor in tensors]
 
 
@@ -286,8 +285,9 @@ class Adapted(nn.Module):
     def merged(self, index: int) -> nn.Module:
         """A network with update `index` folded in, in eval mode: use it until the next call.
 
-        It is made when the index, the update or the trunk has changed since the last call; call
-        `unmerge` after writing to their `.data`, which leaves no trace.
+        It is made when the index, the update or the trunk has changed since the last call, or
+        between train and eval mode. Call `unmerge` after writing to their `.data` or stepping a
+        fused optimiser otherwise, which leave no trace.
         """
         if self._merged is None or self._merged.index != index or not self._merged.current:
             self.unmerge()  # before the next is made, so that there are never two
@@ -297,6 +297,10 @@ class Adapted(nn.Module):
     def unmerge(self) -> None:
         """Forget the merged network: what is left are the trunk and the updates."""
         self._merged = None
+
+    def train(self, mode: bool = True) -> "Adapted":
+        self.unmerge()  # training by a fused optimiser leaves no trace
+        return super().train(mode)
 
     def _apply(self, fn, recurse=True):
         self.unmerge()  # its tensors would stay behind on the old device

@@ -14,8 +14,8 @@ import torch
 
 from ppap_lib import ledger
 from ppap_lib.experts import Experts
+from ppap_lib.extractors import ExtractorName
 from ppap_lib.guidance import at_xt
-from ppap_lib.metrics import ExtractorName
 from ppap_lib.params import param
 from ppap_lib.studies import filed, guidance, methods, quality
 from ppap_lib.studies.distillation import Distillation

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from ppap_lib import zoo
 from ppap_lib.denoise import Denoise, Prediction, clipped
+from ppap_lib.extractors import ExtractorName
 from ppap_lib.generate import generate
-from ppap_lib.metrics import ExtractorName
 from ppap_lib.params import Parameters, param
 from ppap_lib.samplers import ddpm
 from ppap_lib.schedule import Level, Schedule

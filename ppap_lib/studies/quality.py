@@ -8,8 +8,8 @@ from torch import Tensor
 
 from ppap_lib import metrics
 from ppap_lib.denoise import Denoise, clipped
+from ppap_lib.extractors import ExtractorName
 from ppap_lib.generate import generate
-from ppap_lib.metrics import ExtractorName
 from ppap_lib.params import Parameters, param
 from ppap_lib.samplers import ddim
 from ppap_lib.schedule import respace

@@ -6,7 +6,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from ppap_lib import seeds
-from ppap_lib.metrics import ExtractorName
+from ppap_lib.extractors import ExtractorName
 from ppap_lib.params import Parameters, param
 from ppap_lib.studies import methods
 from ppap_lib.tiers import GuideName, TierName
