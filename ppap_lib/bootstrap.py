@@ -51,26 +51,35 @@ def mean(
     too narrow for few values and far tails ("expanded", Hesterberg 2015). Values that are all alike
     have an interval of no width, which says nothing of what is rarer than one in N.
     """
-    from scipy.special import ndtr, stdtrit
-
     values = torch.as_tensor(values, dtype=torch.float64)
+    return _between(float(values.mean()), _means(values, resamples, seed), level, len(values))
+
+
+def _means(values: Tensor, resamples: int, seed: int) -> Tensor:
+    """The mean of each resample of float64 values [N]: [resamples]."""
     if values.ndim != 1 or len(values) < 2:
         raise BootstrapError(
             f"expected at least two values [N], one per image, not {list(values.shape)}"
         )
     if broken := int((~values.isfinite()).sum()):
         raise BootstrapError(f"{broken} of {len(values)} values are NaN or infinite")
-    if not 0 < level < 1:
-        raise BootstrapError(f"a level lies between 0 and 1, not {level}")
     n = len(values)
     # In single precision where that loses nothing: zero is an end of an interval, or it is not.
     exact = values.float() if torch.equal(values.float().double(), values) else values
     counts = _counts(n, resamples, seed).split(500)
-    means = torch.cat([part.to(exact.dtype) @ exact for part in counts]).double() / n
+    return torch.cat([part.to(exact.dtype) @ exact for part in counts]).double() / n
+
+
+def _between(value: float, resampled: Tensor, level: float, n: int) -> Estimate:
+    """A value of n images with the expanded percentiles of what resamples of them gave."""
+    from scipy.special import ndtr, stdtrit
+
+    if not 0 < level < 1:
+        raise BootstrapError(f"a level lies between 0 and 1, not {level}")
     tail = float(ndtr((n / (n - 1)) ** 0.5 * stdtrit(n - 1, (1 - level) / 2)))
     tails = torch.tensor([tail, 1 - tail], dtype=torch.float64)
-    low, high = means.quantile(tails).tolist()
-    return Estimate(float(values.mean()), low, high)
+    low, high = resampled.quantile(tails).tolist()
+    return Estimate(value, low, high)
 
 
 @lru_cache(maxsize=2)  # a table compares many methods on as many images
@@ -100,18 +109,27 @@ def of_many(comparisons: int) -> dict[str, float | int]:
     return {"level": 1 - 0.05 / comparisons, "resamples": 20_000}
 
 
-def ratio(part: Tensor | Sequence[float], whole: Tensor | Sequence[float], **options) -> Estimate:
+def ratio(
+    part: Tensor | Sequence[float],
+    whole: Tensor | Sequence[float],
+    level: float = 0.95,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Estimate:
     """mean(part) / mean(whole), image by image, with its bootstrap interval over images.
 
-    By the linearised ratio: its interval is that of mean(part - ratio * whole) / mean(whole).
-    `options` are those of `mean`.
+    The percentiles are those of the ratio in every resample; `BootstrapError` where the whole's
+    mean has another sign in some: a share of what may be nothing has no interval.
     """
     part, whole = _paired(part, whole)
-    if float(whole.mean()) == 0:
-        raise BootstrapError("the whole has mean zero: no share of it can be given")
-    value = float(part.mean() / whole.mean())
-    _, low, high = mean((part - value * whole) / whole.mean(), **options)
-    return Estimate(value, value + low, value + high)
+    parts, wholes = (_means(values, resamples, seed) for values in (part, whole))
+    value, against = float(part.mean()), float(whole.mean())
+    if against == 0 or not bool((wholes / against > 0).all()):
+        raise BootstrapError(
+            f"the whole has mean {against:.3g}, and in some resamples none or one of the other "
+            f"sign: no share of it can be given"
+        )
+    return _between(value / against, parts / wholes, level, len(part))
 
 
 def _paired(a: Tensor | Sequence[float], b: Tensor | Sequence[float]) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,9 @@ compares directions and orderings with them, never values.
 
 import csv
 import math
+from collections import Counter
 from collections.abc import Mapping
+from itertools import permutations
 from pathlib import Path
 from typing import NamedTuple
 
@@ -97,6 +99,25 @@ def agreement(ours: Mapping[str, float], theirs: Mapping[str, float]) -> Agreeme
         correlation, p_value = float(spearmanr(a, b).statistic), float(chance.pvalue)
     orders = (tuple(sorted(both, key=side.get)) for side in (ours, theirs))
     return Agreement(correlation, p_value, *orders)
+
+
+def least_correlation(names: int, of_many: int = 1) -> float | None:
+    """The smallest rank correlation of so many names without ties that can differ from chance.
+
+    At the 5 % level for all of so many comparisons together; None if not even 1 does. Of at most 9.
+    """
+    most = names**3 - names  # in whole numbers, so that opposite orders tie
+    found = Counter(
+        abs(most - 6 * sum((i - k) ** 2 for i, k in enumerate(order)))
+        for order in permutations(range(names))
+    )
+    reached, beyond = None, 0
+    for value in sorted(found, reverse=True):
+        beyond += found[value]
+        if beyond / found.total() >= 0.05 / of_many:
+            break
+        reached = value / most
+    return reached
 
 
 def _lines(name: str, folder: Path) -> list[str]:

@@ -54,8 +54,28 @@ def test_a_share_is_the_ratio_of_means_and_exact_where_images_agree():
     assert half == pytest.approx((0.5, 0.5, 0.5))
     other = bootstrap.ratio([3.0, 0.0, 0.0], whole)
     assert other.mean == pytest.approx(1 / 3) and other.low < 1 / 3 < other.high
-    with pytest.raises(BootstrapError, match="mean zero"):
+    with pytest.raises(BootstrapError, match="the whole has mean 0, .* no share"):
         bootstrap.ratio([1.0, 2.0], [1.0, -1.0])
+    with pytest.raises(BootstrapError, match="in some resamples none or one of the other sign"):
+        bootstrap.ratio([1.0, 2.0, 2.0], [2.0, -1.0, 0.0])
+
+
+@pytest.mark.parametrize("errors", [6, 30])
+def test_a_share_of_an_unsure_whole_has_fieller_s_interval(errors):
+    """Independent normal parts and wholes, the whole's mean so many standard errors from zero."""
+    generator = torch.Generator().manual_seed(4)
+    part, whole = (torch.randn(2000, generator=generator, dtype=torch.float64) for _ in range(2))
+    whole += errors * float(whole.std()) / 2000**0.5 - float(whole.mean())
+    part += 2 * float(whole.mean()) - float(part.mean())
+    found = bootstrap.ratio(part, whole)
+    a, b = float(part.mean()), float(whole.mean())
+    caa, cbb, cab = (
+        float(c) / 2000 for c in (part.var(), whole.var(), torch.stack((part, whole)).cov()[0, 1])
+    )
+    z = 1.96
+    root = ((a * b - z**2 * cab) ** 2 - (a**2 - z**2 * caa) * (b**2 - z**2 * cbb)) ** 0.5
+    low, high = ((a * b - z**2 * cab + sign * root) / (b**2 - z**2 * cbb) for sign in (-1, 1))
+    assert (found.low, found.high) == pytest.approx((low, high), abs=0.06 * (high - low))
 
 
 def test_the_seed_decides():

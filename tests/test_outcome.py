@@ -107,6 +107,41 @@ def test_the_best_scale_is_the_judge_s_choice_and_the_smallest_of_equals():
     assert outcome.best_scales(found, "vit") == {}
 
 
+def test_three_blocks_are_compared_rather_than_one_that_is_longer():
+    def rows(method, n, blocks):
+        return [row(method, [0] * n, first_seed=block * n) for block in range(blocks)]
+
+    long = [*rows("naive", 40, 1), *rows("none", 40, 1)]
+    short = [*rows("naive", 2, 3), *rows("none", 2, 3)]
+    for there, n in ((long + short, 2), (long + short[:-1], 40), (short, 2)):
+        pair = outcome.pick(outcome.outcomes(there), ("naive", "none"))
+        assert {one.params["n"] for one in pair} == {n}
+
+
+def test_scales_that_the_sweep_cannot_tell_from_the_best():
+    """Of 8 images: 8 right at best, then 7, then 0."""
+    seed = SWEEP_SEED
+    rows = [
+        row("single", [1] * right + [0] * (8 - right), scale=scale, first_seed=seed)
+        for scale, right in ((1.0, 0), (2.5, 8), (7.5, 7))
+    ]
+    found = outcome.outcomes(rows, sweep=True)
+    assert outcome.alike_scales(found, "resnet18") == {"single": [7.5]}
+    assert outcome.alike_scales(found, "vit") == {}
+
+
+def test_methods_are_compared_each_at_a_scale_of_its_own():
+    rows = [
+        row(method, [0, 1], scale=scale)
+        for method, scale in (("naive", 20.0), ("naive", 7.5), ("ppap5", 7.5), ("none", 0.0))
+    ]
+    found, scales = outcome.outcomes(rows), {"naive": 20.0, "ppap5": 7.5}
+    pair = outcome.pick(found, ("naive", "ppap5"), scale=scales)
+    assert [one.scale for one in pair] == [20.0, 7.5]
+    assert outcome.pick(found, ("naive", "none"), scale=scales)[1].method == "none"
+    assert outcome.pick(found, ("naive", "single"), scale=scales) is None
+
+
 def test_every_swept_method_is_run_at_its_own_best_scale(monkeypatch, tmp_path):
     monkeypatch.setenv("PPAP_RESULTS", str(tmp_path))
     for method, best in (("single", 2.5), ("naive", 20.0)):
@@ -133,7 +168,7 @@ def test_rank_correlation_is_one_for_the_published_numbers_themselves():
 
     def columns(name, sign):
         return {
-            ours: sign * theirs[name][column] for column, ours in outcome.PUBLISHED_COLUMNS.items()
+            ours: sign * theirs[name][column] for ours, column in outcome.PUBLISHED_COLUMNS.items()
         }
 
     names = {m: "none" if f is None else f.published for m, f in methods.METHODS.items()}
@@ -143,7 +178,9 @@ def test_rank_correlation_is_one_for_the_published_numbers_themselves():
         assert {c: r.correlation for c, r in found.items()} == pytest.approx(
             dict.fromkeys(outcome.PUBLISHED_COLUMNS, sign)
         )
-        assert len(found["fid"].ours) == 7  # x0-hat is one published row
+        assert len(found["kid"].ours) == 7  # x0-hat is one published row
+    del rows[0]["results"]["fd"]  # as blocks of few images
+    assert found.keys() - outcome.ranks(outcome.outcomes(rows), "resnet18").keys() == {"fd"}
     assert outcome.ranks(outcome.outcomes(rows[:2]), "resnet18") == {}
 
 

@@ -77,6 +77,16 @@ def test_five_names_can_show_an_agreement_and_four_cannot(n, p_value):
         assert found.verdict(of_many=4) == (verdict if n > 5 else "cannot be told from chance")
 
 
+@pytest.mark.parametrize(
+    ("names", "of_many", "least"),
+    # From tables of Spearman's rho, two-sided at 5 % and 1 %.
+    [(7, 1, 0.786), (6, 1, 0.886), (5, 1, 1.0), (4, 1, None), (7, 5, 0.929), (6, 5, 1.0)],
+)
+def test_how_far_orders_must_agree_to_be_told_from_chance(names, of_many, least):
+    found = published.least_correlation(names, of_many)
+    assert found == (least if least is None else pytest.approx(least, abs=5e-4))
+
+
 def test_beyond_nine_names_orders_are_drawn():
     ours = dict(zip("abcdefghijkl", range(12), strict=True))
     swapped = ours | {"a": 1, "b": 0}

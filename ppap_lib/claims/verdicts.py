@@ -7,9 +7,8 @@ from ppap_lib.bootstrap import Estimate
 from ppap_lib.claims.measures import MEASURES, Effect, Nothing
 from ppap_lib.claims.register import Claim, ClaimError, Verdict
 from ppap_lib.errors import PpapError
+from ppap_lib.studies.pooled import ENOUGH_BLOCKS
 
-ENOUGH_BLOCKS = 3
-"""Blocks of seeds from which on a verdict is more than provisional."""
 ENOUGH_IMAGES = 100
 """The same of images, where no seeds are drawn in blocks."""
 

@@ -27,7 +27,8 @@ class Method:
     """One way to guide. `set_name` is the set of experts that reads x_t, None for the clean guide.
 
     `through` says how a clean guide reads the predicted x0 (None: it reads x_t). `published` is
-    the method's name in the published table, `supervision` what its training needed.
+    the method's name in the published table, `supervision` what its training needed, and
+    `experts` how many share that training's images.
     """
 
     title: str
@@ -35,6 +36,7 @@ class Method:
     set_name: str | None = None
     through: bool | None = None
     supervision: str = "none"
+    experts: int = 1
 
 
 METHODS: Mapping[str, Method | None] = MappingProxyType(
@@ -44,9 +46,9 @@ METHODS: Mapping[str, Method | None] = MappingProxyType(
         "x0_fixed": Method("x0-hat, eps fixed", "gradients_on_x0_hat", through=False),
         "x0_through": Method("x0-hat, through the denoiser", "gradients_on_x0_hat", through=True),
         "single": Method("single noise-aware", "single_noise_aware", "single", None, "labels"),
-        "multi5": Method("multi-experts-5", "multi_experts_5", "multi5", None, "labels"),
-        "ppap5": Method("PPAP-5", "ppap_5", "ppap5", None, "data-free"),
-        "ppap10": Method("PPAP-10", "ppap_10", "ppap10", None, "data-free"),
+        "multi5": Method("multi-experts-5", "multi_experts_5", "multi5", None, "labels", 5),
+        "ppap5": Method("PPAP-5", "ppap_5", "ppap5", None, "data-free", 5),
+        "ppap10": Method("PPAP-10", "ppap_10", "ppap10", None, "data-free", 10),
     }
 )
 """All methods of the study, in the order of its tables; "none" is sampling without guidance."""

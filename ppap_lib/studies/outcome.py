@@ -10,12 +10,17 @@ from ppap_lib.studies.guidance import PUBLISHED_SCALE, STUDY, SWEEP_SEED, Guidan
 from ppap_lib.studies.pooled import Pooled, aligned, matching, of_one_length, pool
 
 PUBLISHED_COLUMNS = {
-    "fid": "kid",
-    "is": "inception_score",
+    "kid": "fid",
+    "fd": "fid",
+    "inception_score": "is",
     "precision": "precision",
     "recall": "recall",
 }
-"""Published column -> ours beside it; in both of a pair the better values are on the same side."""
+"""Our column -> the published one beside it; in both of a pair the better values are on the same
+side. FD is what FID is, by other features, and asks for many images; KID stands for it at any n."""
+
+Scales = float | Mapping[str, float]
+"""Of guidance: one for all methods, or by method."""
 
 PUBLISHED_GUIDES = {
     "resnet18": "resnet50",
@@ -81,11 +86,13 @@ def candidates(
     method: str,
     guide: str = "resnet18",
     sampler: str = "ddim25",
-    scale: float = PUBLISHED_SCALE,
+    scale: Scales = PUBLISHED_SCALE,
 ) -> list[Outcome]:
     """One method's outcomes, by block length; without guidance, guide and scale do not matter."""
     if method == "none":
         guide, scale = "none", 0.0
+    elif isinstance(scale, Mapping):
+        scale = scale.get(method)
     return matching(found, method=method, guide=guide, sampler=sampler, scale=scale)
 
 
@@ -94,9 +101,9 @@ def pick(
     names: Iterable[str],
     guide: str = "resnet18",
     sampler: str = "ddim25",
-    scale: float = PUBLISHED_SCALE,
+    scale: Scales = PUBLISHED_SCALE,
 ) -> tuple[Outcome, ...] | None:
-    """The outcomes of these methods on seeds that all share, the most there are; else None."""
+    """The outcomes of these methods on seeds that all share, as `aligned` chooses; else None."""
     found = list(found)
     return aligned(*(candidates(found, name, guide, sampler, scale) for name in names))
 
@@ -125,6 +132,22 @@ def best_scales(sweep: Sequence[Outcome], guide: str, sampler: str = "ddim25") -
     return {method: -scale for method, (_, scale) in best.items()}
 
 
+def alike_scales(
+    sweep: Sequence[Outcome], guide: str, sampler: str = "ddim25"
+) -> dict[str, list[float]]:
+    """By method, the scales whose judge accuracy in the sweep cannot be told from the best one's.
+
+    At the 95 % level for all of a method's scales together.
+    """
+    best, alike = best_scales(sweep, guide, sampler), {}
+    for method, scale in best.items():
+        those = [o for o in sweep if (o.guide, o.sampler, o.method) == (guide, sampler, method)]
+        (chosen,) = of_one_length(o for o in those if o.scale == scale)
+        others = [o for o in those if o.scale != scale and o.shared(chosen)]
+        alike[method] = [o.scale for o in others if not chosen.minus(o, "judge", len(others)).sign]
+    return alike
+
+
 def at_best(
     guide: str,
     sampler: str = "ddim25",
@@ -149,13 +172,14 @@ def ranks(
     found: Sequence[Outcome],
     guide: str,
     sampler: str = "ddim25",
-    scale: float = PUBLISHED_SCALE,
+    scale: Scales = PUBLISHED_SCALE,
 ) -> dict[str, published.Agreement]:
-    """By published column, how our order of the methods agrees with the published order.
+    """By our column, how our order of the methods agrees with the published order.
 
     Only the ordering is comparable: theirs is ImageNet at 256 pixels. Where the paper has one row
     for gradients on x0-hat, ours is the one through the denoiser. On the blocks of seeds that all
-    methods share: empty where there is none, or with fewer than three methods.
+    methods share: empty where there is none, or with fewer than three methods; without a column
+    that some of those blocks lack.
     """
     theirs = published_rows(guide, sampler)
     settings = (candidates(found, method, guide, sampler, scale) for method in theirs)
@@ -170,11 +194,12 @@ def ranks(
     if not (blocks := first.shared(*others)):
         return {}
     return {
-        column: published.agreement(
+        mine: published.agreement(
             {method: one.mean(mine, blocks) for method, one in ours.items()},
             {method: row[column] for method, row in theirs.items()},
         )
-        for column, mine in PUBLISHED_COLUMNS.items()
+        for mine, column in PUBLISHED_COLUMNS.items()
+        if all(one.get(mine) is not None for one in ours.values())
     }
 
 

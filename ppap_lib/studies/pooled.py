@@ -44,8 +44,12 @@ COLUMNS = {
 noise left on images (`spectrum.noise_left`)."""
 
 
-SURE = 4
-"""Standard errors that a gain is worth before shares of it are."""
+SURE, SURE_INEXACT = 5, 10
+"""Standard errors that a gain is worth before shares of it are. The second is of columns that are
+no exact means over images, as distances: their errors leave out that of the real images."""
+
+ENOUGH_BLOCKS = 3
+"""Blocks of seeds from which on a comparison is more than provisional."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,8 +169,8 @@ def _widened(one: Estimate, other: Estimate) -> Estimate:
 def share(part: Pooled, whole: Pooled, none: Pooled, column: str = "judge") -> Estimate | None:
     """What `part` gains over `none`, as a share of what `whole` gains, on the seeds of all three.
 
-    None where `whole` gains less than `SURE` standard errors: a share of what may be next to
-    nothing has no interval to speak of.
+    None where `whole` gains less than `SURE` or `SURE_INEXACT` standard errors: a share of what may
+    be next to nothing has no interval to speak of.
     """
     blocks = none.shared(part, whole)
     sign = -1 if COLUMNS[column].lower_is_better else 1
@@ -177,7 +181,8 @@ def share(part: Pooled, whole: Pooled, none: Pooled, column: str = "judge") -> E
         return sign * (each - each.mean() + value)
 
     everything = gained(whole)
-    if everything.mean() <= SURE * everything.std() / len(everything) ** 0.5:
+    needed = SURE if COLUMNS[column].exact else SURE_INEXACT
+    if everything.mean() <= needed * everything.std() / len(everything) ** 0.5:
         return None
     return bootstrap.ratio(gained(part), everything)
 
@@ -201,9 +206,10 @@ def pool(
 
 
 def aligned(*sides: Iterable[Kind]) -> tuple[Kind, ...] | None:
-    """One of each side, such that all share blocks of one length; of most shared images.
+    """One of each side, such that all share blocks of one length.
 
-    The candidates of a side differ in the length of their blocks and in nothing else, or it is an
+    If there are such, at least `ENOUGH_BLOCKS` of them; and then of most shared images. The
+    candidates of a side differ in the length of their blocks and in nothing else, or it is an
     error. None if nothing is shared.
     """
     candidates = [list(side) for side in sides]
@@ -211,11 +217,12 @@ def aligned(*sides: Iterable[Kind]) -> tuple[Kind, ...] | None:
     for side, lengths in zip(candidates, by_length, strict=True):
         if len(side) > len(lengths):
             raise PoolError(f"settings that differ in more than length: {[o.params for o in side]}")
-    best: tuple[int, tuple[Kind, ...]] = 0, ()
+    best: tuple[tuple[bool, int], tuple[Kind, ...]] = (False, 0), ()
     for n in set.intersection(*(set(side) for side in by_length)):
         first, *others = chosen = tuple(side[n] for side in by_length)
-        images = n * len(first.shared(*others))
-        best = max(best, (images, chosen), key=lambda found: found[0])
+        blocks = len(first.shared(*others))
+        rank = blocks >= ENOUGH_BLOCKS, n * blocks
+        best = max(best, (rank, chosen), key=lambda found: found[0])
     return best[1] or None
 
 
