@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 
-from ppap_lib import ledger, weights
+from ppap_lib import devices, ledger, weights
 from ppap_lib.denoise import ADAPTERS
 from ppap_lib.studies import curve, guidance, samplers, training
 from ppap_lib.studies.__main__ import main
@@ -159,6 +159,34 @@ def test_what_is_asked_of_a_study_is_what_is_run(monkeypatch, capsys):
     assert {run.first_seed - guidance.SWEEP_SEED for run in sweep} == {0, 5}
     assert {run.scale for run in sweep} == set(guidance.SWEEP)
     assert [(run.budget, run.scale, run.guide) for run in guided] == [(10, 2.0, "resnet18")]
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_a_study_that_nothing_narrows_is_the_whole_one(monkeypatch, tmp_path, gpu):
+    """Its parts, the sweep, and each method at its best scale; on a GPU more of them."""
+    monkeypatch.setenv("PPAP_RESULTS", str(tmp_path))
+    monkeypatch.setattr(devices, "pick", lambda name: torch.device("cuda" if gpu else "cpu"))
+    asked = []
+
+    def record(runs, device):
+        asked.extend(runs)
+        for run in runs:
+            if run.first_seed >= guidance.SWEEP_SEED:
+                right = [int(run.scale == 2.5)] * run.n
+                results = {"judge_correct": right}
+                ledger.record(guidance.STUDY, run.recorded(), results, seconds=1.0)
+
+    monkeypatch.setattr(guidance, "record", record)
+    assert main(["guidance", "--tier", "fashion", "--device", "auto"]) == 0
+    blocks = {(run.guide, run.sampler, run.n) for run in asked if run.scale == 7.5}
+    planned = {("resnet18", "ddim25", 2000), ("vit", "ddim25", 2000)}
+    planned |= {(guide, "ddpm250", 60) for guide in ("resnet18", "vit")}
+    if gpu:
+        planned |= {(guide, "ddpm250", 2000) for guide in ("resnet18", "vit")}
+    assert blocks - {(guide, "ddim25", 100) for guide in ("resnet18", "vit")} == planned
+    at_best = {(run.guide, run.method) for run in asked if (run.n, run.scale) == (400, 2.5)}
+    assert len(at_best) == 14  # all but no guidance
+    assert main(["guidance", "--tier", "imagenet256"]) == 1
 
 
 def test_each_at_its_best_is_of_those_that_were_swept(monkeypatch, tmp_path, capsys):

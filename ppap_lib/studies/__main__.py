@@ -8,6 +8,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import torch
+
 from ppap_lib import commands, devices
 from ppap_lib.distill.fitting import IMAGES
 from ppap_lib.errors import PpapError
@@ -31,6 +33,8 @@ from ppap_lib.studies import (
 )
 from ppap_lib.tiers import tier as preset
 
+_SCALES = [guidance.PUBLISHED_SCALE]
+
 _OPTIONS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "tier": {"default": "fashion", "help": "preset (default: %(default)s)"},
@@ -47,7 +51,7 @@ _OPTIONS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "scales": {
             "type": float,
             "nargs": "+",
-            "default": [guidance.PUBLISHED_SCALE],
+            "default": _SCALES,
             "help": "of guidance (default: %(default)s)",
         },
         "n": {"type": int, "help": "images of every run (default: %(default)s)"},
@@ -96,8 +100,19 @@ def _ablations(given: argparse.Namespace) -> None:
     )
 
 
+_USUAL: Mapping[str, Any] = MappingProxyType(
+    {"guide": "resnet18", "n": 100, "sampler": "ddim25", "scales": _SCALES}
+)
+"""Of the guidance study, where anything narrows it."""
+
+
 def _guidance(given: argparse.Namespace) -> None:
     device = devices.pick(given.device)
+    flags = given.sweep or given.at_best or given.released_routing
+    unsaid = [n for n in (*_USUAL, "methods", "blocks") if getattr(given, n) is None]
+    if not flags and len(unsaid) == len(_USUAL) + 2:
+        return _all_of_guidance(given.tier, given.extractor, device)
+    vars(given).update({name: value for name, value in _USUAL.items() if name in unsaid})
     there = methods.installed(given.guide, given.tier)
     names = given.methods.split(",") if given.methods else there
     if not given.methods:
@@ -119,6 +134,26 @@ def _guidance(given: argparse.Namespace) -> None:
     if given.released_routing:
         runs = [replace(run, released_routing=True) for run in runs]
     guidance.record(runs, device)
+
+
+def _all_of_guidance(tier: str, extractor: str, device: torch.device) -> None:
+    """The tier's whole study, but for what the ledger has: parts, sweep, each at its best scale."""
+    on_a_gpu = guidance.ON_A_GPU if device.type == "cuda" else ()
+    parts = [part for part in (*guidance.FULL, *on_a_gpu) if part.tier == tier]
+    if not parts:
+        raise OptionError(
+            f"no study of {tier} is planned: say which runs, by --guide, --n and so on"
+        )
+    alike = {"tier": tier, "extractor": extractor}
+    there = {part.guide: methods.installed(part.guide, tier) for part in parts}
+    for part in parts:
+        names = [method for method in part.methods if method in there[part.guide]]
+        runs = guidance.plan(names, part.guide, part.sampler, n=part.n, blocks=part.blocks, **alike)
+        guidance.record(runs, device)
+    swept = {"scales": guidance.SWEEP, "blocks": 1, "first_seed": guidance.SWEEP_SEED}
+    for guide, names in there.items():
+        guidance.record(guidance.plan(names, guide, **swept, **alike), device)
+        guidance.record(outcome.at_best(guide, n=guidance.AT_BEST, **alike), device)
 
 
 def _gradients(given: argparse.Namespace) -> None:
@@ -243,12 +278,17 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--images", type=int, default=IMAGES, help="of each (default: %(default)s)")
     sub.add_argument("--folder", default="runs/ablations", help="(default: %(default)s)")
 
-    text = "every method's guidance, image by image"
-    sub = command("guidance", _guidance, text, "tier", "guide", "extractor", "device", n=100)
-    sub.add_argument("--sampler", default="ddim25", help="or ddpm250 (default: %(default)s)")
+    text = (
+        "every method's guidance, image by image: all that is planned of the tier, or what is said"
+    )
+    sub = command("guidance", _guidance, text, "tier", "extractor", "device")
+    sub.add_argument("--guide", help="of the tier (default: resnet18)")
+    sub.add_argument("--n", type=int, help="images of every run (default: 100)")
+    sub.add_argument("--sampler", help="or ddpm250 (default: ddim25)")
     sub.add_argument("--methods", help="comma-separated (default: all whose weights ship)")
     which = sub.add_mutually_exclusive_group()
-    which.add_argument("--scales", **_OPTIONS["scales"])
+    usual = guidance.PUBLISHED_SCALE
+    which.add_argument("--scales", type=float, nargs="+", help=f"of guidance (default: {usual})")
     which.add_argument("--sweep", action="store_true", help="the scale sweep on its own seeds")
     which.add_argument("--at-best", action="store_true", help="each at its best scale of the sweep")
     sub.add_argument("--blocks", type=int, help="blocks of seeds (default: 3, of the sweep 1)")

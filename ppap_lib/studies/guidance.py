@@ -58,6 +58,16 @@ FULL = (
 )
 """What the small tiers' study asks for at the published scale; 250 steps as far as a CPU can."""
 
+ON_A_GPU = tuple(
+    Part(guide, "ddpm250", 2000, tier=tier)
+    for tier in ("fashion", "tin10")
+    for guide in ("resnet18", "vit")
+)
+"""And what it asks for besides where there is a GPU: a CPU would take days."""
+
+AT_BEST = 400
+"""Images in a block of each method at its best scale."""
+
 
 class Sampler(NamedTuple):
     """A sampler of the study: its respacing, its step, and its form of guidance."""
