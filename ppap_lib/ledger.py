@@ -38,8 +38,8 @@ ZERO = 1e-9
 """Absolute difference below which they are, too: a distance may be zero but for rounding."""
 
 LISTED = 1e-4
-"""The same of a list's entries, as a share of its largest: what images contribute is kept to five
-digits, of which the last may fall either way."""
+"""The same of lists with an entry for each of the row's `n` images, as a share of the largest: what
+images contribute is kept to few digits, of which the last may fall either way."""
 
 PACKAGES = ("ppap_lib", "torch", "torchvision", "numpy", "timm", "torch-fidelity")
 
@@ -106,7 +106,8 @@ def record(
     try:
         atomic.write(path, _text(row) + "\n", new=True)
     except FileExistsError as error:
-        if differences := list(_differences("", _read(path)["results"], row["results"])):
+        old, n = _read(path)["results"], row["params"].get("n")
+        if differences := list(_differences("", old, row["results"], n)):
             raise LedgerError(
                 f"{path.name} already holds another result of these parameters "
                 f"({'; '.join(differences[:4])}): delete it to accept the new one"
@@ -271,8 +272,10 @@ def _plain(name: str, value: Any) -> Any:
     raise LedgerError(f"{name} is a {type(value).__name__}, which JSON cannot hold")
 
 
-def _differences(name: str, old: Any, new: Any, near: float = ZERO) -> Iterable[str]:
-    """Where two results differ by more than `AGREEMENT` and `near`, one phrase each."""
+def _differences(
+    name: str, old: Any, new: Any, n: int | None = None, near: float = ZERO
+) -> Iterable[str]:
+    """Where two results of `n` images differ by more than `AGREEMENT` and `near`, a phrase each."""
     numbers = _is_number(old) and _is_number(new)
     if numbers and math.isclose(old, new, rel_tol=AGREEMENT, abs_tol=near):
         return
@@ -281,11 +284,12 @@ def _differences(name: str, old: Any, new: Any, near: float = ZERO) -> Iterable[
             if key not in old or key not in new:
                 yield f"{name}{key} only in the {'new' if key in new else 'old'} one"
             else:
-                yield from _differences(f"{name}{key}.", old[key], new[key])
+                yield from _differences(f"{name}{key}.", old[key], new[key], n)
     elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        near = max([ZERO, *(LISTED * abs(entry) for entry in old if _is_number(entry))])
+        sizes = [abs(entry) for entry in old if _is_number(entry)] if len(old) == n else []
+        near = max([ZERO, *(LISTED * size for size in sizes)])
         for i, pair in enumerate(zip(old, new, strict=True)):
-            yield from _differences(f"{name}{i}.", *pair, near)
+            yield from _differences(f"{name}{i}.", *pair, n, near)
     elif old != new or type(old) is not type(new):
         yield f"{name.rstrip('.')} was {old!r}, is {new!r}"
 

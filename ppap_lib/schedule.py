@@ -70,8 +70,16 @@ class Level:
         return Level(self.t[index], self.alpha[index], self.sigma[index])
 
 
+_SLACK = 1e-9
+"""Of log-SNRs at a schedule's ends: `at(t).log_snr` comes back through exp and log, rounded. And of
+timesteps beside whole ones."""
+
+
 def _level(t, log_abar) -> Level:
     t, log_abar = (torch.as_tensor(v, dtype=torch.float64) for v in (t, log_abar))
+    # A rounding error below an interval's edge, and the expert below would read the image.
+    whole = t.round()
+    t = torch.where((t - whole).abs() < _SLACK, whole, t)
     # sigma through expm1: 1 - abar would lose the digits of a nearly clean level.
     return Level(t, (log_abar / 2).exp(), (-torch.expm1(log_abar)).sqrt())
 
@@ -79,9 +87,6 @@ def _level(t, log_abar) -> Level:
 CLEAN = Level(*(torch.tensor(v, dtype=torch.float64) for v in (-1.0, 1.0, 0.0)))
 """The noise-free end of every grid; its index, -1, is the one before the first."""
 
-
-_SLACK = 1e-9
-"""Of log-SNRs at a schedule's ends: `at(t).log_snr` comes back through exp and log, rounded."""
 
 _RESOLVED = 1e-15
 """Of fractions of a step: what Newton's last move may be."""

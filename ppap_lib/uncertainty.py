@@ -106,6 +106,8 @@ def last_above(times: Tensor, values: Tensor, level: float) -> float:
     """
     if times.shape != values.shape or times.ndim != 1 or not len(times):
         raise UncertaintyError(f"one value per time: {list(values.shape)}, {list(times.shape)}")
+    if not bool(values.isfinite().all()):
+        raise UncertaintyError(f"values at {times[~values.isfinite()].tolist()} are not finite")
     under = (values < level).nonzero().flatten()
     if not len(under):
         return float(times[-1])

@@ -300,11 +300,19 @@ def test_what_another_process_filed_meanwhile_is_never_replaced(tmp_path, monkey
 
 def test_the_fifth_digit_of_what_an_image_contributes_may_fall_either_way(tmp_path):
     """Another device's sums differ in the seventh digit, and turn the rounding of the fifth."""
-    witness = [0.25123, 0.0043329, -0.062521] * 9
-    path = record(tmp_path, {"witness": witness})
-    assert record(tmp_path, {"witness": [0.25124, 0.004333, *witness[2:]]}) == path
+    witness, params = [0.25123, 0.0043329, -0.062521] * 9, PARAMS | {"n": 27}
+    path = record(tmp_path, {"witness": witness}, params)
+    assert record(tmp_path, {"witness": [0.25124, 0.004333, *witness[2:]]}, params) == path
     with pytest.raises(LedgerError, match="witness.1 was 0.0043329, is 0.0044"):
-        record(tmp_path, {"witness": [witness[0], 0.0044, *witness[2:]]})
+        record(tmp_path, {"witness": [witness[0], 0.0044, *witness[2:]]}, params)
+
+
+def test_of_lists_that_are_not_of_images_every_entry_is_compared_by_itself(tmp_path):
+    """Readings by timestep may span decades."""
+    by_t, params = [1000.0, *[0.02] * 24], PARAMS | {"n": 40}
+    record(tmp_path, {"share": by_t}, params)
+    with pytest.raises(LedgerError, match=r"share.24 was 0.02, is 0.0201"):
+        record(tmp_path, {"share": [*by_t[:-1], 0.0201]}, params)
 
 
 def test_without_hard_links_a_result_is_filed_once_too(tmp_path, monkeypatch):

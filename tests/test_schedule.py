@@ -106,6 +106,16 @@ def test_integer_times_are_exact(name):
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
+def test_a_whole_timestep_stays_whole(name):
+    """One that comes back a rounding error too small would be the expert's below an edge."""
+    schedule = SCHEDULES[name]
+    t = torch.arange(1, schedule.T, dtype=torch.float64)
+    assert torch.equal(schedule.at_log_snr(schedule.at(t).log_snr).t, t)
+    assert torch.equal(schedule.at(t - 1e-13).t, t)
+    assert torch.equal(schedule.at(t - 1e-3).t, t - 1e-3)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
 def test_at_log_snr_inverts_at(name):
     schedule = SCHEDULES[name]
     t = torch.linspace(0, schedule.T - 1, 501, dtype=torch.float64)

@@ -409,6 +409,16 @@ def test_a_frozen_parameter_is_its_own_average(tmp_path):
 # --- Robustness
 
 
+def test_a_diverged_network_is_not_kept_as_a_snapshot(tmp_path):
+    def exploding(network, images, labels, generator):
+        return ClassifierLoss()(network, images, labels, generator) * math.nan
+
+    made = trainer(tmp_path, loss=exploding, log_every=50, snapshots=(20,))
+    with pytest.raises(TrainingError, match="diverged before step"):
+        made.run()
+    assert not list(tmp_path.glob("snapshots/*"))
+
+
 def test_a_diverging_loss_stops_the_run_and_spares_the_checkpoint(tmp_path):
     def exploding(network, images, labels, generator):
         loss = ClassifierLoss()(network, images, labels, generator)

@@ -145,6 +145,8 @@ def test_the_last_time_above_a_level_is_read_between_the_times():
     assert last_above(times, values.flip(0), 0.85) == -math.inf
     with pytest.raises(UncertaintyError, match="one value per time"):
         last_above(times, values[:2], 0.5)
+    with pytest.raises(UncertaintyError, match=r"values at \[100.0\] are not finite"):
+        last_above(times, values.where(times != 100, math.nan), 0.5)
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,8 @@ def ddpm(variance: LogVariance = learned_variance, draws: int = 1) -> Step:
         if nxt.clean and prediction.shift is None:
             return mean
         if nxt.clean:
-            # beta-tilde is 0 here; its neighbour's stands in, as in the public code.
+            # beta-tilde is 0 here; its neighbour's stands in, as in the public code (which has it
+            # in place of beta, too, where the variance is the large one).
             stand_in = (
                 Posterior.between(history[-2].level, now).variance
                 if len(history) > 1

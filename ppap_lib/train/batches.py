@@ -18,13 +18,14 @@ def seed_of(*key: int) -> int:
 class Epochs:
     """The order in which `count` images are seen in batches of `batch`.
 
-    Each epoch is a permutation seeded by its number, drawn on `device`; batches run across the
-    ends of epochs, so every image is seen equally often.
+    Each epoch is a permutation seeded by its number, the same for every `device` that it is kept
+    on; batches run across the ends of epochs, so every image is seen equally often.
     """
 
     def __init__(self, count: int, batch: int, seed: int, device: torch.device | str = "cpu"):
         self.count, self.batch, self.seed = count, batch, seed
-        self._generator = torch.Generator(device)
+        self.device = device
+        self._generator = torch.Generator()
         self._epoch, self._order = -1, torch.empty(0)
 
     def __call__(self, step: int) -> Tensor:
@@ -40,7 +41,6 @@ class Epochs:
     def _permutation(self, epoch: int) -> Tensor:
         if epoch != self._epoch:
             generator = self._generator.manual_seed(seed_of(self.seed, ORDER, epoch))
-            device = generator.device
-            self._order = torch.randperm(self.count, generator=generator, device=device)
+            self._order = torch.randperm(self.count, generator=generator).to(self.device)
             self._epoch = epoch
         return self._order

@@ -98,7 +98,7 @@ class Trainer:
             fused=self.device.type == "cuda",
         )
         self.progress = Progress()
-        self._epochs = Epochs(len(data), settings.batch, settings.seed, self.device)
+        self._epochs = Epochs(len(data), settings.batch, settings.seed, self.data.device)
         self._generator = torch.Generator(self.device)
         self._forward = torch.compile(self.network) if settings.compile else self.network
         self._averages, self._own, self._counters = _averaged(self.ema, self.network)
@@ -118,9 +118,9 @@ class Trainer:
     def batch(self) -> tuple[Tensor, Tensor]:
         """Images [B, C, H, W] in [-1, 1] and labels [B] of the present step."""
         chosen = self._epochs(self.progress.step)
-        taken = self.data[chosen.to(self.data.device)].to(self.device)
-        images = pixels.from_bytes(taken)
-        return images.contiguous(memory_format=self.layout), self.labels[chosen]
+        images = pixels.from_bytes(self.data[chosen].to(self.device))
+        labels = self.labels[chosen.to(self.device)]
+        return images.contiguous(memory_format=self.layout), labels
 
     def step(self) -> Tensor:
         """One optimiser step; returns (loss, gradient norm) [2], still on the device."""
@@ -198,7 +198,11 @@ class Trainer:
                 path.unlink()
 
     def snapshot(self) -> Path:
-        """Keep the present EMA weights (float16) under the number of images seen."""
+        """Keep the present EMA weights (float16) under the number of images seen.
+
+        A diverged network is refused, as in `save`.
+        """
+        self._mean_of_pending()
         path = snapshot_file(self.folder, self.images_seen)
         weights.save(self.ema.state_dict(), path, torch.float16)
         return path
