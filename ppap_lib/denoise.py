@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -51,10 +52,21 @@ class Prediction:
 Denoise = Callable[[Tensor, Level], Prediction]
 
 
+def in_train_mode(model: Any) -> bool:
+    """Whether the model is a module any part of which would move, or read by chance."""
+    return isinstance(model, nn.Module) and any(part.training for part in model.modules())
+
+
+def _unbound(network: Callable) -> Callable:
+    """The network itself, where its labels are bound to it."""
+    while isinstance(network, partial):
+        network = network.func
+    return network
+
+
 def as_computed(x: Tensor, network: Callable) -> Tensor:
     """`x` in the dtype of the network's parameters; where it has none, float64 becomes float32."""
-    while isinstance(network, partial):  # a conditional network with its labels
-        network = network.func
+    network = _unbound(network)
     # The state may be float64, networks seldom are.
     if isinstance(network, nn.Module) and (first := next(network.parameters(), None)) is not None:
         return x.to(first.dtype)
@@ -68,6 +80,11 @@ def _evaluate(
     if not bool(level.sigma.all()):
         raise DenoiserError(
             "the clean end (sigma = 0) is never evaluated: there is no noise to predict"
+        )
+    if in_train_mode(inner := _unbound(network)):
+        raise DenoiserError(
+            f"the denoiser, a {type(inner).__name__}, is in train mode, where dropout is random "
+            f"and batch norms move: call network.eval() first"
         )
     x = as_computed(x_t, network)
     out = network(x, level.times(x_t) * time_scale)

@@ -13,7 +13,13 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from ppap_lib.denoise import Denoise, Prediction, as_computed, clamp_straight_through
+from ppap_lib.denoise import (
+    Denoise,
+    Prediction,
+    as_computed,
+    clamp_straight_through,
+    in_train_mode,
+)
 from ppap_lib.errors import PpapError
 from ppap_lib.schedule import Level, per_image
 from ppap_lib.tasks import Task
@@ -184,11 +190,6 @@ Model = Callable[[Tensor], Any] | NoiseAware
 def read_at(model: Model, level: Level) -> Callable[[Tensor], Any]:
     """The model as a function of x_t at this level; a clean one is the same at every level."""
     return model.at(level) if isinstance(model, NoiseAware) else model
-
-
-def in_train_mode(model: Any) -> bool:
-    """Whether the model is a module any part of which would move, or read by chance."""
-    return isinstance(model, nn.Module) and any(part.training for part in model.modules())
 
 
 def _refuse_training(model: Any) -> None:

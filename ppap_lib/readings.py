@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from ppap_lib import uncertainty
+from ppap_lib.denoise import in_train_mode
 from ppap_lib.errors import PpapError
-from ppap_lib.guidance import Model, in_train_mode, read_at
+from ppap_lib.guidance import Model, read_at
 from ppap_lib.schedule import Schedule
 from ppap_lib.seeds import Noise
 

@@ -101,7 +101,7 @@ def test_a_module_sees_the_dtype_of_its_parameters_whatever_the_state(state, dty
         def forward(self, x, t, y=None):
             return self.mix(x)
 
-    network = Network().to(dtype)
+    network = Network().to(dtype).eval()
     denoise = eps_model(partial(network, y=torch.tensor([1, 3])) if labelled else network)
     x_t = X0.to(state)
     eps = denoise(x_t, SCHEDULE.at(5)).eps
@@ -119,13 +119,23 @@ def test_networks_read_the_training_index_times_the_scale():
 
 
 def test_labels_enter_through_partial():
-    network = UNet(3, 32, 3, 1, (), channel_mult=(1,), num_classes=4)
+    network = UNet(3, 32, 3, 1, (), channel_mult=(1,), num_classes=4).eval()
     torch.nn.init.normal_(network.out[-1].weight)
     level, y = SCHEDULE.at(100), torch.tensor([1, 3])
     x_t = X0.float()
     with torch.no_grad():
         found = eps_model(partial(network, y=y))(x_t, level).eps
         assert torch.equal(found, network(x_t, torch.full((2,), 100.0), y))
+
+
+@pytest.mark.parametrize("labelled", [False, True])
+@pytest.mark.parametrize("kind", ADAPTERS)
+def test_a_network_in_train_mode_is_refused(kind, labelled):
+    """Its dropout would make an image more than its seed's."""
+    network = UNet(3, 32, 3, 1, (), channel_mult=(1,), num_classes=4, dropout=0.5)
+    bound = partial(network, y=torch.tensor([1, 3])) if labelled else network
+    with pytest.raises(DenoiserError, match=r"a UNet, is in train mode, .* network.eval\(\) first"):
+        ADAPTERS[kind](bound)(X0.float(), SCHEDULE.at(100))
 
 
 @pytest.mark.parametrize("kind", ADAPTERS)

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from ppap_lib import images as contract
+from ppap_lib.denoise import in_train_mode
 from ppap_lib.errors import PpapError
 from ppap_lib.experts import Experts
-from ppap_lib.guidance import in_train_mode
 from ppap_lib.schedule import Intervals, Schedule
 from ppap_lib.tasks import Task
 from ppap_lib.train.batches import TIMES, seed_of
