@@ -14,12 +14,7 @@ import torch
 from torch import Tensor
 
 from ppap_lib import data, fetch, weights
-from ppap_lib.extractors import (
-    Features,
-    MetricError,
-    digest,
-    extract,
-)
+from ppap_lib.extractors import Features, MetricError, digest, extract
 
 COMPONENTS = 64  # principal components of the small-sample Frechet distance
 FULL_DIMENSION_FROM = 2000  # below this many samples FD in full dimension measures n

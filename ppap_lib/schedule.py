@@ -71,15 +71,17 @@ class Level:
 
 
 _SLACK = 1e-9
-"""Of log-SNRs at a schedule's ends: `at(t).log_snr` comes back through exp and log, rounded. And of
-timesteps beside whole ones."""
+"""Of log-SNRs at a schedule's ends: `at(t).log_snr` comes back through exp and log, rounded."""
+
+_WHOLE = 1e-9
+"""Timesteps nearer to a whole one are that one, rounded on the way."""
 
 
 def _level(t, log_abar) -> Level:
     t, log_abar = (torch.as_tensor(v, dtype=torch.float64) for v in (t, log_abar))
     # A rounding error below an interval's edge, and the expert below would read the image.
     whole = t.round()
-    t = torch.where((t - whole).abs() < _SLACK, whole, t)
+    t = torch.where((t - whole).abs() < _WHOLE, whole, t)
     # sigma through expm1: 1 - abar would lose the digits of a nearly clean level.
     return Level(t, (log_abar / 2).exp(), (-torch.expm1(log_abar)).sqrt())
 

@@ -200,7 +200,7 @@ def test_each_at_its_best_is_of_those_that_were_swept(monkeypatch, tmp_path, cap
     told = capsys.readouterr().out
     assert told == "single noise-aware is left out: no scale sweep is in the ledger\n"
     assert main(["guidance", "--at-best", "--methods", "ppap"]) == 1
-    assert "did you mean 'ppap" in capsys.readouterr().err
+    assert "no guidance method 'ppap': there are none, naive" in capsys.readouterr().err
 
 
 def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch):

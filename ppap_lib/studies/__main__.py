@@ -105,14 +105,15 @@ _USUAL: Mapping[str, Any] = MappingProxyType(
 )
 """Of the guidance study, where anything narrows it."""
 
+_NARROWING = (*_USUAL, "methods", "blocks", "sweep", "at_best", "released_routing")
+
 
 def _guidance(given: argparse.Namespace) -> None:
     device = devices.pick(given.device)
-    flags = given.sweep or given.at_best or given.released_routing
-    unsaid = [n for n in (*_USUAL, "methods", "blocks") if getattr(given, n) is None]
-    if not flags and len(unsaid) == len(_USUAL) + 2:
+    said = {name for name in _NARROWING if getattr(given, name) is not None}
+    if not said:
         return _all_of_guidance(given.tier, given.extractor, device)
-    vars(given).update({name: value for name, value in _USUAL.items() if name in unsaid})
+    vars(given).update({name: usual for name, usual in _USUAL.items() if name not in said})
     there = methods.installed(given.guide, given.tier)
     names = given.methods.split(",") if given.methods else there
     if not given.methods:
@@ -122,7 +123,6 @@ def _guidance(given: argparse.Namespace) -> None:
     alike["blocks"] = given.blocks or (1 if given.sweep else 3)
     if given.at_best:
         found = outcome.at_best(given.guide, given.sampler, **alike)
-        guidance.plan(names, given.guide, given.sampler, **alike)  # refuses what there is not
         swept = {"none", *(run.method for run in found)}
         for method in (m for m in names if m not in swept):
             print(f"{methods.title(method)} is left out: no scale sweep is in the ledger")
@@ -289,11 +289,12 @@ def parser() -> argparse.ArgumentParser:
     which = sub.add_mutually_exclusive_group()
     usual = guidance.PUBLISHED_SCALE
     which.add_argument("--scales", type=float, nargs="+", help=f"of guidance (default: {usual})")
-    which.add_argument("--sweep", action="store_true", help="the scale sweep on its own seeds")
-    which.add_argument("--at-best", action="store_true", help="each at its best scale of the sweep")
+    flag = {"action": "store_true", "default": None}  # None: not said
+    which.add_argument("--sweep", **flag, help="the scale sweep on its own seeds")
+    which.add_argument("--at-best", **flag, help="each at its best scale of the sweep")
     sub.add_argument("--blocks", type=int, help="blocks of seeds (default: 3, of the sweep 1)")
     sub.add_argument(
-        "--released-routing", action="store_true", help="edges to the expert below (name --methods)"
+        "--released-routing", **flag, help="edges to the expert below (name --methods)"
     )
 
     text = "every method's gradient on the same noisy images"

@@ -12,7 +12,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 
 import torch
@@ -39,30 +39,37 @@ def accuracy(model: nn.Module, images: data.ImageSet, batch: int = 250) -> float
     return right / len(images)
 
 
+def _of_data(measure: Measure) -> Measure:
+    """The measure, skipped where the images that it asks for are not here."""
+
+    @wraps(measure)
+    def measured(card: zoo.Card, model: nn.Module) -> float:
+        try:
+            return measure(card, model)
+        except data.MissingData as error:
+            raise Skipped(str(error)) from None
+
+    return measured
+
+
+@_of_data
 def _test_accuracy(card: zoo.Card, model: nn.Module) -> float:
-    try:
-        return accuracy(model, data.require(card.network["tier"], "test"))
-    except data.MissingData as error:
-        raise Skipped(str(error)) from None
+    return accuracy(model, data.require(card.network["tier"], "test"))
 
 
 def _shipped_accuracy(card: zoo.Card, model: nn.Module) -> float:
     return accuracy(model, shipped())
 
 
+@_of_data
 def _photograph_accuracy(card: zoo.Card, model: nn.Module) -> float:
-    try:
-        return accuracy(model, imagenet_photographs(card.size))
-    except data.MissingData as error:
-        raise Skipped(str(error)) from None
+    return accuracy(model, imagenet_photographs(card.size))
 
 
+@_of_data
 def _kid(card: zoo.Card, network: nn.Module) -> float:
     denoise = ADAPTERS[card.prediction](network, learned_variance=True)
-    try:
-        return score(Quality(tier=card.network["tier"]), denoise)["kid"]
-    except data.MissingData as error:
-        raise Skipped(str(error)) from None
+    return score(Quality(tier=card.network["tier"]), denoise)["kid"]
 
 
 def _noisy_accuracy(t: int, card: zoo.Card, found: experts.Experts) -> float:
