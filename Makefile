@@ -29,15 +29,15 @@ test: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m ppap_lib.notebooks --check
+	$(BIN)/python -m ppap_book.notebooks --check
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/python -m ppap_lib.notebooks
+	$(BIN)/python -m ppap_book.notebooks
 
 bench: $(STAMP)
-	$(BIN)/python -m ppap_lib.bench
+	$(BIN)/python -m ppap_book.bench
 
 clean:
 	rm -rf _build .pytest_cache .hypothesis .ruff_cache

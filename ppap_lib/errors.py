@@ -1,9 +1,32 @@
-"""What every error of this package is: `except PpapError` catches them all, and nothing else."""
+"""The errors of this package: `except PpapError` catches them all, and nothing else.
+
+A message says what was wrong, what was expected and what to do.
+"""
 
 
 class PpapError(Exception):
-    """Something that this package refuses; the message says what was wrong, and what to do.
+    """Base of everything that this package refuses."""
 
-    Each module has its own, which is a `ValueError` too, or a `RuntimeError` where no argument is
-    to blame.
-    """
+
+class InputError(PpapError, ValueError):
+    """An argument has a wrong type, shape, range or name."""
+
+
+class ScheduleError(PpapError, ValueError):
+    """A noise schedule, level, grid or interval of timesteps cannot exist."""
+
+
+class GuidanceError(PpapError, ValueError):
+    """A guide, task, target, scale or form of guidance cannot be used."""
+
+
+class WeightsError(PpapError, ValueError):
+    """Weights or their card are unknown, missing, damaged, or do not fit the network."""
+
+
+class DataError(PpapError, ValueError):
+    """Data are missing, damaged, or not what was asked for."""
+
+
+class TrainingError(PpapError, RuntimeError):
+    """Training cannot start or go on."""

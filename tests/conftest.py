@@ -11,8 +11,9 @@ import hypothesis
 import pytest
 import torch
 
-from ppap_lib import extractors, ledger, metrics
-from ppap_lib.train import speed
+from ppap_book import ledger
+from ppap_book.measures import cost, distances, features
+from ppap_lib.files import provenance
 
 # The same examples on every machine, and no time limit: the suite asserts nothing about speed.
 hypothesis.settings.register_profile("ppap", deadline=None, derandomize=True, max_examples=50)
@@ -52,7 +53,7 @@ def pytest_make_collect_report(collector):
 def own_features(tmp_path, monkeypatch):
     """Features of real images are this test's alone: for tests that replace the extractor."""
     monkeypatch.setenv("PPAP_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(metrics, "extract_real", metrics.extract_real.__wrapped__)
+    monkeypatch.setattr(distances, "extract_real", distances.extract_real.__wrapped__)
 
 
 class _Pooled(torch.nn.Module):
@@ -66,7 +67,7 @@ class _Pooled(torch.nn.Module):
 @pytest.fixture
 def pixel_features(own_features, monkeypatch):
     """An extractor that costs nothing in place of lite2."""
-    monkeypatch.setitem(extractors.EXTRACTORS, "lite2", lambda device: _Pooled())
+    monkeypatch.setitem(features.EXTRACTORS, "lite2", lambda device: _Pooled())
 
 
 @pytest.fixture
@@ -75,9 +76,9 @@ def moving_head(monkeypatch):
     commits = ["earlier"]
     answers = {"--show-toplevel": lambda: str(ledger._ROOT), "HEAD": lambda: commits[-1]}
     monkeypatch.setattr(ledger, "_git", lambda *arguments: answers.get(arguments[-1], lambda: "")())
-    ledger.commit.cache_clear()
+    provenance.commit.cache_clear()
     yield commits
-    ledger.commit.cache_clear()
+    provenance.commit.cache_clear()
 
 
 @pytest.fixture
@@ -86,6 +87,6 @@ def quick_training(monkeypatch):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-    monkeypatch.setattr(speed, "matmul_rate", lambda device, dtype: 1e12)
+    monkeypatch.setattr(cost, "matmul_rate", lambda device, dtype: 1e12)
     yield
     torch.set_num_threads(threads)

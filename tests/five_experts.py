@@ -3,9 +3,9 @@
 import torch
 from torch import nn
 
-from ppap_lib.experts import Experts, full_copies
-from ppap_lib.networks import lora
-from ppap_lib.schedule import Intervals, Schedule
+from ppap_lib.diffusion.schedules import Schedule
+from ppap_lib.experts import Experts, full_copies, lora
+from ppap_lib.experts.intervals import Intervals
 
 LINEAR = Schedule.linear()
 FIVE = Intervals(1000, 5)
@@ -26,7 +26,7 @@ def network(seed=0):
 
 
 def the_plan(net):
-    return lora.plan(net, ("0", "3"), 2, 5.0, ("1.*", "3.bias"))
+    return lora.lora_config(net, ("0", "3"), 2, 5.0, ("1.*", "3.bias"))
 
 
 def shaken(experts: Experts, seed=1) -> Experts:

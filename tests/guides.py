@@ -3,10 +3,10 @@
 import torch
 from torch import nn
 
-from ppap_lib.analytic import Mixture
+from ppap_lib.diffusion.analytic import Mixture
+from ppap_lib.diffusion.schedules import Schedule
 from ppap_lib.guidance import gradient_field
-from ppap_lib.schedule import Schedule
-from ppap_lib.tasks import Classification
+from ppap_lib.guidance.tasks import Classification
 
 LINEAR = Schedule.linear()
 TASK = Classification()

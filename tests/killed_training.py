@@ -17,10 +17,10 @@ import torch
 import torch._dynamo  # the first optimiser step imports it: here, not in every victim
 from torch import nn
 
-from ppap_lib.train.loop import Trainer
-from ppap_lib.train.objectives import ClassifierLoss
-from ppap_lib.train.record import load_checkpoint
-from ppap_lib.train.settings import Settings
+from ppap_lib.training.checkpoints import load_checkpoint
+from ppap_lib.training.objectives import ClassifierLoss
+from ppap_lib.training.settings import Settings
+from ppap_lib.training.trainer import Trainer
 
 LIVES, STEPS = 20, 400
 

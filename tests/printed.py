@@ -3,13 +3,11 @@
 import re
 import shlex
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import nbformat
-
-ROOT = Path(__file__).parents[1]
+from places import ROOT
 
 
 def texts() -> Iterator[tuple[str, str]]:

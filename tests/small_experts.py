@@ -3,12 +3,12 @@
 import torch
 from torch import nn
 
+from ppap_lib.diffusion.schedules import Schedule
 from ppap_lib.distill import Supervised, Transfer
-from ppap_lib.experts import Experts, full_copies, low_rank
-from ppap_lib.networks import lora
-from ppap_lib.schedule import Intervals, Schedule
-from ppap_lib.tasks import Classification
-from ppap_lib.train.settings import Settings
+from ppap_lib.experts import Experts, full_copies, lora, low_rank
+from ppap_lib.experts.intervals import Intervals
+from ppap_lib.guidance.tasks import Classification
+from ppap_lib.training.settings import Settings
 
 LINEAR = Schedule.linear()
 TWO, FIVE = Intervals(1000, 2), Intervals(1000, 5)
@@ -33,7 +33,9 @@ def network(seed=0) -> nn.Module:
 def adapted(intervals=TWO, trunk=None, alpha=1.0) -> Experts:
     trunk = network() if trunk is None else trunk
     torch.manual_seed(1)
-    return low_rank(trunk, lora.plan(trunk, ("0", "4"), 2, alpha, ("1.*", "4.bias")), intervals)
+    return low_rank(
+        trunk, lora.lora_config(trunk, ("0", "4"), 2, alpha, ("1.*", "4.bias")), intervals
+    )
 
 
 def copies(intervals=TWO) -> Experts:

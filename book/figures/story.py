@@ -9,9 +9,9 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ppap_lib import plots
-from ppap_lib.studies import guidance
-from ppap_lib.tiers import tier
+from ppap_book import plots
+from ppap_book.studies import guidance
+from ppap_lib.zoo.tiers import tier
 
 ASKED = ("none", "naive", "single", "multi5", "ppap5")
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from ppap_lib.data.imageset import ImageSet
-from ppap_lib.images import GREY, to_bytes
-from ppap_lib.seeds import labels
+from ppap_lib.data.pixels import GREY, to_bytes
+from ppap_lib.diffusion.noise import seed_labels
 
 _SHAPES = 5  # disc, ring, square, bar, cross
 
@@ -20,7 +20,7 @@ def drawn(classes: Sequence[str], count: int, shape: tuple[int, int, int]) -> Im
     nothing else about them resembles photographs, and `source` says so.
     """
     channels, size, _ = shape
-    target = labels(range(count), len(classes))
+    target = seed_labels(range(count), len(classes))
     pixels = torch.stack([_picture(i, int(k), len(classes), size) for i, k in enumerate(target)])
     if channels == 1:
         pixels = (pixels * torch.tensor(GREY).view(3, 1, 1)).sum(1, keepdim=True)

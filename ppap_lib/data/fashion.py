@@ -13,11 +13,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ppap_lib import fetch
-from ppap_lib.data.imageset import DataError, ImageSet, MissingData
-from ppap_lib.images import pad_to
-from ppap_lib.tiers import tier
+from ppap_lib.data.imageset import ImageSet, MissingData
+from ppap_lib.data.pixels import pad_to
+from ppap_lib.errors import DataError
+from ppap_lib.files.download import ASSETS, cache_folder, data_folder, download_file
 
+CLASSES = (
+    "T-shirt",
+    "trousers",
+    "pullover",
+    "dress",
+    "coat",
+    "sandal",
+    "shirt",
+    "sneaker",
+    "bag",
+    "ankle boot",
+)
+SIZE = 32
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 _URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
 _SHIPPED = "fashion_test_1000.npz"
@@ -59,11 +72,11 @@ def fashion(split: str, download: bool = False) -> ImageSet:
             raise MissingData(
                 f"Fashion-MNIST's {split} images are not here: install Debian's package "
                 f"dataset-fashion-mnist, or put {names[0]}.gz and {names[1]}.gz into "
-                f"$PPAP_DATA/fashion-mnist, or fetch them with `python -m ppap_lib.data fashion`"
+                f"$PPAP_DATA/fashion-mnist, or fetch them with `python -m ppap_lib data fashion`"
             )
-        cache = fetch.cache_folder() / "fashion-mnist"
+        cache = cache_folder() / "fashion-mnist"
         paths = [
-            fetch.download(f"{_URL}{name}.gz", cache / f"{name}.gz", _DIGESTS[name][1])
+            download_file(f"{_URL}{name}.gz", cache / f"{name}.gz", _DIGESTS[name][1])
             for name in names
         ]
     pixels, labels = (
@@ -74,7 +87,7 @@ def fashion(split: str, download: bool = False) -> ImageSet:
 
 def shipped() -> ImageSet:
     """The 1,000 test images in this package (the first 100 per class): [1000, 1, 32, 32]."""
-    with np.load(fetch.ASSETS / _SHIPPED, allow_pickle=False) as archive:
+    with np.load(ASSETS / _SHIPPED, allow_pickle=False) as archive:
         pixels, labels = archive["pixels"], archive["labels"]
     source = "Fashion-MNIST, the 1,000 test images that ship with ppap_lib (100 per class)"
     return _image_set(torch.from_numpy(pixels), torch.from_numpy(labels), source)
@@ -82,16 +95,13 @@ def shipped() -> ImageSet:
 
 def _image_set(pixels: Tensor, labels: Tensor, source: str) -> ImageSet:
     """From [N, 28, 28] and [N] to an `ImageSet` on a black 32x32 square."""
-    size = tier("fashion").size
-    return ImageSet(
-        pad_to(pixels.unsqueeze(1), size, value=0), labels.long(), tier("fashion").classes, source
-    )
+    return ImageSet(pad_to(pixels.unsqueeze(1), SIZE, value=0), labels.long(), CLASSES, source)
 
 
 def _find(name: str) -> Path | None:
     """The first file of this name, packed or not, in the places where it is usually put."""
-    places = [DEBIAN, fetch.cache_folder() / "fashion-mnist"]
-    if data := fetch.data_folder():
+    places = [DEBIAN, cache_folder() / "fashion-mnist"]
+    if data := data_folder():
         places = [data / "fashion-mnist", data / "FashionMNIST" / "raw", data, *places]
     candidates = (place / f"{name}{end}" for place in places for end in (".gz", ""))
     return next((path for path in candidates if path.is_file()), None)

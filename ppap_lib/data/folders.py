@@ -9,9 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ppap_lib import fetch
-from ppap_lib.classes import imagenet
-from ppap_lib.data.imageset import DataError, ImageSet, MissingData
+from ppap_lib.data.imagenet_classes import imagenet
+from ppap_lib.data.imageset import ImageSet, MissingData
+from ppap_lib.errors import DataError
+from ppap_lib.files.download import package_folder
 
 _MARGIN = 1 / 16  # ImageNet's usual evaluation crop: the central 7/8
 _SCENES = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")
@@ -83,7 +84,7 @@ def imagenet_photographs(size: int = 224) -> ImageSet:
 
     Cropped as ImageNet classifiers are usually evaluated: the central 7/8 of the square.
     """
-    folder = fetch.package_folder("foolbox")
+    folder = package_folder("foolbox")
     paths = sorted(folder.glob("data/imagenet_*.jpg")) if folder else []
     if not paths:
         raise MissingData(
@@ -100,7 +101,7 @@ def imagenet_photographs(size: int = 224) -> ImageSet:
 
 def scenes(size: int = 256) -> ImageSet:
     """Unlabelled photographs inside scikit-image [4, 3, size, size]; each is its own class."""
-    folder = fetch.package_folder("skimage")
+    folder = package_folder("skimage")
     if folder is None:
         raise MissingData("these photographs are in scikit-image: `pip install scikit-image`")
     return ImageSet(

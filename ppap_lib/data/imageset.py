@@ -6,14 +6,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ppap_lib import images as contract
-from ppap_lib.errors import PpapError
+from ppap_lib.data.pixels import from_bytes
+from ppap_lib.errors import DataError
 
 Index = int | slice | Sequence[int] | Tensor
-
-
-class DataError(PpapError, ValueError):
-    """Images that are missing, broken, or not what was asked for."""
 
 
 class MissingData(DataError):
@@ -66,7 +62,7 @@ class ImageSet:
 
     def images(self, index: Index = slice(None)) -> Tensor:
         """The chosen images in the pixel contract: float32 [B, C, H, W] in [-1, 1]."""
-        return contract.from_bytes(self.pixels[self._positions(index)])
+        return from_bytes(self.pixels[self._positions(index)])
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """(images [B, C, H, W], labels [B]) in order, B = `size` but for the last."""

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import torch
 
-from ppap_lib import fetch
-from ppap_lib.classes import Synsets
 from ppap_lib.data.folders import decode
-from ppap_lib.data.imageset import DataError, ImageSet, MissingData
-from ppap_lib.images import from_bytes, resize, to_bytes
+from ppap_lib.data.imagenet_classes import Synsets
+from ppap_lib.data.imageset import ImageSet, MissingData
+from ppap_lib.data.pixels import from_bytes, resize, to_bytes
+from ppap_lib.errors import DataError
+from ppap_lib.files.download import cache_folder, data_folder, download_file
 
 _SIDE = 64
 _ROOT = "tiny-imagenet-200"
@@ -24,16 +25,16 @@ _SHA256 = "6198c8ae015e2b3e007c7841da39ec069199b9aa3bfa943a462022fe5e43c821"
 
 def find(download: bool = False) -> Path:
     """The archive or folder in `$PPAP_DATA` or the cache; with `download`, 248 MB are fetched."""
-    cache = fetch.cache_folder()
-    for place in filter(None, (fetch.data_folder(), cache)):
+    cache = cache_folder()
+    for place in filter(None, (data_folder(), cache)):
         for name in (_ROOT, *_ARCHIVES):
             if (place / name).exists():
                 return place / name
     if download:
-        return fetch.download(_URL, cache / _ARCHIVES[0], _SHA256)
+        return download_file(_URL, cache / _ARCHIVES[0], _SHA256)
     raise MissingData(
         f"Tiny-ImageNet is not here: put {_ARCHIVES[0]} (from {_URL}) or the unpacked folder "
-        f"{_ROOT} into $PPAP_DATA, or fetch it with `python -m ppap_lib.data tin10`"
+        f"{_ROOT} into $PPAP_DATA, or fetch it with `python -m ppap_lib data tin10`"
     )
 
 

@@ -10,14 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ppap_lib import weights
-from ppap_lib.distill.losses import DistillError, NoisyLoss
-from ppap_lib.experts import Experts, low_rank
-from ppap_lib.networks import lora
-from ppap_lib.schedule import Intervals
-from ppap_lib.train import recipes, record
-from ppap_lib.train.loop import Trainer, crc32
-from ppap_lib.train.settings import Settings
+from ppap_lib.distill.transfer import NoisyLoss
+from ppap_lib.errors import TrainingError
+from ppap_lib.experts import Experts, lora, low_rank
+from ppap_lib.experts.intervals import Intervals
+from ppap_lib.files import weights
+from ppap_lib.training import checkpoints
+from ppap_lib.training.fit import complete
+from ppap_lib.training.settings import Settings
+from ppap_lib.training.trainer import Trainer, crc32
 
 OnLog = Callable[[dict[str, Any]], None]
 
@@ -90,15 +91,15 @@ def settings(
     `images` in all (default: the preset's).
     """
     if preset not in PRESETS:
-        raise DistillError(f"no preset {preset!r}: there are {', '.join(PRESETS)}")
+        raise TrainingError(f"no preset {preset!r}: there are {', '.join(PRESETS)}")
     given = {name: value for name, value in overrides.items() if value is not None}
     if images is not None and (given.keys() & {"steps", "minutes"} or images < 1):
-        raise DistillError("give one budget: at least one image, or steps, or minutes")
+        raise TrainingError("give one budget: at least one image, or steps, or minutes")
     values = {"snapshots": SNAPSHOTS, **PRESETS[preset]}
     if PRESETS[preset] is _SMALL:
         if (guide, whole) not in RATES:
             known = dict.fromkeys(guide for guide, _ in RATES)
-            raise DistillError(f"no rates for a guide {guide!r}: there are {', '.join(known)}")
+            raise TrainingError(f"no rates for a guide {guide!r}: there are {', '.join(known)}")
         values["lr"] = RATES[guide, whole]
         if torch.device(device).type == "cuda":
             values.update(GPU, lr=values["lr"] * (GPU["batch"] / _SMALL["batch"]) ** 0.5)
@@ -112,18 +113,18 @@ def settings(
 
 @dataclass(frozen=True)
 class _Updates:
-    plan: Callable[..., lora.Plan]
+    plan: Callable[..., lora.LoraConfig]
     rank: int
     scale: float  # alpha / rank, as in the paper
 
 
 UPDATES: Mapping[str, _Updates] = MappingProxyType(
     {
-        "resnet18": _Updates(lora.resnet_plan, rank=2, scale=8 / 16),
-        "vit": _Updates(lora.vit_plan, rank=8, scale=8 / 32),
-        "lite0": _Updates(lora.efficientnet_plan, rank=8, scale=8 / 16),
-        "resnet50": _Updates(lora.resnet_plan, rank=16, scale=8 / 16),
-        "deit_s": _Updates(lora.vit_plan, rank=32, scale=8 / 32),
+        "resnet18": _Updates(lora.resnet_lora, rank=2, scale=8 / 16),
+        "vit": _Updates(lora.vit_lora, rank=8, scale=8 / 32),
+        "lite0": _Updates(lora.efficientnet_lora, rank=8, scale=8 / 16),
+        "resnet50": _Updates(lora.resnet_lora, rank=16, scale=8 / 16),
+        "deit_s": _Updates(lora.vit_lora, rank=32, scale=8 / 32),
     }
 )
 """PPAP's updates by guide: the paper's for its own two; the small tiers' by a rank at which five of
@@ -141,16 +142,16 @@ def updates(
     """Fresh updates of `trunk`, one per interval, by the preset of `guide`; `seed` decides A.
 
     `rank` replaces the preset's. Without `scaled`, alpha is the rank: no LoRA scale, as in the
-    linear layers of PPAP's released code; `DistillError` where the plan has none.
+    linear layers of PPAP's released code; `TrainingError` where the plan has none.
     """
     if guide not in UPDATES:
-        raise DistillError(f"no updates for a guide {guide!r}: there are {', '.join(UPDATES)}")
+        raise TrainingError(f"no updates for a guide {guide!r}: there are {', '.join(UPDATES)}")
     preset = UPDATES[guide]
     rank = preset.rank if rank is None else rank
     plan = preset.plan(trunk, rank, rank * preset.scale if scaled else float(rank))
     layers = [trunk.get_submodule(name) for name in plan.layers]
     if not scaled and not any(isinstance(layer, nn.Linear) for layer in layers):
-        raise DistillError(
+        raise TrainingError(
             f"{guide}'s updates are of convolutions only, which the released code scales: "
             f"leave out --no-scale, or take a guide with linear layers"
         )
@@ -185,11 +186,11 @@ def fit(
     a folder of its own then, there are no snapshots, and it is `experts` that becomes the averages.
     """
     if loss.intervals != experts.intervals:
-        raise DistillError(
+        raise TrainingError(
             f"the loss is for {loss.intervals}, the experts are for {experts.intervals}"
         )
     if settings.clip and len(experts) > 1:
-        raise DistillError(
+        raise TrainingError(
             f"clip = {settings.clip} bounds the norm of all experts' gradients together, so that "
             f"one expert's would change another's: use clip=0"
         )
@@ -204,7 +205,7 @@ def fit(
         trainer = Trainer(experts, loss, pixels, targets, settings, folder, device, about=about)
         if optimizer is not None:
             trainer.optimizer.load_state_dict(optimizer)
-        averaged, figures = recipes.complete(trainer, title, resume, on_start, on_log)
+        averaged, figures = complete(trainer, title, resume, on_start, on_log)
         return averaged, figures, trainer.optimizer.state_dict()
 
     try:
@@ -223,7 +224,7 @@ def snapshots(experts: Experts, folder: str | Path) -> Iterator[tuple[int, Exper
     one copy of it, over the one before. A run that kept none yields nothing.
     """
     then = copy.deepcopy(experts).eval().requires_grad_(False)
-    for images, path in record.snapshots(Path(folder)):
+    for images, path in checkpoints.snapshots(Path(folder)):
         weights.load(then, weights.read(path), str(path))
         yield images, then
 
@@ -231,7 +232,7 @@ def snapshots(experts: Experts, folder: str | Path) -> Iterator[tuple[int, Exper
 def _about(experts: Experts) -> dict[str, str]:
     """What is trained, and what it starts from: a checkpoint's tensors do not tell."""
     bank = experts.bank
-    if isinstance(bank, lora.Adapted):
+    if isinstance(bank, lora.LoraBank):
         plan, trunk = bank.members[0].plan, bank.trunk
         trained = f"updates of rank {plan.rank} and scale {plan.scale:g}"
     else:
@@ -256,7 +257,7 @@ def _one_after_another(
     count, members = len(experts), experts.bank.members
     steps = settings.steps
     if steps is not None and steps < count:
-        raise DistillError(f"{steps} steps are none for some of {count} experts: give each one")
+        raise TrainingError(f"{steps} steps are none for some of {count} experts: give each one")
     shares = [
         replace(
             settings,

@@ -1,38 +1,25 @@
 """Experts: one model per interval of timesteps, behind one interface.
 
-`low_rank(trunk, plan, intervals)` gives every interval an update of one shared trunk (PPAP),
+`low_rank(backbone, config, intervals)` gives every interval an update of one shared network (PPAP),
 `full_copies(network, intervals)` a network of its own (multi-experts; with one interval, the
 single noise-aware model). `experts.at(level)` is a function of x_t, as `guidance.at_xt` asks.
-`load("fashion/ppap5-resnet18")` gives a set that ships with this package, `model` that or any
-other network of the zoo; `save` and `read` keep your own, and `released` reads the checkpoints of
-PPAP's authors. `publish` and `verify` are the zoo's, for sets of experts.
+`save` and `read` keep sets of your own, and `released` reads the checkpoints of PPAP's authors.
 """
 
-from ppap_lib.experts.files import load, model, read, save, trunk
-from ppap_lib.experts.publishing import publish, verify
+from ppap_lib.experts.bank import ExpertBank, Experts, FullCopies, full_copies, low_rank
+from ppap_lib.experts.files import describe, read, save
+from ppap_lib.experts.intervals import Intervals
 from ppap_lib.experts.released import released
-from ppap_lib.experts.routing import (
-    Bank,
-    Copies,
-    Experts,
-    ExpertsError,
-    full_copies,
-    low_rank,
-)
 
 __all__ = [
-    "Bank",
-    "Copies",
+    "ExpertBank",
     "Experts",
-    "ExpertsError",
+    "FullCopies",
+    "Intervals",
+    "describe",
     "full_copies",
-    "load",
     "low_rank",
-    "model",
-    "publish",
     "read",
     "released",
     "save",
-    "trunk",
-    "verify",
 ]

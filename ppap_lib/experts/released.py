@@ -19,11 +19,12 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from ppap_lib import weights
-from ppap_lib.experts.routing import Experts, ExpertsError, full_copies
-from ppap_lib.networks.lora import Adapted, LoraError, Plan, Update, biases, norm_affines
-from ppap_lib.schedule import Intervals
-from ppap_lib.zoo import Vision
+from ppap_lib.errors import InputError
+from ppap_lib.experts.bank import Experts, full_copies
+from ppap_lib.experts.intervals import Intervals
+from ppap_lib.experts.lora import LoraBank, LoraConfig, LoraUpdate, biases, norm_affines
+from ppap_lib.files import weights
+from ppap_lib.networks.vision import Vision
 
 _PREFIXES = ("resnet.", "deit.classifier.", "classifier.", "")
 
@@ -38,19 +39,19 @@ def released(
     and may be untrained. Whole networks are copies of it. `alpha` is their `lora_alpha`, which
     only convolutions use.
 
-    Raises `ExpertsError` where the state dicts are adapter files (they lack the weights of all
+    Raises `InputError` where the state dicts are adapter files (they lack the weights of all
     that is frozen, and the shortcuts' norms, which are not) or do not share a trunk, and
     `WeightsError` where they are of another network.
     """
     if not states:
-        raise ExpertsError("no state dicts: give one per expert, the cleanest interval first")
+        raise InputError("no state dicts: give one per expert, the cleanest interval first")
     inside = "network." if isinstance(trunk, Vision) else ""
     found = [_read(state, inside) for state in states]
     if any(one.layers != found[0].layers for one in found):
-        raise ExpertsError("the state dicts adapt different layers: they are not one set")
+        raise InputError("the state dicts adapt different layers: they are not one set")
     for index, one in enumerate(found):
         if missing := sorted(trunk.state_dict().keys() - one.tensors.keys()):
-            raise ExpertsError(
+            raise InputError(
                 f"state dict {index} lacks {len(missing)} of the trunk's tensors, {missing[0]} "
                 f"among them: give the full state dict of a network like the trunk"
             )
@@ -72,7 +73,7 @@ def _read(state: Mapping[str, Tensor], inside: str) -> _Read:
     own = (re.fullmatch(r"(.+)\.(conv|linear)\.weight", key) for key in bare)
     layers = {m[1]: m[2] for m in own if m and f"{m[1]}.lora_A" in bare}
     if not layers and any(key.endswith(".lora_A") for key in bare):
-        raise ExpertsError(
+        raise InputError(
             "an adapter file, which holds low-rank factors and not the layers that they update: "
             "give the full state dict"
         )
@@ -105,46 +106,48 @@ def _updates(
     own = {key: value for key, value in first.items() if key not in factors}
     weights.load(trunk, own, "the checkpoint")
     members = [_update(trunk, plan, one.tensors, first, i) for i, one in enumerate(found)]
-    return Experts(Adapted(trunk, members), intervals)
+    return Experts(LoraBank(trunk, members), intervals)
 
 
 def _plan(
     trunk: nn.Module, state: Mapping[str, Tensor], wrapped: Mapping[str, str], alpha: float
-) -> Plan:
+) -> LoraConfig:
     """The plan of the authors' updates, the scale of their layers' kind in its alpha."""
     modules = {name: module for name, module in trunk.named_modules() if name in wrapped}
     if missing := sorted(wrapped.keys() - modules.keys()):
-        raise ExpertsError(f"the trunk has no layer {missing[0]}: the checkpoint is of another")
+        raise InputError(f"the trunk has no layer {missing[0]}: the checkpoint is of another")
     if len(set(wrapped.values())) > 1:
-        raise ExpertsError("expected adapted convolutions or linear layers, not both")
+        raise InputError("expected adapted convolutions or linear layers, not both")
     name, layer = next(iter(modules.items()))
     rows = len(state[f"{name}.lora_A"])  # rank, or rank * k for a k x k convolution
     if isinstance(layer, nn.Conv2d):
         # The shortcuts' norms keep their weights there; their statistics move all the same.
-        return Plan(tuple(modules), norm_affines(trunk), rows // min(layer.kernel_size), alpha)
-    return Plan(tuple(modules), biases(trunk), rows, float(rows))
+        return LoraConfig(
+            tuple(modules), norm_affines(trunk), rows // min(layer.kernel_size), alpha
+        )
+    return LoraConfig(tuple(modules), biases(trunk), rows, float(rows))
 
 
 def _update(
     trunk: nn.Module,
-    plan: Plan,
+    plan: LoraConfig,
     state: Mapping[str, Tensor],
     first: Mapping[str, Tensor],
     index: int,
-) -> Update:
+) -> LoraUpdate:
     """One expert's update; what is frozen must be as in the first state dict."""
     try:
-        update = Update(trunk, plan)
-    except LoraError as error:
-        raise ExpertsError(f"the checkpoint does not fit the trunk: {error}") from error
+        update = LoraUpdate(trunk, plan)
+    except InputError as error:
+        raise InputError(f"the checkpoint does not fit the trunk: {error}") from error
     own = update.state_dict().keys()
     for key in sorted(first.keys() - own):
         if not first[key].equal(state[key]):
-            raise ExpertsError(
+            raise InputError(
                 f"state dicts 0 and {index} differ in {key}, which PPAP freezes: they have "
                 f"different trunks"
             )
     if missing := sorted(own - state.keys()):
-        raise ExpertsError(f"state dict {index} lacks {missing[0]}")
+        raise InputError(f"state dict {index} lacks {missing[0]}")
     weights.load(update, {key: state[key] for key in own}, f"state dict {index}")
     return update

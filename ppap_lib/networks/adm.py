@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ppap_lib.errors import InputError
 from ppap_lib.networks.blocks import (
-    ArchitectureError,
+    Architecture,
     AttentionPool,
     Downsample,
-    Stage,
-    Style,
+    TimestepSequential,
     Upsample,
     count_heads,
     group_norm,
@@ -54,7 +54,7 @@ class _Encoder(nn.Module):
             nn.Linear(self.emb_channels, self.emb_channels),
         )
 
-        self.style = style = Style(
+        self.style = style = Architecture(
             self.emb_channels,
             dropout,
             num_heads,
@@ -64,7 +64,9 @@ class _Encoder(nn.Module):
             rescale_residuals,
         )
         channels = int(channel_mult[0] * model_channels)
-        self.input_blocks = nn.ModuleList([Stage(nn.Conv2d(in_channels, channels, 3, padding=1))])
+        self.input_blocks = nn.ModuleList(
+            [TimestepSequential(nn.Conv2d(in_channels, channels, 3, padding=1))]
+        )
         self.skip_channels = [channels]
         factor = 1
         for level, mult in enumerate(channel_mult):
@@ -74,39 +76,37 @@ class _Encoder(nn.Module):
                 channels = out
                 if factor in attention_resolutions:
                     layers.append(style.attention(channels))
-                self._descend(Stage(*layers), channels)
+                self._descend(TimestepSequential(*layers), channels)
             if level < len(channel_mult) - 1:
                 down = (
                     style.block(channels, channels, Downsample(channels, conv=False))
                     if resblock_updown
                     else Downsample(channels, conv_resample)
                 )
-                self._descend(Stage(down), channels)
+                self._descend(TimestepSequential(down), channels)
                 factor *= 2
-        self.middle_block = Stage(
+        self.middle_block = TimestepSequential(
             style.block(channels, channels),
             style.attention(channels),
             style.block(channels, channels),
         )
         self.factor, self.channels = factor, channels
 
-    def _descend(self, stage: Stage, channels: int) -> None:
+    def _descend(self, stage: TimestepSequential, channels: int) -> None:
         self.input_blocks.append(stage)
         self.skip_channels.append(channels)
 
     def _embed(self, x: Tensor, t: Tensor) -> Tensor:
         if x.ndim != 4 or x.shape[1] != self.in_channels:
-            raise ArchitectureError(
+            raise InputError(
                 f"{type(self).__name__} takes [B, {self.in_channels}, H, W], not {list(x.shape)}"
             )
         if x.shape[2] % self.factor or x.shape[3] % self.factor:
-            raise ArchitectureError(
+            raise InputError(
                 f"height and width must be multiples of {self.factor}, not {list(x.shape[2:])}"
             )
         if t.shape != x.shape[:1]:
-            raise ArchitectureError(
-                f"one timestep per image: t must be [{len(x)}], not {list(t.shape)}"
-            )
+            raise InputError(f"one timestep per image: t must be [{len(x)}], not {list(t.shape)}")
         dtype = self.time_embed[0].weight.dtype
         return self.time_embed(timestep_embedding(t, self.model_channels).to(dtype))
 
@@ -176,7 +176,7 @@ class UNet(_Encoder):
                         else Upsample(channels, conv_resample)
                     )
                     factor //= 2
-                self.output_blocks.append(Stage(*layers))
+                self.output_blocks.append(TimestepSequential(*layers))
         self.out = nn.Sequential(
             group_norm(channels),
             nn.SiLU(),
@@ -186,14 +186,14 @@ class UNet(_Encoder):
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         emb = self._embed(x, t)
         if (y is None) != (self.num_classes is None):
-            raise ArchitectureError(
+            raise InputError(
                 "this U-Net is unconditional: give no labels"
                 if self.num_classes is None
                 else f"this U-Net is conditional: give labels y in [0, {self.num_classes})"
             )
         if y is not None:
             if y.shape != t.shape:
-                raise ArchitectureError(
+                raise InputError(
                     f"one label per image: y must be {list(t.shape)}, not {list(y.shape)}"
                 )
             emb = emb + self.label_emb(y)
@@ -215,7 +215,7 @@ class Upsampler(UNet):
 
     def forward(self, x: Tensor, t: Tensor, low_res: Tensor, y: Tensor | None = None) -> Tensor:
         if low_res.shape[:2] != x.shape[:2]:
-            raise ArchitectureError(
+            raise InputError(
                 f"low_res must be {list(x.shape[:2])} images and channels like x, "
                 f"not {list(low_res.shape[:2])}"
             )
@@ -273,7 +273,7 @@ class Classifier(_Encoder):
             conv = zeroed(nn.Conv2d(channels, out_channels, 1))
             head = [nn.AdaptiveAvgPool2d(1), conv, nn.Flatten()]
         else:
-            raise ArchitectureError(f"pool must be 'attention' or 'adaptive', not {pool!r}")
+            raise InputError(f"pool must be 'attention' or 'adaptive', not {pool!r}")
         self.out = nn.Sequential(group_norm(channels), nn.SiLU(), *head)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
@@ -312,7 +312,7 @@ def _mult(flags: dict, size: int, defaults: Mapping[int, tuple]) -> tuple:
     if text := flags.pop("channel_mult", ""):
         return tuple(float(m) if "." in m else int(m) for m in text.split(","))
     if size not in defaults:
-        raise ArchitectureError(
+        raise InputError(
             f"no default channel_mult for image size {size} (there is for "
             f"{', '.join(map(str, sorted(defaults)))}): give one, such as '1,2,4'"
         )
@@ -329,15 +329,15 @@ def from_flags(config: Mapping) -> UNet | Upsampler | Classifier:
 
     Flags named `classifier_*` give a `Classifier`, `large_size` an `Upsampler`, everything
     else a `UNet`. Flags about the diffusion process are passed over; unknown or missing ones
-    raise `ArchitectureError`. The `class_cond` networks have ImageNet's 1000 classes.
+    raise `InputError`. The `class_cond` networks have ImageNet's 1000 classes.
     """
     flags = {key: value for key, value in config.items() if key not in _OTHER_FLAGS}
     try:
         network = _classifier(flags) if "classifier_width" in flags else _unet(flags)
     except KeyError as error:
-        raise ArchitectureError(f"the flags lack {error.args[0]!r}") from None
+        raise InputError(f"the flags lack {error.args[0]!r}") from None
     if flags:
-        raise ArchitectureError(f"unknown flags: {', '.join(sorted(flags))}")
+        raise InputError(f"unknown flags: {', '.join(sorted(flags))}")
     return network
 
 

@@ -7,13 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ppap_lib.errors import PpapError
+from ppap_lib.errors import InputError
 
 GROUPS = 32  # the public networks normalise in 32 groups, so every width is a multiple of 32
-
-
-class ArchitectureError(PpapError, ValueError):
-    """Arguments or inputs that do not describe, or do not fit, an ADM network."""
 
 
 def timestep_embedding(t: Tensor, dim: int) -> Tensor:
@@ -26,7 +22,7 @@ def timestep_embedding(t: Tensor, dim: int) -> Tensor:
 
 def group_norm(channels: int) -> nn.GroupNorm:
     if channels % GROUPS:
-        raise ArchitectureError(
+        raise InputError(
             f"{channels} channels: group normalisation needs a multiple of {GROUPS}; "
             f"choose model_channels and channel_mult accordingly"
         )
@@ -126,12 +122,10 @@ def _attend(qkv: Tensor, heads: int, new_order: bool) -> Tensor:
 def count_heads(channels: int, num_heads: int, num_head_channels: int) -> int:
     if num_head_channels != -1:
         if num_head_channels < 1 or channels % num_head_channels:
-            raise ArchitectureError(
-                f"{channels} channels cannot be cut into heads of {num_head_channels}"
-            )
+            raise InputError(f"{channels} channels cannot be cut into heads of {num_head_channels}")
         return channels // num_head_channels
     if num_heads < 1 or channels % num_heads:
-        raise ArchitectureError(f"{channels} channels cannot be cut into {num_heads} heads")
+        raise InputError(f"{channels} channels cannot be cut into {num_heads} heads")
     return num_heads
 
 
@@ -167,7 +161,7 @@ class AttentionPool(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = x.flatten(2)
         if x.shape[2] + 1 != self.positional_embedding.shape[1]:
-            raise ArchitectureError(
+            raise InputError(
                 f"the attention pool was built for {self.positional_embedding.shape[1] - 1} "
                 f"positions, not {x.shape[2]}: give images of the classifier's image_size"
             )
@@ -175,7 +169,7 @@ class AttentionPool(nn.Module):
         return self.c_proj(_attend(self.qkv_proj(x), self.heads, new_order=True))[:, :, 0]
 
 
-class Stage(nn.Sequential):
+class TimestepSequential(nn.Sequential):
     """A sequence that hands the timestep embedding to the residual blocks in it."""
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
@@ -185,7 +179,7 @@ class Stage(nn.Sequential):
 
 
 @dataclass(frozen=True)
-class Style:
+class Architecture:
     """How the blocks of one network are built, whatever their width."""
 
     emb_channels: int

@@ -1,16 +1,6 @@
 """Sampling: one loop, steps that are pure functions, and the grids they walk down."""
 
 from ppap_lib.samplers.adaptive import adaptive, probability_flow
-from ppap_lib.samplers.catalogue import (
-    EXTRAPOLATING,
-    FEWEST_STEPS,
-    ORDERS,
-    OTHER_NAMES,
-    affordable,
-    evaluations,
-    noise_solvers,
-    ode_solvers,
-)
 from ppap_lib.samplers.exponential import (
     deis,
     dpm2,
@@ -21,20 +11,20 @@ from ppap_lib.samplers.exponential import (
     unipc,
 )
 from ppap_lib.samplers.grids import karras_grid, log_snr_grid, quadratic_grid, uniform_grid
-from ppap_lib.samplers.loop import (
-    HISTORY,
-    History,
-    Moment,
-    SamplingError,
-    State,
-    Step,
-    sample,
-    trajectory,
-)
+from ppap_lib.samplers.loop import HISTORY, Evaluation, History, State, Step, sample, trajectory
 from ppap_lib.samplers.pndm import f_pndm, fon, heun, plms, prk, rk4, s_pndm
+from ppap_lib.samplers.solvers import (
+    EXTRAPOLATING,
+    FEWEST_STEPS,
+    ORDERS,
+    OTHER_NAMES,
+    count_evaluations,
+    finest_grid,
+    noise_solvers,
+    ode_solvers,
+)
 from ppap_lib.samplers.stochastic import (
     LogVariance,
-    Posterior,
     analytic_ddim,
     ddim,
     ddim_sigma_hat,
@@ -45,8 +35,8 @@ from ppap_lib.samplers.stochastic import (
     karras,
     large_variance,
     learned_variance,
+    noise_prediction_error,
     small_variance,
-    unexplained_noise,
 )
 
 __all__ = [
@@ -55,15 +45,13 @@ __all__ = [
     "HISTORY",
     "History",
     "LogVariance",
-    "Moment",
+    "Evaluation",
     "ORDERS",
     "OTHER_NAMES",
-    "Posterior",
-    "SamplingError",
     "State",
     "Step",
     "adaptive",
-    "affordable",
+    "finest_grid",
     "analytic_ddim",
     "ddim",
     "ddim_sigma_hat",
@@ -76,7 +64,7 @@ __all__ = [
     "dpmpp_singlestep",
     "euler",
     "euler_ancestral",
-    "evaluations",
+    "count_evaluations",
     "f_pndm",
     "fon",
     "heun",
@@ -98,6 +86,6 @@ __all__ = [
     "small_variance",
     "trajectory",
     "uniform_grid",
-    "unexplained_noise",
+    "noise_prediction_error",
     "unipc",
 ]

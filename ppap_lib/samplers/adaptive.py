@@ -6,10 +6,19 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ppap_lib.denoise import Denoise, Prediction
-from ppap_lib.samplers.loop import SamplingError, State, Step, Tally, check_x, ode_step, score_form
+from ppap_lib.diffusion.denoisers import Denoise, Prediction
+from ppap_lib.diffusion.levels import Level, per_image
+from ppap_lib.diffusion.schedules import ContinuousSchedule, Schedule
+from ppap_lib.errors import InputError
+from ppap_lib.samplers.loop import (
+    CountingDenoiser,
+    State,
+    Step,
+    check_x,
+    ode_step,
+    require_score_form,
+)
 from ppap_lib.samplers.quadrature import weighted_sum
-from ppap_lib.schedule import ContinuousSchedule, Level, Schedule, per_image
 
 # Dormand & Prince 1980: each stage's place in the step and shares of the earlier slopes. The last
 # stage is the fifth-order solution, so its slope starts the next step.
@@ -47,16 +56,16 @@ def probability_flow(
     """
     check_x(x_T)
     if now.clean or nxt.clean or not bool(now.log_snr < nxt.log_snr):
-        raise SamplingError("probability_flow leads from a noisy level to a less noisy one, > 0")
+        raise InputError("probability_flow leads from a noisy level to a less noisy one, > 0")
     if not rtol > 0 or not atol > 0:
-        raise SamplingError(f"tolerances must be positive, not rtol = {rtol}, atol = {atol}")
-    tally, count = Tally(denoise), len(x_T)
+        raise InputError(f"tolerances must be positive, not rtol = {rtol}, atol = {atol}")
+    tally, count = CountingDenoiser(denoise), len(x_T)
 
     def slope(y: Tensor, place: Tensor) -> tuple[Tensor, Prediction]:
         level = schedule.at_log_snr(-2 * place)
         with torch.no_grad():
             prediction = tally(per_image(level.alpha, y) * y, level)
-        return per_image(place.exp(), y) * score_form(
+        return per_image(place.exp(), y) * require_score_form(
             prediction, "probability_flow"
         ).eps, prediction
 
@@ -94,7 +103,7 @@ def probability_flow(
         yield State(index, level, x, started, tally.evaluations, tally.gradients)
         if bool((place == end).all()):
             return
-    raise SamplingError(
+    raise InputError(
         f"{int((place != end).sum())} of {count} images have not arrived after {limit} rounds: "
         f"raise the tolerances or the limit"
     )

@@ -15,22 +15,24 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ppap_lib.samplers.loop import Moment, SamplingError, Step, check_order, ode_step
+from ppap_lib.diffusion.levels import Level
+from ppap_lib.diffusion.schedules import ContinuousSchedule, Schedule
+from ppap_lib.errors import InputError
+from ppap_lib.samplers.loop import Evaluation, Step, check_order, ode_step
 from ppap_lib.samplers.quadrature import (
-    DATA,
-    NOISE,
+    DATA_PREDICTION,
+    NOISE_PREDICTION,
     Form,
     Rule,
     Variable,
-    advance,
-    exact,
+    exact_moments,
     identity,
     integral,
+    integrate_step,
     log_ratio,
     midpoint,
     noise_ratio,
 )
-from ppap_lib.schedule import ContinuousSchedule, Level, Schedule
 
 
 def _orders(order: int, lower_final: Sequence[Level] | None) -> Callable[[Level], int]:
@@ -43,7 +45,7 @@ def _orders(order: int, lower_final: Sequence[Level] | None) -> Callable[[Level]
 
     def order_to(nxt: Level) -> int:
         if float(nxt.t) not in left:
-            raise SamplingError(
+            raise InputError(
                 f"t = {nxt.t:g} is not on the grid whose last orders are to be lower: pass as "
                 f"lower_final the grid that is walked"
             )
@@ -56,14 +58,14 @@ def _multistep(
     solver: str,
     form: Form,
     orders: Callable[[Level], int],
-    rule: Rule = exact,
+    rule: Rule = exact_moments,
     variable: Variable = identity,
 ) -> Step:
     """The polynomial through the last predictions, as many as the order, fewer at the start."""
 
     @ode_step(solver)
     def step(denoise, x, now, nxt, history, noise):
-        return advance(form, x, now, nxt, history[-orders(nxt) :], rule, variable)
+        return integrate_step(form, x, now, nxt, history[-orders(nxt) :], rule, variable)
 
     return step
 
@@ -74,7 +76,7 @@ def k_lms(order: int = 4) -> Step:
     Order 4 measures at least 3, for its first steps are of lower order; N evaluations.
     """
     check_order("k_lms", order, 4)
-    return _multistep("k_lms", NOISE, _orders(order, None), variable=noise_ratio)
+    return _multistep("k_lms", NOISE_PREDICTION, _orders(order, None), variable=noise_ratio)
 
 
 def deis(
@@ -91,16 +93,16 @@ def deis(
     check_order("deis", order, 4)
     orders = _orders(order, lower_final)
     if schedule is None:
-        return _multistep("deis", NOISE, orders)
+        return _multistep("deis", NOISE_PREDICTION, orders)
 
     def time(lam):
         return np.asarray(schedule.at_log_snr(2 * lam).t)
 
-    return _multistep("deis", NOISE, orders, variable=time)
+    return _multistep("deis", NOISE_PREDICTION, orders, variable=time)
 
 
 def _halved(*step) -> np.ndarray:
-    moments = exact(*step)
+    moments = exact_moments(*step)
     moments[2:] /= 2
     return moments
 
@@ -116,14 +118,14 @@ def dpmpp_multistep(
     """
     check_order("dpmpp_multistep", order, 3)
     if halved and order != 3:
-        raise SamplingError("only order 3 has a second difference to halve")
-    high = _halved if halved else exact
-    rules = {1: exact, 2: midpoint, 3: high}
+        raise InputError("only order 3 has a second difference to halve")
+    high = _halved if halved else exact_moments
+    rules = {1: exact_moments, 2: midpoint, 3: high}
 
     def rule(form, now, nxt, count, variable):
         return rules[count](form, now, nxt, count, variable)
 
-    return _multistep("dpmpp_multistep", DATA, _orders(order, lower_final), rule)
+    return _multistep("dpmpp_multistep", DATA_PREDICTION, _orders(order, lower_final), rule)
 
 
 def _singlestep(
@@ -138,11 +140,11 @@ def _singlestep(
         start, width = log_ratio(now), log_ratio(nxt) - log_ratio(now)
         for k in range(1, order):
             inner = schedule.at_log_snr(2 * (start + width * k / order))
-            stage = advance(form, x, now, inner, points)
+            stage = integrate_step(form, x, now, inner, points)
             # From here a line through the present and the last stage: of order 2, or 3 with
             # the last stage at 2/3, where the error of the line integrates to nothing.
-            points = [history[-1], Moment(inner, denoise(stage, inner))]
-        return advance(form, x, now, nxt, points, midpoint if order == 2 else exact)
+            points = [history[-1], Evaluation(inner, denoise(stage, inner))]
+        return integrate_step(form, x, now, nxt, points, midpoint if order == 2 else exact_moments)
 
     return step
 
@@ -152,12 +154,12 @@ def dpm_solver(order: int, schedule: Schedule | ContinuousSchedule) -> Step:
 
     Stages halve a step in lambda, or cut it in three. DPM-Solver-1 is DDIM.
     """
-    return _singlestep("dpm_solver", NOISE, order, schedule)
+    return _singlestep("dpm_solver", NOISE_PREDICTION, order, schedule)
 
 
 def dpmpp_singlestep(order: int, schedule: Schedule | ContinuousSchedule) -> Step:
     """DPM-Solver++(1S, 2S, 3S): DPM-Solver with x0 for eps; order and evaluations the same."""
-    return _singlestep("dpmpp_singlestep", DATA, order, schedule)
+    return _singlestep("dpmpp_singlestep", DATA_PREDICTION, order, schedule)
 
 
 def dpm2(schedule: Schedule | ContinuousSchedule) -> Step:
@@ -171,7 +173,7 @@ def dpm2(schedule: Schedule | ContinuousSchedule) -> Step:
 def _bh1(form: Form, now: Level, nxt: Level, count: int, variable: Variable) -> np.ndarray:
     """The first moment as if the density were that of the step's end."""
     if count != 2:
-        return exact(form, now, nxt, count, variable)
+        return exact_moments(form, now, nxt, count, variable)
     end = log_ratio(nxt)
     slope = form.sign * float(form.omega(end)) * (end - log_ratio(now))
     return np.array([form.width(now, nxt), slope / 2])
@@ -179,7 +181,7 @@ def _bh1(form: Form, now: Level, nxt: Level, count: int, variable: Variable) -> 
 
 def _bh2(form: Form, now: Level, nxt: Level, count: int, variable: Variable) -> np.ndarray:
     """The first moment as if the density were even."""
-    return (midpoint if count == 2 else exact)(form, now, nxt, count, variable)
+    return (midpoint if count == 2 else exact_moments)(form, now, nxt, count, variable)
 
 
 def unipc(order: int = 3, variant: str = "bh2", lower_final: Sequence[Level] | None = None) -> Step:
@@ -193,7 +195,7 @@ def unipc(order: int = 3, variant: str = "bh2", lower_final: Sequence[Level] | N
     check_order("unipc", order, 3)
     rules = {"bh1": _bh1, "bh2": _bh2}
     if variant not in rules:
-        raise SamplingError(f"variant must be 'bh1' or 'bh2', not {variant!r}")
+        raise InputError(f"variant must be 'bh1' or 'bh2', not {variant!r}")
     rule, orders = rules[variant], _orders(order, lower_final)
 
     @ode_step("unipc")
@@ -202,10 +204,10 @@ def unipc(order: int = 3, variant: str = "bh2", lower_final: Sequence[Level] | N
             before = history[-2].level
             foretold = history[-orders(now) - 1 : -1]
             known = history[-len(foretold) - 1 :]
-            x = x + DATA.scale(now) * (
-                integral(DATA, before, now, known, rule)
-                - integral(DATA, before, now, foretold, rule)
+            x = x + DATA_PREDICTION.scale(now) * (
+                integral(DATA_PREDICTION, before, now, known, rule)
+                - integral(DATA_PREDICTION, before, now, foretold, rule)
             )
-        return advance(DATA, x, now, nxt, history[-orders(nxt) :], rule)
+        return integrate_step(DATA_PREDICTION, x, now, nxt, history[-orders(nxt) :], rule)
 
     return step

@@ -9,8 +9,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ppap_lib.samplers.loop import SamplingError
-from ppap_lib.schedule import CLEAN, ContinuousSchedule, Level, Schedule
+from ppap_lib.diffusion.levels import CLEAN, Level
+from ppap_lib.diffusion.schedules import ContinuousSchedule, Schedule
+from ppap_lib.errors import InputError
 
 Grid = tuple[Level, ...]
 
@@ -25,10 +26,10 @@ def _spaced(
 ) -> Grid:
     if start is None or stop is None:
         if not isinstance(schedule, Schedule):
-            raise SamplingError("a continuous schedule has no last level: pass start and stop")
+            raise InputError("a continuous schedule has no last level: pass start and stop")
         start, stop = schedule.T - 1 if start is None else start, 0 if stop is None else stop
     if steps < 2 or not start > stop:
-        raise SamplingError(
+        raise InputError(
             f"a grid falls from start to stop in at least 2 steps: got {start:g}, {stop:g}, {steps}"
         )
     first, last = schedule.at(start), schedule.at(stop)
@@ -80,7 +81,7 @@ def karras_grid(
 ) -> Grid:
     """Even in (sigma / alpha)^(1 / rho) (Karras et al. 2022, eq. 5)."""
     if not rho > 0:
-        raise SamplingError(f"rho must be positive, not {rho}")
+        raise InputError(f"rho must be positive, not {rho}")
     return _spaced(
         schedule,
         steps,

@@ -15,25 +15,21 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ppap_lib.denoise import Denoise, Prediction
-from ppap_lib.errors import PpapError
-from ppap_lib.schedule import Level
+from ppap_lib.diffusion.denoisers import Denoise, Prediction
+from ppap_lib.diffusion.levels import Level
+from ppap_lib.errors import InputError
 
 HISTORY = 4  # what the highest-order multistep solvers (PLMS, UniPC-3) look back on
 
 
-class SamplingError(PpapError, ValueError):
-    """A grid, start or guidance that a sampler cannot use, or a network that broke down."""
-
-
-class Moment(NamedTuple):
+class Evaluation(NamedTuple):
     """The denoiser's word at one level of the path."""
 
     level: Level
     prediction: Prediction
 
 
-History = Sequence[Moment]
+History = Sequence[Evaluation]
 Step = Callable[[Denoise, Tensor, Level, Level, History, Callable[[], Tensor]], Tensor]
 
 
@@ -53,10 +49,10 @@ class State:
     gradients: int
 
 
-def score_form(prediction: Prediction, solver: str) -> Prediction:
+def require_score_form(prediction: Prediction, solver: str) -> Prediction:
     """`prediction`, for steps that only understand score-form guidance."""
     if prediction.shift is not None:
-        raise SamplingError(
+        raise InputError(
             f"{solver} cannot use mean-form guidance, which shifts the mean of a DDPM step: "
             f"use guided(..., form='score'), or the ddpm step"
         )
@@ -73,12 +69,12 @@ def ode_step(solver: str) -> Callable[[Step], Step]:
     def decorate(advance: Step) -> Step:
         @functools.wraps(advance)
         def step(denoise, x, now, nxt, history, noise):
-            present = score_form(history[-1].prediction, solver)
+            present = require_score_form(history[-1].prediction, solver)
             if nxt.clean:
                 return present.x0
 
             def ahead(x_t: Tensor, level: Level) -> Prediction:
-                return score_form(denoise(x_t, level), solver)
+                return require_score_form(denoise(x_t, level), solver)
 
             return advance(ahead, x, now, nxt, tuple(history), noise)
 
@@ -88,7 +84,7 @@ def ode_step(solver: str) -> Callable[[Step], Step]:
 
 
 def _no_noise() -> Tensor:
-    raise SamplingError("this step draws noise: pass noise=seeds.Noise(...)")
+    raise InputError("this step draws noise: pass noise=seeds.Noise(...)")
 
 
 def _like(x_T: Tensor, noise: Callable[[], Tensor]) -> Callable[[], Tensor]:
@@ -97,7 +93,7 @@ def _like(x_T: Tensor, noise: Callable[[], Tensor]) -> Callable[[], Tensor]:
     def draw() -> Tensor:
         z = noise()
         if z.shape != x_T.shape:
-            raise SamplingError(
+            raise InputError(
                 f"noise of shape {list(z.shape)} for x_T {list(x_T.shape)}: pass the "
                 f"seeds.Noise that drew x_T, or one with a seed for each of its images"
             )
@@ -108,10 +104,10 @@ def _like(x_T: Tensor, noise: Callable[[], Tensor]) -> Callable[[], Tensor]:
 
 def _check_start(x_T: Tensor, grid: Sequence[Level]) -> None:
     if len(grid) < 2:
-        raise SamplingError(f"a grid has at least two levels, not {len(grid)}")
+        raise InputError(f"a grid has at least two levels, not {len(grid)}")
     for a, b in zip(grid, grid[1:], strict=False):
         if not bool(a.sigma / a.alpha > b.sigma / b.alpha):
-            raise SamplingError(
+            raise InputError(
                 f"grid levels must fall from noisy to clean; t = {a.t:g} is followed by {b.t:g}"
             )
     check_x(x_T)
@@ -119,12 +115,12 @@ def _check_start(x_T: Tensor, grid: Sequence[Level]) -> None:
 
 def _check_step(step: Step) -> None:
     if not callable(step):
-        raise SamplingError(f"a step is a function, such as ddim() makes, not {step!r}")
+        raise InputError(f"a step is a function, such as ddim() makes, not {step!r}")
     try:
         inspect.signature(step).bind("denoise", "x", "now", "nxt", "history", "noise")
     except TypeError as error:
         name = getattr(step, "__name__", repr(step))
-        raise SamplingError(
+        raise InputError(
             f"a step takes (denoise, x, now, nxt, history, noise), {name} does not: if it makes "
             f"steps, pass one that it made, such as {name}()"
         ) from error
@@ -133,16 +129,16 @@ def _check_step(step: Step) -> None:
 def check_x(x_T: Tensor) -> None:
     """That a start is a batch of real numbers."""
     if x_T.ndim < 2 or not x_T.is_floating_point():
-        raise SamplingError(f"x_T is floating [B, ...], not {x_T.dtype} {list(x_T.shape)}")
+        raise InputError(f"x_T is floating [B, ...], not {x_T.dtype} {list(x_T.shape)}")
 
 
 def check_order(solver: str, order: int, highest: int) -> None:
     """That a solver has this order: a whole number from 1 to `highest`."""
     if order not in range(1, highest + 1):
-        raise SamplingError(f"{solver} has orders 1 to {highest}, not {order}")
+        raise InputError(f"{solver} has orders 1 to {highest}, not {order}")
 
 
-class Tally:
+class CountingDenoiser:
     """A denoiser that counts its evaluations and stops at the first broken prediction."""
 
     def __init__(self, denoise: Denoise):
@@ -157,7 +153,7 @@ class Tally:
             if value is not None and not bool(value.isfinite().all()):
                 broken = (~value.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
                 t = level.t[broken[0]] if level.t.ndim else level.t
-                raise SamplingError(
+                raise InputError(
                     f"{name} is not finite at step {self.step} (t = {t:g}) in images "
                     f"{broken[:8]}: the network or the guidance broke down; lower the guidance "
                     f"scale or evaluate in float32"
@@ -179,12 +175,17 @@ def trajectory(
     """
     _check_start(x_T, grid)
     _check_step(step)
-    tally, history, x, noise = Tally(denoise), deque(maxlen=HISTORY), x_T, _like(x_T, noise)
+    tally, history, x, noise = (
+        CountingDenoiser(denoise),
+        deque(maxlen=HISTORY),
+        x_T,
+        _like(x_T, noise),
+    )
     for index, (now, nxt) in enumerate(zip(grid, grid[1:], strict=False)):
         tally.step = index
         # Not around the yield: a generator must not change its consumer's gradient mode.
         with torch.no_grad():
-            history.append(Moment(now, tally(x, now)))
+            history.append(Evaluation(now, tally(x, now)))
             x = step(tally, x, now, nxt, history, noise)
         yield State(index + 1, nxt, x, history[-1].prediction, tally.evaluations, tally.gradients)
 

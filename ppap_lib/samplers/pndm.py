@@ -12,18 +12,28 @@ last, to the clean end, which is Euler's.
 import numpy as np
 from torch import Tensor
 
-from ppap_lib.denoise import Prediction
-from ppap_lib.samplers.loop import Moment, Step, check_order, ode_step
-from ppap_lib.samplers.quadrature import NOISE, advance, midpoint, transfer, weighted_sum, weights
-from ppap_lib.schedule import ContinuousSchedule, Level, Schedule
+from ppap_lib.diffusion.denoisers import Prediction
+from ppap_lib.diffusion.levels import Level
+from ppap_lib.diffusion.schedules import ContinuousSchedule, Schedule
+from ppap_lib.samplers.loop import Evaluation, Step, check_order, ode_step
+from ppap_lib.samplers.quadrature import (
+    NOISE_PREDICTION,
+    ddim_transfer,
+    integrate_step,
+    midpoint,
+    weighted_sum,
+    weights,
+)
 
 
 @ode_step("heun")
 def heun(denoise, x, now, nxt, history, noise):
     """Heun's step in sigma / alpha (Karras et al. 2022, algorithm 1): order 2, 2N-1 evaluations."""
     present = history[-1]
-    euler = transfer(x, now, nxt, present.prediction.eps)
-    return advance(NOISE, x, now, nxt, [present, Moment(nxt, denoise(euler, nxt))], midpoint)
+    euler = ddim_transfer(x, now, nxt, present.prediction.eps)
+    return integrate_step(
+        NOISE_PREDICTION, x, now, nxt, [present, Evaluation(nxt, denoise(euler, nxt))], midpoint
+    )
 
 
 def _adams_bashforth(count: int) -> np.ndarray:
@@ -33,7 +43,7 @@ def _adams_bashforth(count: int) -> np.ndarray:
 
 def _multistep(x: Tensor, now: Level, nxt: Level, history, order: int) -> Tensor:
     recent = [moment.prediction.eps for moment in history[-order:]]
-    return transfer(x, now, nxt, weighted_sum(_adams_bashforth(len(recent)), recent))
+    return ddim_transfer(x, now, nxt, weighted_sum(_adams_bashforth(len(recent)), recent))
 
 
 def plms(order: int = 4) -> Step:
@@ -67,10 +77,10 @@ def prk(schedule: Schedule | ContinuousSchedule) -> Step:
     def step(denoise, x, now, nxt, history, noise):
         middle = _middle(schedule, now, nxt)
         e1 = history[-1].prediction.eps
-        e2 = denoise(transfer(x, now, middle, e1), middle).eps
-        e3 = denoise(transfer(x, now, middle, e2), middle).eps
-        e4 = denoise(transfer(x, now, nxt, e3), nxt).eps
-        return transfer(x, now, nxt, (e1 + 2 * e2 + 2 * e3 + e4) / 6)
+        e2 = denoise(ddim_transfer(x, now, middle, e1), middle).eps
+        e3 = denoise(ddim_transfer(x, now, middle, e2), middle).eps
+        e4 = denoise(ddim_transfer(x, now, nxt, e3), nxt).eps
+        return ddim_transfer(x, now, nxt, (e1 + 2 * e2 + 2 * e3 + e4) / 6)
 
     return step
 

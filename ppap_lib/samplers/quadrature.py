@@ -18,9 +18,9 @@ from operator import attrgetter
 import numpy as np
 from torch import Tensor
 
-from ppap_lib.denoise import Prediction
-from ppap_lib.samplers.loop import Moment
-from ppap_lib.schedule import Level
+from ppap_lib.diffusion.denoisers import Prediction
+from ppap_lib.diffusion.levels import Level
+from ppap_lib.samplers.loop import Evaluation
 
 Variable = Callable[[np.ndarray], np.ndarray]
 """A function of lambda, monotone, in which predictions are taken for polynomials."""
@@ -52,8 +52,8 @@ class Form:
         return self.scale(nxt) / self.scale(now) * x + self.scale(nxt) * integral
 
 
-NOISE = Form(-1, attrgetter("alpha"), attrgetter("eps"))
-DATA = Form(+1, attrgetter("sigma"), attrgetter("x0"))
+NOISE_PREDICTION = Form(-1, attrgetter("alpha"), attrgetter("eps"))
+DATA_PREDICTION = Form(+1, attrgetter("sigma"), attrgetter("x0"))
 
 
 def log_ratio(level: Level) -> float:
@@ -71,7 +71,7 @@ def noise_ratio(lam: np.ndarray) -> np.ndarray:
     return np.exp(-lam)
 
 
-def exact(form: Form, now: Level, nxt: Level, count: int, variable: Variable) -> np.ndarray:
+def exact_moments(form: Form, now: Level, nxt: Level, count: int, variable: Variable) -> np.ndarray:
     """The integrals of s^k d(omega) over the step, k < count; s is 0 at `now` and 1 at `nxt`."""
     start, width = log_ratio(now), log_ratio(nxt) - log_ratio(now)
     lam = start + width * _AT
@@ -97,8 +97,8 @@ def integral(
     form: Form,
     now: Level,
     nxt: Level,
-    points: Sequence[Moment],
-    rule: Rule = exact,
+    points: Sequence[Evaluation],
+    rule: Rule = exact_moments,
     variable: Variable = identity,
 ) -> Tensor:
     """The integral of f d(omega) over the step, f the polynomial in `variable` through `points`."""
@@ -113,19 +113,19 @@ def weighted_sum(shares: Sequence[float], values: Sequence[Tensor]) -> Tensor:
     return sum(float(w) * value for w, value in zip(shares, values, strict=True))
 
 
-def advance(
+def integrate_step(
     form: Form,
     x: Tensor,
     now: Level,
     nxt: Level,
-    points: Sequence[Moment],
-    rule: Rule = exact,
+    points: Sequence[Evaluation],
+    rule: Rule = exact_moments,
     variable: Variable = identity,
 ) -> Tensor:
     """x at `nxt`, from x at `now` and the predictions at `points`."""
     return form.carry(x, now, nxt, integral(form, now, nxt, points, rule, variable))
 
 
-def transfer(x: Tensor, now: Level, nxt: Level, eps: Tensor) -> Tensor:
+def ddim_transfer(x: Tensor, now: Level, nxt: Level, eps: Tensor) -> Tensor:
     """x at `nxt` with eps held constant: Euler in sigma / alpha, and DDIM's step at eta = 0."""
-    return NOISE.carry(x, now, nxt, NOISE.width(now, nxt) * eps)
+    return NOISE_PREDICTION.carry(x, now, nxt, NOISE_PREDICTION.width(now, nxt) * eps)

@@ -2,36 +2,18 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from ppap_lib.denoise import Denoise, Prediction
-from ppap_lib.samplers.loop import SamplingError, Step, score_form
+from ppap_lib.diffusion.denoisers import Denoise, Prediction
+from ppap_lib.diffusion.levels import Level, Posterior
+from ppap_lib.diffusion.schedules import ContinuousSchedule, Schedule
+from ppap_lib.errors import InputError, ScheduleError
+from ppap_lib.samplers.loop import Step, require_score_form
 from ppap_lib.samplers.pndm import heun
-from ppap_lib.samplers.quadrature import transfer
-from ppap_lib.schedule import ContinuousSchedule, Level, Schedule, ScheduleError
-
-
-@dataclass(frozen=True, eq=False)
-class Posterior:
-    """q(x_nxt | x_now, x0) = N(from_x0 x0 + from_x_t x_now, variance), and the step's beta."""
-
-    beta: Tensor
-    variance: Tensor
-    from_x0: Tensor
-    from_x_t: Tensor
-
-    @classmethod
-    def between(cls, now: Level, nxt: Level) -> "Posterior":
-        """Of one step of the grid (Ho et al. 2020, eq. 6-7, for a respaced process)."""
-        ratio = now.alpha / nxt.alpha
-        # 1 - ratio^2, without its cancellation near the clean end.
-        beta = now.sigma**2 - (ratio * nxt.sigma) ** 2
-        share = nxt.sigma**2 / now.sigma**2
-        return cls(beta, beta * share, nxt.alpha * beta / now.sigma**2, ratio * share)
-
+from ppap_lib.samplers.quadrature import ddim_transfer
 
 LogVariance = Callable[[Posterior, Prediction], Tensor]
 
@@ -39,7 +21,7 @@ LogVariance = Callable[[Posterior, Prediction], Tensor]
 def learned_variance(posterior: Posterior, prediction: Prediction) -> Tensor:
     """log Sigma = v log beta + (1 - v) log beta-tilde (Nichol & Dhariwal 2021, eq. 15)."""
     if prediction.v is None:
-        raise SamplingError(
+        raise InputError(
             "this denoiser has no learned variance: use ddpm(small_variance) or "
             "ddpm(large_variance), or build its adapter with learned_variance=True"
         )
@@ -63,7 +45,7 @@ def ddpm(variance: LogVariance = learned_variance, draws: int = 1) -> Step:
     `draws` = 2 is the noise study's variant x_nxt = mean + sigma z + sigma z2.
     """
     if draws < 1:
-        raise SamplingError(f"draws must be at least 1, not {draws}")
+        raise InputError(f"draws must be at least 1, not {draws}")
 
     def step(denoise, x, now, nxt, history, noise):
         prediction = history[-1].prediction
@@ -93,7 +75,7 @@ def ddpm(variance: LogVariance = learned_variance, draws: int = 1) -> Step:
 
 def _check_eta(eta: float) -> None:
     if not 0 <= eta <= 1:
-        raise SamplingError(f"eta must be in [0, 1], not {eta}")
+        raise InputError(f"eta must be in [0, 1], not {eta}")
 
 
 def ddim(eta: float = 0.0) -> Step:
@@ -104,7 +86,7 @@ def ddim(eta: float = 0.0) -> Step:
     _check_eta(eta)
 
     def step(denoise, x, now, nxt, history, noise):
-        prediction = score_form(history[-1].prediction, "ddim")
+        prediction = require_score_form(history[-1].prediction, "ddim")
         spread = eta**2 * Posterior.between(now, nxt).variance
         x = nxt.alpha * prediction.x0 + (nxt.sigma**2 - spread).sqrt() * prediction.eps
         return x + spread.sqrt() * noise() if spread > 0 else x
@@ -127,11 +109,11 @@ def ddim_sigma_hat(denoise, x, now, nxt, history, noise):
     sigma-hat^2 = 1 - abar_now / abar_nxt scales the noise alone; eps keeps the coefficient it has
     at eta = 1, as sigma_nxt^2 - sigma-hat^2 may be negative. So it is ddpm(large_variance).
     """
-    score_form(history[-1].prediction, "ddim_sigma_hat")
+    require_score_form(history[-1].prediction, "ddim_sigma_hat")
     return ddpm(large_variance)(denoise, x, now, nxt, history, noise)
 
 
-def unexplained_noise(
+def noise_prediction_error(
     denoise: Denoise, x0: Tensor, eps: Tensor, grid: Sequence[Level]
 ) -> list[float]:
     """E (eps - eps(x_t))^2 per pixel by noisy level, over images x0 [B, ...] noised with `eps`.
@@ -139,7 +121,7 @@ def unexplained_noise(
     In [0, 1] for an exact denoiser: the share of the noise's power that x_t does not give away.
     """
     if x0.shape != eps.shape or not len(x0):
-        raise SamplingError(
+        raise InputError(
             f"one noise per image, at least one image: got {list(x0.shape)}, {list(eps.shape)}"
         )
     with torch.no_grad():
@@ -160,14 +142,14 @@ def analytic_ddim(
     """
     _check_eta(eta)
     times = [float(level.t) for level in grid if not level.clean]
-    unknown = dict(zip(times, unexplained_noise(denoise, x0, eps, grid), strict=True))
+    unknown = dict(zip(times, noise_prediction_error(denoise, x0, eps, grid), strict=True))
 
     def step(denoise, x, now, nxt, history, noise):
-        prediction = score_form(history[-1].prediction, "analytic_ddim")
+        prediction = require_score_form(history[-1].prediction, "analytic_ddim")
         if nxt.clean:
             return prediction.x0
         if float(now.t) not in unknown:
-            raise SamplingError(
+            raise InputError(
                 f"analytic_ddim has no variance for t = {now.t:g}: build it with the grid it "
                 f"will walk down"
             )
@@ -203,15 +185,15 @@ def dpm2_ancestral(schedule: Schedule | ContinuousSchedule, eta: float = 1.0) ->
     _check_eta(eta)
 
     def step(denoise, x, now, nxt, history, noise):
-        present = score_form(history[-1].prediction, "dpm2_ancestral")
+        present = require_score_form(history[-1].prediction, "dpm2_ancestral")
         if nxt.clean:
             return present.x0
         high, low = _noise_ratio(now), _noise_ratio(nxt)
         # low^2 less eta^2 of the posterior's variance, low^2 (1 - low^2 / high^2).
         down = low * math.sqrt(1 - eta**2 + (eta * low / high) ** 2)
         middle = _at_noise_ratio(schedule, math.sqrt(high * down))
-        half = denoise(transfer(x, now, middle, present.eps), middle)
-        y = x / now.alpha + (down - high) * score_form(half, "dpm2_ancestral").eps
+        half = denoise(ddim_transfer(x, now, middle, present.eps), middle)
+        y = x / now.alpha + (down - high) * require_score_form(half, "dpm2_ancestral").eps
         return _renoised(y, down, nxt, noise()) if eta else nxt.alpha * y
 
     return step
@@ -232,17 +214,17 @@ def karras(
     gamma = min(S_churn / N, sqrt(2) - 1); low, high, inflation = S_min, S_max, S_noise.
     """
     if not 0 <= gamma <= math.sqrt(2) - 1:
-        raise SamplingError(f"gamma must be in [0, sqrt(2) - 1], not {gamma}")
+        raise InputError(f"gamma must be in [0, sqrt(2) - 1], not {gamma}")
 
     def step(denoise, x, now, nxt, history, noise):
-        score_form(history[-1].prediction, "karras")
+        require_score_form(history[-1].prediction, "karras")
         down = math.inf if nxt.clean else _noise_ratio(nxt) / (1 + gamma)
         if not gamma or not low <= down <= high:
             return heun(denoise, x, now, nxt, history, noise)
         try:
             lower = _at_noise_ratio(schedule, down)
         except ScheduleError as error:
-            raise SamplingError(
+            raise InputError(
                 f"the schedule does not reach the noise level {down:g} from which karras adds "
                 f"noise up to t = {nxt.t:g}: raise low above it, and Heun takes that step"
             ) from error

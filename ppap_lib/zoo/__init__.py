@@ -1,31 +1,32 @@
 """Networks by name: verified weights, and cards that say what they are.
 
-`load("fashion/resnet18")` gives a module in evaluation mode. Classifiers come as `Vision`,
-which eats images of the pixel contract at any size and channel count; denoisers, upsamplers and
-noisy classifiers come as the bare network, and `denoiser(name)` gives the `Denoise` function
-around one. `table()` lists everything; `publish` installs trained weights, `verify` recomputes
-what a card says, and `python -m ppap_lib.studies.cards` does both from the shell.
+`load("fashion/resnet18")` gives a model in evaluation mode: a `Diffusion`, a `Vision` or `Experts`,
+by what its card says. `table()` lists everything.
 """
 
-from ppap_lib.zoo.cards import Card, ZooError, card, guides, names
-from ppap_lib.zoo.loading import denoiser, load, obtainable, schedule, table
-from ppap_lib.zoo.publishing import Check, Skipped, publish, verify
-from ppap_lib.zoo.vision import Vision
+from ppap_lib.zoo.cards import Card, card, guides, names
+from ppap_lib.zoo.loading import (
+    diffusion,
+    expert_backbone,
+    find,
+    load,
+    load_network,
+    obtainable,
+    schedule,
+    table,
+)
 
 __all__ = [
     "Card",
-    "Check",
-    "Skipped",
-    "Vision",
-    "ZooError",
     "card",
-    "denoiser",
+    "diffusion",
+    "expert_backbone",
+    "find",
     "guides",
     "load",
+    "load_network",
     "names",
     "obtainable",
-    "publish",
     "schedule",
     "table",
-    "verify",
 ]

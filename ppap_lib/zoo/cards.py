@@ -6,17 +6,13 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from functools import cache
 from pathlib import Path
 
-from ppap_lib import atomic
-from ppap_lib.errors import PpapError
-from ppap_lib.fetch import ASSETS
-from ppap_lib.params import suggestion
+from ppap_lib.errors import WeightsError
+from ppap_lib.files.atomic import write_text
+from ppap_lib.files.download import ASSETS
+from ppap_lib.parameters import suggestion
 
 KINDS = ("classifier", "denoiser", "upsampler", "noisy classifier", "experts")
 DTYPES = ("float16", "int8")  # in which assets are stored: `weights.save` says how
-
-
-class ZooError(PpapError, ValueError):
-    """An unknown, untrained or unobtainable network, or a card that is wrong."""
 
 
 @dataclass(frozen=True)
@@ -63,12 +59,16 @@ class Card:
 
     def __post_init__(self):
         if self.kind not in KINDS:
-            raise ZooError(f"card {self.name}: kind is one of {KINDS}, not {self.kind!r}")
+            raise WeightsError(f"card {self.name}: kind is one of {KINDS}, not {self.kind!r}")
         if (dtype := self.file.get("dtype", "float16")) not in DTYPES:
-            raise ZooError(f"card {self.name}: an asset's dtype is one of {DTYPES}, not {dtype!r}")
+            raise WeightsError(
+                f"card {self.name}: an asset's dtype is one of {DTYPES}, not {dtype!r}"
+            )
         for values in (self.mean, self.std):
             if len(values) not in (1, self.channels):
-                raise ZooError(f"card {self.name}: mean and std have 1 or {self.channels} values")
+                raise WeightsError(
+                    f"card {self.name}: mean and std have 1 or {self.channels} values"
+                )
 
     @property
     def trained(self) -> bool:
@@ -88,17 +88,17 @@ class Card:
 
 @cache  # a page of verdicts asks thousands of times
 def from_json(text: str, origin: str = "card") -> Card:
-    """A card from its JSON text; `ZooError` names `origin` and the missing or unknown fields."""
+    """A card from its JSON text; `WeightsError` names `origin` and the missing or unknown fields."""
     try:
         entries = json.loads(text)
     except json.JSONDecodeError as error:
-        raise ZooError(f"{origin} is not JSON: {error}") from None
+        raise WeightsError(f"{origin} is not JSON: {error}") from None
     known = {f.name for f in fields(Card)}
     needed = {f.name for f in fields(Card) if f.default is MISSING and f.default_factory is MISSING}
     if unknown := entries.keys() - known:
-        raise ZooError(f"{origin} has unknown fields: {', '.join(sorted(unknown))}")
+        raise WeightsError(f"{origin} has unknown fields: {', '.join(sorted(unknown))}")
     if missing := needed - entries.keys():
-        raise ZooError(f"{origin} lacks: {', '.join(sorted(missing))}")
+        raise WeightsError(f"{origin} lacks: {', '.join(sorted(missing))}")
     lists = {key: tuple(entries[key]) for key in ("mean", "std") if key in entries}
     return Card(**(entries | lists))
 
@@ -121,7 +121,7 @@ def card(name: str, assets: Path = ASSETS) -> Card:
     """The card of the network `name`; an unknown name gets suggestions."""
     path = assets / "cards" / f"{name}.json"
     if not path.is_file():
-        raise ZooError(f"no network {name!r} in the zoo: {suggestion(name, names(assets), 3)}")
+        raise WeightsError(f"no network {name!r} in the zoo: {suggestion(name, names(assets), 3)}")
     return from_json(path.read_text("utf8"), f"the card {path.name}")
 
 
@@ -134,5 +134,5 @@ def write(card: Card, assets: Path = ASSETS) -> Path:
         if not (key in defaults and value == defaults[key]) and value != {}
     }
     path = assets / "cards" / f"{card.name}.json"
-    atomic.write(path, json.dumps(entries, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps(entries, indent=2, ensure_ascii=False) + "\n")
     return path

@@ -1,4 +1,4 @@
-"""Finding, verifying and loading the networks of the zoo."""
+"""Finding, verifying and loading whatever has a card in the zoo: one verb for every kind."""
 
 import warnings
 from functools import partial
@@ -7,32 +7,95 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ppap_lib import denoise, devices, fetch, weights
-from ppap_lib.classes import imagenet
-from ppap_lib.fetch import ASSETS
-from ppap_lib.schedule import Schedule
-from ppap_lib.tiers import tier
-from ppap_lib.zoo.build import renamed, untrained
-from ppap_lib.zoo.cards import Card, ZooError, names
+from ppap_lib.data.imagenet_classes import imagenet
+from ppap_lib.device import pick_device
+from ppap_lib.diffusion.denoisers import ADAPTERS
+from ppap_lib.diffusion.model import Diffusion
+from ppap_lib.diffusion.schedules import Schedule
+from ppap_lib.errors import WeightsError
+from ppap_lib.experts import files as expert_files
+from ppap_lib.experts.bank import Experts
+from ppap_lib.files import weights
+from ppap_lib.files.download import ASSETS, cache_folder, data_folder, download_file, package_folder
+from ppap_lib.guidance.fields import TimeConditioned
+from ppap_lib.networks.vision import Readout, Vision
+from ppap_lib.zoo.cards import Card, names
 from ppap_lib.zoo.cards import card as read_card
-from ppap_lib.zoo.vision import Readout, Vision
+from ppap_lib.zoo.keys import renamed, untrained
+from ppap_lib.zoo.tiers import tier
 
 _SCHEDULES = {"linear": Schedule.linear, "cosine": Schedule.cosine}
 
 
 def load(
+    name: str,
+    device: torch.device | str = "cpu",
+    *,
+    y: Tensor | None = None,
+    low_res: Tensor | None = None,
+    download: bool = True,
+    assets: Path = ASSETS,
+) -> Diffusion | Vision | Experts | TimeConditioned:
+    """Load what the card `name` describes, frozen and in evaluation mode.
+
+    A denoiser or an upsampler comes as a `Diffusion`, a classifier as a `Vision`, a set of experts
+    as `Experts`, a classifier of noisy images as a `TimeConditioned`.
+
+    Parameters
+    ----------
+    name
+        A name of the zoo, such as "fashion/denoiser" or "fashion/ppap5-resnet18".
+    device
+        A device, or its name as for `pick_device`.
+    y
+        Labels, int64 [B], of a class-conditional denoiser.
+    low_res
+        Images [B, C, h, w] that an upsampler enlarges.
+    download
+        Whether a published file may be fetched.
+    assets
+        Folder of cards and weights, if not this package's.
+
+    Raises
+    ------
+    WeightsError
+        If there is no such card, if its weights cannot be had (the message says what to do), or
+        if the file is not the one that the card names.
+    DataError
+        If a download fails.
+    """
+    card = read_card(name, assets)
+    if card.kind == "experts":
+        return _experts(card, pick_device(device), assets)
+    network = load_network(name, device, download, assets)
+    if card.kind == "noisy classifier":
+        return TimeConditioned(network)
+    if card.prediction is None:
+        return network
+    condition = {k: v for k, v in {"y": y, "low_res": low_res}.items() if v is not None}
+    return diffusion(card, partial(network, **condition) if condition else network, device)
+
+
+def diffusion(card: Card, network: nn.Module, device: torch.device | str = "cpu") -> Diffusion:
+    """The `Diffusion` of a card's network, which may be trained further or conditioned."""
+    return Diffusion(
+        ADAPTERS[card.prediction](network, learned_variance=True),
+        schedule(card.name) if card.schedule is None else _SCHEDULES[card.schedule](),
+        (card.channels, card.size, card.size),
+        bounds=(-1.0, 1.0),
+        device=pick_device(device),
+    )
+
+
+def load_network(
     name: str, device: torch.device | str = "cpu", download: bool = True, assets: Path = ASSETS
 ) -> nn.Module:
-    """The network `name` in float32, in evaluation mode, with frozen parameters.
+    """Load the bare network `name` in float32, frozen, in evaluation mode; a classifier as `Vision`.
 
-    `device` is one or, as for `devices.pick`, the name of one.
-
-    A classifier is a `Vision`; a denoiser is called as `(x, t)`, or `(x, t, y)` if it is
-    conditional, an upsampler as `(x, t, low_res, y)`, a noisy classifier as `(x, t)`.
-    Raises `ZooError` if there are no weights to be had (the message says what to do),
-    `WeightsError` if the file is not the one the card names, `FetchError` if a download fails.
+    A denoiser is called as `(x, t)`, or `(x, t, y)` if it is class-conditional, an upsampler as
+    `(x, t, low_res, y)`, a noisy classifier as `(x, t)`. Parameters and errors are those of `load`.
     """
-    card, device = read_card(name, assets), devices.pick(device)
+    card, device = read_card(name, assets), pick_device(device)
     path = find(card, assets) or _obtain(card, download)
     if card.sha256 is None:
         warnings.warn(
@@ -48,33 +111,37 @@ def load(
     return module.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
 
 
-def denoiser(
-    name: str,
-    network: nn.Module | None = None,
-    device: torch.device | str = "cpu",
-    y: Tensor | None = None,
-    low_res: Tensor | None = None,
-) -> denoise.Denoise:
-    """The `Denoise` of a denoiser or an upsampler, by what its network predicts.
+def _experts(card: Card, device: torch.device, assets: Path) -> Experts:
+    path = find(card, assets) or _obtain(card, download=False)
+    backbone = expert_backbone(path, card.network["trunk"], assets)
+    return expert_files.read(path, backbone, card.sha256).to(device)
 
-    Give `network` to wrap one that is loaded already. `y` [B] are the labels of a conditional
-    network, `low_res` [B, C, h, w] the images that an upsampler enlarges.
+
+def expert_backbone(path: str | Path, name: str, assets: Path = ASSETS) -> nn.Module:
+    """Load the network `name`, if the experts in the file `path` were made from these weights.
+
+    Raises `WeightsError` where they were made from others, or do not say from which.
     """
-    card = read_card(name)
-    if card.prediction is None:
-        raise ZooError(f"{name} is {card.called}, not a denoiser")
-    given = {"y": y, "low_res": low_res}
-    condition = {key: value for key, value in given.items() if value is not None}
-    network = load(name, device) if network is None else network
-    network = partial(network, **condition) if condition else network
-    return denoise.ADAPTERS[card.prediction](network, learned_variance=True)
+    made_for = expert_files.describe(path)
+    current = read_card(name, assets).sha256
+    if made_for.plan is not None and made_for.trunk is None:
+        raise WeightsError(
+            f"{Path(path).name} does not say which backbone it was made for: give "
+            f"experts.save the zoo's name of it, backbone={name!r}"
+        )
+    if made_for.trunk_sha256 not in (None, current):
+        raise WeightsError(
+            f"{Path(path).name} was made for the {made_for.trunk} with sha256 "
+            f"{made_for.trunk_sha256}, this {name} has {current}: train the experts again"
+        )
+    return load_network(name, assets=assets)
 
 
 def schedule(name: str) -> Schedule:
     """The noise schedule that the network `name` was trained with."""
     card = read_card(name)
     if card.schedule is None:
-        raise ZooError(
+        raise WeightsError(
             f"{name} is {card.called} without a schedule: ask for that of the denoiser it guides"
         )
     return _SCHEDULES[card.schedule]()
@@ -97,11 +164,11 @@ def find(card: Card, assets: Path = ASSETS) -> Path | None:
     if "asset" in file:
         places = [assets / "weights" / file["asset"]]
     elif "package" in file:
-        folder = fetch.package_folder(file["package"])
+        folder = package_folder(file["package"])
         places = [folder / file["path"]] if folder else []
     else:
         name = file["url"].rsplit("/", 1)[1]
-        data = fetch.data_folder()
+        data = data_folder()
         places = [data / "adm" / name, data / name] if data else []
         places.append(_cached(card))
     return next((path for path in places if path.is_file()), None)
@@ -121,25 +188,27 @@ def where(card: Card, assets: Path = ASSETS) -> str:
 
 
 def _cached(card: Card) -> Path:
-    return fetch.cache_folder() / "adm" / card.file["url"].rsplit("/", 1)[1]
+    return cache_folder() / "adm" / card.file["url"].rsplit("/", 1)[1]
 
 
 def _obtain(card: Card, download: bool) -> Path:
     """The downloaded file, or the error that says how to get it."""
     if not card.trained:
-        raise ZooError(f"{card.name} is not trained yet: {card.note or 'there are no weights'}")
+        raise WeightsError(f"{card.name} is not trained yet: {card.note or 'there are no weights'}")
     if "package" in card.file:
-        raise ZooError(f"{card.name} needs the package {card.file['project']}: {where(card)}")
+        raise WeightsError(f"{card.name} needs the package {card.file['project']}: {where(card)}")
     if not card.ships:
-        raise ZooError(f"{card.name} does not ship: {card.note}")
+        raise WeightsError(f"{card.name} does not ship: {card.note}")
     if "asset" in card.file:
-        raise ZooError(f"{card.file['asset']} is missing from this installation's assets/weights")
+        raise WeightsError(
+            f"{card.file['asset']} is missing from this installation's assets/weights"
+        )
     if not download:
-        raise ZooError(
+        raise WeightsError(
             f"{card.name} is not here: put {card.file['url']} into $PPAP_DATA/adm or at "
             f"{_cached(card)}"
         )
-    return fetch.download(card.file["url"], _cached(card), card.sha256)
+    return download_file(card.file["url"], _cached(card), card.sha256)
 
 
 def _vision(card: Card, network: nn.Module) -> Vision:

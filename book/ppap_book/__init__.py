@@ -1,0 +1,1 @@
+"""The code of the book: studies, the ledger, claims, measures, figures."""

@@ -1,0 +1,21 @@
+"""`python -m ppap_book run STUDY ...` and `python -m ppap_book cards ...`."""
+
+import sys
+from collections.abc import Sequence
+
+from ppap_book import cards, run
+
+COMMANDS = {"run": run.main, "cards": cards.main}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line, and return the exit status."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] not in COMMANDS:
+        print(f"usage: python -m ppap_book {{{','.join(COMMANDS)}}} ...", file=sys.stderr)
+        return 2
+    return COMMANDS[arguments[0]](arguments[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

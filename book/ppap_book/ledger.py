@@ -1,0 +1,263 @@
+"""The ledger of finished runs: one small immutable JSON file each, read back as a table.
+
+A file is named by its study and a digest of the parameters that decide the result, so the same
+run always has the same place: `guidance-1f0c9a2b77e4.json`. Beside parameters and results it
+says what made it: commit, seconds, device, versions.
+
+A result is never replaced. Recording the same parameters again leaves the first file as it is
+if the results agree to `AGREEMENT`, and raises `StudyError` naming the differences if they do
+not: either the code changed (delete the file to accept the new result; git keeps the old one)
+or the run does not depend on its seeds alone.
+"""
+
+import hashlib
+import json
+import math
+import os
+import re
+from collections.abc import Iterable, Mapping
+from decimal import Decimal
+from pathlib import Path
+from statistics import mode
+from typing import Any
+
+import torch
+
+from ppap_book.errors import StudyError
+from ppap_lib.device import device_title
+from ppap_lib.files.atomic import write_text
+from ppap_lib.files.provenance import commit, versions
+
+AGREEMENT = 1e-6
+"""Relative difference below which two numbers are the same result (other devices and thread
+counts sum in another order)."""
+
+
+ZERO = 1e-9
+"""Absolute difference below which they are, too: a distance may be zero but for rounding."""
+
+
+LISTED = 1e-4
+"""The same of lists with an entry for each of the row's `n` images, as a share of the largest: what
+images contribute is kept to few digits, of which the last may fall either way."""
+
+
+Row = dict[str, Any]
+
+
+DIGITS = 9
+"""Significant digits of the numbers in results: more than `AGREEMENT` tells apart."""
+
+
+_MANY = 16  # entries make a list long, which a file keeps under one of these keys:
+
+
+_BITS = "bits"  # zeros and ones, as their count and one hexadecimal number
+
+
+# decimal numbers, as whole multiples of such a power of ten, or of BASE+STEP of it, BASE added
+_UNITS = re.compile(r"(?:(-?\d+)\+(\d+))?(e-\d+)")
+
+
+_BOOK = Path(__file__).resolve().parents[1]
+
+
+def folder() -> Path:
+    """Where rows live: `$PPAP_RESULTS`, else `book/results` of the checkout this runs from."""
+    if chosen := os.environ.get("PPAP_RESULTS"):
+        return Path(chosen)
+    return _BOOK / "results"
+
+
+def digest(params: Mapping[str, Any]) -> str:
+    """Twelve hexadecimal digits of the parameters; their order and list or tuple do not matter."""
+    text = json.dumps(_plain("params", dict(params)), sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def record(
+    study: str,
+    params: Mapping[str, Any],
+    results: Mapping[str, Any],
+    *,
+    seconds: float,
+    device: torch.device | str = "cpu",
+    into: Path | None = None,
+) -> Path:
+    """File a finished run and return the path; the file appears whole or not at all.
+
+    `results` holds finite numbers, strings, bools, None, and lists and dicts of them (tensor and
+    array values are converted). Raises `StudyError` if they cannot be recorded, or differ from
+    the results already there.
+    """
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_]*", study):
+        raise StudyError(f"a study is named with a-z, 0-9 and _, not {study!r}")
+    row = {
+        "study": study,
+        "params": _plain("params", dict(params)),
+        "results": _rounded(_plain("results", dict(results))),
+        "seconds": round(float(seconds), 1),
+        "device": device_title(device),
+        "commit": commit(),
+        "versions": versions(),
+    }
+    into = into or folder()
+    path = into / f"{study}-{digest(params)}.json"
+    try:
+        write_text(path, _text(row) + "\n", new=True)
+    except FileExistsError as error:
+        old, n = _read(path)["results"], row["params"].get("n")
+        if differences := list(_differences("", old, row["results"], n)):
+            raise StudyError(
+                f"{path.name} already holds another result of these parameters "
+                f"({'; '.join(differences[:4])}): delete it to accept the new one"
+            ) from error
+    return path
+
+
+def find(study: str, params: Mapping[str, Any], where: Path | None = None) -> Row | None:
+    """The row of exactly these parameters, or None if that run is not in the ledger."""
+    path = (where or folder()) / f"{study}-{digest(params)}.json"
+    return _read(path) if path.exists() else None
+
+
+def rows(study: str, where: Path | None = None) -> list[Row]:
+    """All rows of a study, in the order of their file names."""
+    return [_read(path) for path in sorted((where or folder()).glob(f"{study}-*.json"))]
+
+
+def table(entries: Iterable[Row]) -> list[Row]:
+    """Rows flattened to one dict each: parameters and results side by side, and the seconds.
+
+    Raises `StudyError` where a result is named like a parameter.
+    """
+    flat = []
+    for row in entries:
+        if shared := row["params"].keys() & row["results"].keys():
+            raise StudyError(
+                f"{row['study']}: {', '.join(sorted(shared))} is both parameter and result"
+            )
+        flat.append({**row["params"], **row["results"], "seconds": row["seconds"]})
+    return flat
+
+
+def _read(path: Path) -> Row:
+    """One ledger file, checked to be what its name says."""
+    try:
+        row = json.loads(path.read_text(encoding="utf-8"), object_hook=_unpacked)
+        named = f"{row['study']}-{digest(row['params'])}.json"
+        row["results"], row["seconds"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise StudyError(
+            f"{path.name} is not a ledger file ({type(error).__name__}: {error})"
+        ) from error
+    if named != path.name:
+        raise StudyError(f"{path.name} was edited or renamed: its parameters belong to {named}")
+    return row
+
+
+def _text(value: Any, indent: str = "") -> str:
+    """`value` as JSON: a line for each key in order, a list of any length on its key's line.
+
+    Hundreds of images' numbers one below the other are twice the bytes and no easier to read. A
+    long list of zeros and ones, or of decimal numbers, is shorter still as `_packed` has it.
+    """
+    if isinstance(value, list) and len(value) >= _MANY:
+        value = _packed(value)
+    if not isinstance(value, dict) or not value or _is_packed(value):
+        return json.dumps(value, separators=(",", ":"), sort_keys=True)
+    inner = indent + " "
+    entries = (f"{inner}{json.dumps(key)}: {_text(value[key], inner)}" for key in sorted(value))
+    return "{\n" + ",\n".join(entries) + f"\n{indent}}}"
+
+
+def _packed(values: list) -> Any:
+    """A long list as a file keeps it: itself, unless it is all zeros and ones, or decimals."""
+    if all(type(value) is int and value in (0, 1) for value in values):
+        return {_BITS: f"{len(values)}:{int(''.join(map(str, values)), 2):x}"}
+    if not all(type(value) is float for value in values):
+        return values
+    exact = [Decimal(repr(value)) for value in values]
+    places = max(0, *(-value.as_tuple().exponent for value in exact))
+    whole = [int(value.scaleb(places)) for value in exact]
+    forms = [values, {f"e-{places}": whole}]
+    base = mode(whole)
+    if (step := math.gcd(*(number - base for number in whole))) > 1:
+        forms.append({f"{base}+{step}e-{places}": [(number - base) // step for number in whole]})
+    return min(forms, key=lambda form: len(json.dumps(form, separators=(",", ":"))))
+
+
+def _is_packed(entries: Mapping[str, Any]) -> bool:
+    return len(entries) == 1 and any(k == _BITS or _UNITS.fullmatch(k) for k in entries)
+
+
+def _unpacked(entries: dict[str, Any]) -> Any:
+    """What `_packed` made of a list, a list again, number for number; others as they are."""
+    if not _is_packed(entries):
+        return entries
+    ((key, kept),) = entries.items()
+    if key != _BITS:
+        base, step, unit = _UNITS.fullmatch(key).groups(default="")
+        return [float(f"{int(base or 0) + int(step or 1) * number}{unit}") for number in kept]
+    count, number = kept.split(":")
+    bits = [int(bit) for bit in f"{int(number, 16):0{count}b}"]
+    if len(bits) != int(count):
+        raise ValueError(f"{number} has {len(bits)} bits, not {count}")
+    return bits
+
+
+def _rounded(value: Any) -> Any:
+    """Every number to `DIGITS` significant digits."""
+    if isinstance(value, float):
+        return float(f"{value:.{DIGITS}g}")
+    if isinstance(value, dict):
+        return {key: _rounded(entry) for key, entry in value.items()}
+    return [_rounded(entry) for entry in value] if isinstance(value, list) else value
+
+
+def _plain(name: str, value: Any) -> Any:
+    """`value` as JSON holds it, or `StudyError` naming what cannot be recorded."""
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise StudyError(f"{name} is {value}: only finite numbers are recorded")
+        return value
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str):
+                raise StudyError(f"{name} has the key {key!r}: keys are strings")
+        if _is_packed(value):
+            raise StudyError(f"{name} = {dict(value)} would be read back as a list: add a key")
+        return {key: _plain(f"{name}.{key}", entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(f"{name}[{i}]", entry) for i, entry in enumerate(value)]
+    if hasattr(value, "tolist"):  # tensors, arrays and their scalars
+        return _plain(name, value.tolist())
+    raise StudyError(f"{name} is a {type(value).__name__}, which JSON cannot hold")
+
+
+def _differences(
+    name: str, old: Any, new: Any, n: int | None = None, near: float = ZERO
+) -> Iterable[str]:
+    """Where two results of `n` images differ by more than `AGREEMENT` and `near`, a phrase each."""
+    numbers = _is_number(old) and _is_number(new)
+    if numbers and math.isclose(old, new, rel_tol=AGREEMENT, abs_tol=near):
+        return
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted(old.keys() | new.keys()):
+            if key not in old or key not in new:
+                yield f"{name}{key} only in the {'new' if key in new else 'old'} one"
+            else:
+                yield from _differences(f"{name}{key}.", old[key], new[key], n)
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        sizes = [abs(entry) for entry in old if _is_number(entry)] if len(old) == n else []
+        near = max([ZERO, *(LISTED * size for size in sizes)])
+        for i, pair in enumerate(zip(old, new, strict=True)):
+            yield from _differences(f"{name}{i}.", *pair, n, near)
+    elif old != new or type(old) is not type(new):
+        yield f"{name.rstrip('.')} was {old!r}, is {new!r}"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,0 +1,1 @@
+"""What is measured on images, models and trainings."""

@@ -1,0 +1,1 @@
+"""Intervals, and comparisons of methods on the same seeds."""

@@ -1,0 +1,125 @@
+"""Why naive guidance fails: every method's gradient on the same noisy images, timestep by timestep.
+
+The images are those that sampling without guidance passes through, so that all methods are asked
+about the same x_t. How strongly does each pull, and how far in the direction of the five
+supervised experts?
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ppap_book import study
+from ppap_book.errors import StudyError
+from ppap_book.studies import methods
+from ppap_book.study import Labelled
+from ppap_lib import zoo
+from ppap_lib.diffusion.noise import Noise
+from ppap_lib.diffusion.schedules import respace
+from ppap_lib.parameters import Parameters, param
+from ppap_lib.samplers import ddim, trajectory
+from ppap_lib.zoo.tiers import GuideName, TierName
+from ppap_lib.zoo.tiers import tier as preset
+
+STUDY = "gradients"
+YARDSTICK = "multi5"
+"""The method whose direction the others are compared with: the published study's best."""
+
+
+@dataclass(frozen=True)
+class Gradients(Labelled, Parameters):
+    """Which methods' gradients, on how many images."""
+
+    methods: tuple[str, ...]
+    guide: GuideName = "resnet18"
+    n: int = param(40, low=2)
+    first_seed: int = param(0, low=0)
+    spacing: str = "ddim25"
+    tier: TierName = "fashion"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.methods:
+            raise StudyError("name at least one method: there are no gradients of none")
+        for method in self.methods:
+            if methods.weights_of(method, self.guide, self.tier) is None:
+                raise StudyError(f"{methods.title(method)} has no gradient: leave it out")
+        respace(preset(self.tier).schedule().T, self.spacing)
+
+    @property
+    def weights(self) -> tuple[str, ...]:
+        """Digests of what the methods read images with, in order; of the weights that ship now."""
+        found = (methods.provenance(m, self.guide, self.tier) for m in self.methods)
+        return tuple(each["guide_sha256"] for each in found)
+
+    def recorded(self) -> dict[str, Any]:
+        """With the digests of the denoiser and of `weights`."""
+        digests = methods.digests(self.tier, "denoiser")
+        return super().recorded() | digests | {"weights": self.weights}
+
+
+def plan(guide: str = "resnet18", n: int = 40, tier: str = "fashion") -> Gradients:
+    """The run of all methods of a guide that are installed."""
+    names = tuple(m for m in methods.installed(guide, tier) if m != "none")
+    if not names:
+        raise StudyError(
+            f"no guide {guide} of {tier} is trained yet, so there are no gradients: "
+            f"train it by python -m ppap_lib train first"
+        )
+    return Gradients(names, guide, n, tier=tier)
+
+
+def measure(params: Gradients, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """By timestep: each method's |sigma grad| / |eps| at scale 1, and its cosine to the yardstick.
+
+    sigma grad is what score-form guidance subtracts from eps. Means over images; the cosine is
+    left out where the yardstick is not among the methods.
+    """
+    chosen = preset(params.tier)
+    part = params.seeds
+    denoise = zoo.load(preset(params.tier).named("denoiser"), device).clipped().denoise
+    target = params.target.to(device)
+    fields = {
+        method: methods.field(
+            method, methods.reader(method, params.guide, params.tier, device), target
+        )
+        for method in params.methods
+    }
+    noise = Noise(part, chosen.shape, device=device)
+    x_t, grid = noise(), chosen.schedule().grid(params.spacing)
+    times: list[float] = []
+    share: dict[str, list[float]] = {method: [] for method in fields}
+    cosine: dict[str, list[float]] = {method: [] for method in fields}
+    walk = trajectory(denoise, x_t, grid, ddim(), noise)
+    for level, state in zip(grid[:-1], walk, strict=True):
+        x = x_t.detach().requires_grad_()
+        with torch.enable_grad():
+            prediction = denoise(x, level)
+        grads = {method: field(x, level, prediction) for method, field in fields.items()}
+        eps = prediction.eps.detach()
+        times.append(float(level.t))
+        for method, grad in grads.items():
+            pull = float(level.sigma) * _norm(grad) / _norm(eps)
+            share[method].append(float(pull.mean()))
+            if YARDSTICK in grads:
+                cosine[method].append(float(_cosine(grad, grads[YARDSTICK]).mean()))
+        x_t = state.x
+    results: dict[str, Any] = {"t": times, "share_of_eps": share}
+    return results | ({"cosine": cosine} if YARDSTICK in fields else {})
+
+
+record = partial(study.record, STUDY, measure=measure)
+"""Run what the ledger does not hold yet, one row after the other."""
+
+
+def _norm(images: Tensor) -> Tensor:
+    return images.flatten(1).norm(dim=1)
+
+
+def _cosine(a: Tensor, b: Tensor) -> Tensor:
+    """[B], 0 where a gradient vanishes; in double precision, for they are as small as 1e-9."""
+    a, b = (images.flatten(1).double() for images in (a, b))
+    return torch.nn.functional.cosine_similarity(a, b, dim=1, eps=1e-300)

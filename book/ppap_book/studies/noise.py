@@ -1,0 +1,166 @@
+"""Two tweaks of ADM's sampler: a second draw of noise a step, and betas it was not trained with.
+
+The network keeps its training index: at grid point t it is asked what it knows of training
+timestep t, whatever noise the sampler's betas have put there. `told="level"` is the control,
+in which it is asked about the level that x_t really has.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ppap_book import study
+from ppap_book.measures.features import ExtractorName
+from ppap_book.measures.spectrum import noise_sigma_mad
+from ppap_book.studies import methods, quality
+from ppap_book.study import Seeded
+from ppap_lib import zoo
+from ppap_lib.diffusion.denoisers import Denoise, Prediction, clipped
+from ppap_lib.diffusion.levels import Level
+from ppap_lib.diffusion.schedules import Schedule
+from ppap_lib.parameters import Parameters, param
+from ppap_lib.samplers import ddpm
+from ppap_lib.samplers.draw import generate
+from ppap_lib.zoo.tiers import TierName
+from ppap_lib.zoo.tiers import tier as preset
+
+STUDY = "noise"
+STEPS: Mapping[int, int] = MappingProxyType({25: 66, 250: 66, 1000: 10})
+"""Steps of the sampler, and images per repeat: as many as two CPU cores draw within an evening.
+
+Of fewer than `quality.DISTANCES_FROM` only the grain is measured.
+"""
+
+
+class Tweak(NamedTuple):
+    """What of the sampler is changed: draws of noise a step, its betas, what the network hears."""
+
+    title: str
+    draws: int = 1
+    beta_start: float = 1e-4
+    beta_end: float = 0.02
+    told: Literal["index", "level"] = "index"
+
+
+TWEAKS: Mapping[str, Tweak] = MappingProxyType(
+    {
+        "one_z": Tweak("one z"),
+        "two_z": Tweak("two z", draws=2),
+        "start": Tweak("betas [2e-4, 0.02]", beta_start=2e-4),
+        "end": Tweak("betas [1e-4, 0.04]", beta_end=0.04),
+        "start_told": Tweak("[2e-4, 0.02], told the level", beta_start=2e-4, told="level"),
+        "end_told": Tweak("[1e-4, 0.04], told the level", beta_end=0.04, told="level"),
+    }
+)
+
+
+@dataclass(frozen=True)
+class NoiseTweakRun(Seeded, Parameters):
+    """One run: which tweak, in how many steps, with x0 clipped or not, from which seeds."""
+
+    tweak: Literal[*TWEAKS] = "one_z"
+    steps: int = param(25, low=2, high=1000)
+    clip: bool = True
+    n: int = param(66, low=2)
+    first_seed: int = param(0, low=0)
+    tier: TierName = "fashion"
+    extractor: ExtractorName = "lite2"
+
+    def recorded(self) -> dict[str, Any]:
+        """With the digest of the denoiser that ships now."""
+        return super().recorded() | methods.digests(self.tier, "denoiser")
+
+
+def told_index(denoise: Denoise, trained: Schedule) -> Denoise:
+    """`denoise` as it answers where the sampler's betas are not its own.
+
+    Its eps is that of training timestep t; x0 then follows at the sampler's level, as it does
+    for a network that predicts eps. At its own levels nothing changes.
+    """
+
+    def read(x_t: Tensor, level: Level) -> Prediction:
+        prediction = denoise(x_t, trained.at(level.t))
+        return prediction.with_eps(prediction.eps, x_t, level)
+
+    return read
+
+
+def told_level(denoise: Denoise, trained: Schedule) -> Denoise:
+    """`denoise` asked at the training timestep whose noise is the level's, or the nearest one."""
+    highest, lowest = trained.log_snr[0], trained.log_snr[-1]
+
+    def read(x_t: Tensor, level: Level) -> Prediction:
+        own = trained.at_log_snr(level.log_snr.clamp(lowest, highest))
+        prediction = denoise(x_t, own)
+        return prediction.with_x0(prediction.x0, x_t, level)
+
+    return read
+
+
+def sampler_schedule(tweak: Tweak, T: int = 1000) -> Schedule:
+    """The betas that the sampler uses; the ranges are for T = 1000 and scale as 1/T."""
+    return Schedule.linear(T, tweak.beta_start * 1000 / T, tweak.beta_end * 1000 / T)
+
+
+def draw(
+    params: NoiseTweakRun, device: torch.device | str = "cpu", denoise: Denoise | None = None
+) -> Tensor:
+    """The run's images: float32 [n, C, H, W] in [-1, 1], on the CPU.
+
+    Without `denoise` the tier's denoiser is loaded.
+    """
+    chosen, tweak = preset(params.tier), TWEAKS[params.tweak]
+    denoise = denoise or zoo.load(preset(params.tier).named("denoiser"), device).denoise
+    trained = chosen.schedule()
+    told = {"index": told_index, "level": told_level}[tweak.told](denoise, trained)
+    return generate(
+        clipped(told) if params.clip else told,
+        chosen.shape,
+        params.seeds,
+        sampler_schedule(tweak, trained.T).grid(params.steps),
+        ddpm(draws=tweak.draws),
+        device=device,
+    )
+
+
+def plan(
+    steps: Iterable[int] = (25,),
+    tweaks: Iterable[str] = tuple(TWEAKS),
+    clips: Iterable[bool] = (True, False),
+    n: int | None = None,
+    repeats: int = 3,
+    tier: str = "fashion",
+) -> list[NoiseTweakRun]:
+    """The runs of the study, repeat by repeat, so that an interrupted one compares equals.
+
+    `n` images each, or as many as `STEPS` says. The controls are clipped only: they ask whether
+    hearing the level mends the samples.
+    """
+    tweaks, clips = tuple(tweaks), tuple(clips)
+    return [
+        NoiseTweakRun(
+            tweak=tweak, steps=count, clip=clip, n=images, first_seed=repeat * images, tier=tier
+        )
+        for count in steps
+        for images in (n or STEPS.get(count, NoiseTweakRun.n),)
+        for repeat in range(repeats)
+        for clip in clips
+        for tweak in tweaks
+        if clip or TWEAKS[tweak].told == "index"
+    ]
+
+
+def measure(params: NoiseTweakRun, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Every image's grain, the protocol's columns, and what each image contributes to them."""
+    images = draw(params, device)
+    found = quality.measured(images, params.tier, params.extractor, device)
+    return found | {"noise_left": [float(f"{sigma:.4g}") for sigma in noise_sigma_mad(images)]}
+
+
+record = partial(study.record, STUDY, measure=measure)
+"""Run what the ledger does not hold yet, one row after the other."""

@@ -1,0 +1,119 @@
+"""The pixel contract: images are [B, C, H, W] floating tensors in [-1, 1].
+
+Bytes, unit-range pixels, resizing, channel counts and tiling are dealt with here only.
+"""
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ppap_lib.errors import InputError
+
+GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601 luma
+
+
+def check_images(images: Tensor, channels: int | None = None, tolerance: float = 1e-3) -> Tensor:
+    """Return `images` if they keep the contract; raise `InputError` saying what is wrong if not."""
+    if images.ndim != 4 or not images.is_floating_point():
+        raise InputError(
+            f"images are floating [B, C, H, W]; this is {images.dtype} {list(images.shape)}"
+        )
+    if channels is not None and images.shape[1] != channels:
+        raise InputError(f"expected {channels} channels, not {images.shape[1]}")
+    if images.numel():
+        low, high = images.aminmax()
+        if not (low >= -1 - tolerance and high <= 1 + tolerance):
+            raise InputError(
+                f"pixels are in [{low:.4g}, {high:.4g}], expected [-1, 1]: use "
+                f"images.from_bytes or images.from_unit"
+            )
+    return images
+
+
+def from_bytes(pixels: Tensor) -> Tensor:
+    """uint8 [..., H, W] with 0..255 to float32 with -1..1 (0 and 255 map to -1 and 1)."""
+    if pixels.dtype != torch.uint8:
+        raise InputError(f"expected uint8 pixels, not {pixels.dtype}")
+    return pixels.float().mul_(2 / 255).sub_(1)
+
+
+def to_bytes(images: Tensor) -> Tensor:
+    """[-1, 1] to uint8 0..255, rounded to the nearest and clamped."""
+    # In float32 at least: bfloat16 cannot tell neighbouring bytes apart.
+    return images.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def from_unit(pixels: Tensor) -> Tensor:
+    """[0, 1] to [-1, 1]."""
+    return check_images(pixels * 2 - 1)
+
+
+def to_unit(images: Tensor) -> Tensor:
+    """[-1, 1] to [0, 1], clamped: what plotting wants."""
+    return images.add(1).div(2).clamp(0, 1)
+
+
+def pad_to(images: Tensor, size: int, value: float = -1.0) -> Tensor:
+    """Centre the images on a square of side `size` filled with `value` (black)."""
+    height, width = images.shape[-2:]
+    if height > size or width > size:
+        raise InputError(f"cannot pad {height}x{width} images to {size}x{size}: they are larger")
+    left, top = (size - width) // 2, (size - height) // 2
+    return F.pad(images, (left, size - width - left, top, size - height - top), value=value)
+
+
+def resize(images: Tensor, size: int) -> Tensor:
+    """Resize to `size` x `size`: box average where it divides evenly, else bicubic antialiased."""
+    if size < 1:
+        raise InputError(f"cannot resize to {size}x{size}: the side must be at least 1")
+    height, width = images.shape[-2:]
+    if height == width == size:
+        return images
+    if height == width and height % size == 0:
+        return F.avg_pool2d(images, height // size)
+    resized = F.interpolate(images, (size, size), mode="bicubic", antialias=True)
+    # Bicubic overshoots at edges: stay within each image's own range, which for a noisy x_t
+    # is wider than [-1, 1].
+    own = images.detach()
+    return resized.clamp(own.amin((1, 2, 3), keepdim=True), own.amax((1, 2, 3), keepdim=True))
+
+
+def with_channels(images: Tensor, channels: int) -> Tensor:
+    """Grey repeated to RGB, RGB averaged to grey by luma, or the images as they are."""
+    have = images.shape[1]
+    if have == channels:
+        return images
+    if have == 1:
+        return images.expand(-1, channels, -1, -1)
+    if have == 3 and channels == 1:
+        luma = torch.tensor(GREY, dtype=images.dtype, device=images.device)
+        return (images * luma.view(1, 3, 1, 1)).sum(1, keepdim=True)
+    raise InputError(f"cannot turn {have} channels into {channels}: grey (1) and RGB (3) convert")
+
+
+def tile(images: Tensor, columns: int, gap: int = 1) -> Tensor:
+    """[B, C, H, W] to one [C, rows*H + gaps, columns*W + gaps] picture, row by row, white gaps."""
+    if columns < 1:
+        raise InputError(f"columns must be at least 1, not {columns}")
+    if images.ndim != 4 or not len(images):
+        raise InputError(f"tile takes at least one image [B, C, H, W], not {list(images.shape)}")
+    count, channels, height, width = images.shape
+    rows = -(-count // columns)
+    sheet = images.new_ones(channels, rows * (height + gap) - gap, columns * (width + gap) - gap)
+    for i, image in enumerate(images):
+        top, left = (i // columns) * (height + gap), (i % columns) * (width + gap)
+        sheet[:, top : top + height, left : left + width] = image
+    return sheet
+
+
+def save_sheet(images: Tensor, path: str | Path, columns: int = 8, gap: int = 1) -> None:
+    """Write images [B, C, H, W] in [-1, 1] as one picture, row by row; see `tile`.
+
+    The format is that of the ending of `path`.
+    """
+    from PIL import Image
+
+    sheet = to_bytes(tile(images.detach().cpu(), columns, gap)).permute(1, 2, 0).squeeze(-1)
+    Image.fromarray(sheet.numpy()).save(path)

@@ -1,0 +1,55 @@
+"""Where to compute: devices by name, and what they are called."""
+
+import os
+import platform
+
+import torch
+
+from ppap_lib.errors import InputError
+
+
+def pick_device(name: torch.device | str = "auto") -> torch.device:
+    """The device of this name: "cpu", "cuda", "cuda:1"; "auto" is the GPU where there is one.
+
+    On a GPU, cuDNN's convolutions in float32 are float32 from then on, as on a CPU: by torch's
+    default they round to TF32, ten bits. Raises `InputError` where there is none.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    unknown = InputError(f"no device {str(name)!r}: write auto, cpu, cuda or cuda:1")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise unknown from error
+    if device.type not in ("cpu", "cuda"):  # others lack float64, in which noise is drawn, or more
+        raise unknown
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"device {str(name)!r} was asked for and this machine has no GPU")
+    if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
+        raise InputError(
+            f"device {str(name)!r} was asked for and this machine has {count}, numbered from cuda:0"
+        )
+    if device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = False
+    return device
+
+
+def device_for_rank(name: torch.device | str = "auto") -> torch.device:
+    """`pick`, and where GPUs are meant without a number, of torchrun's processes each its own.
+
+    That is the one numbered `$LOCAL_RANK`, or where there are fewer GPUs the next in turn.
+    """
+    device, local = pick_device(name), os.environ.get("LOCAL_RANK")
+    if device.type != "cuda" or device.index is not None or local is None:
+        return device
+    return pick_device(f"cuda:{int(local) % torch.cuda.device_count()}")
+
+
+def device_title(device: torch.device | str) -> str:
+    """The GPU's own name, or 'cpu x86_64, 2 threads'."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type == "cpu":
+        return f"cpu {platform.machine()}, {torch.get_num_threads()} threads"
+    return str(device)

@@ -1,0 +1,193 @@
+"""Data distributions whose denoiser, classifier and sampling paths are known exactly.
+
+Mixtures of isotropic Gaussians stay mixtures at every noise level: the yardstick against which
+samplers and guidance are proven. Everything is float64.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ppap_lib.diffusion.denoisers import Denoise, Prediction
+from ppap_lib.diffusion.levels import Level, per_image
+from ppap_lib.diffusion.schedules import ContinuousSchedule, Schedule
+from ppap_lib.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class Mixture:
+    """sum_k weights[k] N(means[k], stds[k]^2 I) over x0 [*shape], component k of class labels[k].
+
+    `means` [K, *shape]; `weights` [K] positive (normalised here), `stds` [K] not negative,
+    `labels` [K] integers from 0; without labels every component is a class of its own.
+    """
+
+    means: Tensor
+    stds: Tensor
+    weights: Tensor | None = None
+    labels: Tensor | None = None
+    _log_weights: Tensor = field(init=False, repr=False)
+
+    def __post_init__(self):
+        means = torch.as_tensor(self.means, dtype=torch.float64)
+        stds = torch.as_tensor(self.stds, dtype=torch.float64)
+        if means.ndim < 2 or not len(means):
+            raise InputError(
+                f"means are [K, *shape] with K components, not {list(means.shape)}: on a line, "
+                f"write [[0.0], [1.0]]"
+            )
+        count = len(means)
+        weights = torch.ones(count) if self.weights is None else self.weights
+        weights = torch.as_tensor(weights, dtype=torch.float64)
+        labels = torch.arange(count) if self.labels is None else torch.as_tensor(self.labels)
+        if not len(stds) == len(weights) == len(labels) == count:
+            raise InputError(
+                f"one mean, std, weight and label per component: got {count}, {len(stds)}, "
+                f"{len(weights)}, {len(labels)}"
+            )
+        if not bool((weights > 0).all()) or not bool((stds >= 0).all()):
+            raise InputError("weights must be positive and stds not negative")
+        if labels.is_floating_point() or bool((labels < 0).any()):
+            raise InputError(f"labels are integers from 0, not {labels.tolist()}")
+        for name, value in dict(means=means, stds=stds, weights=weights, labels=labels).items():
+            object.__setattr__(self, name, value)
+        log_weights = (weights / weights.sum()).log()
+        object.__setattr__(self, "_log_weights", log_weights)
+
+    @property
+    def num_classes(self) -> int:
+        return int(self.labels.max()) + 1
+
+    def _components(self, x_t: Tensor, level: Level) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Residuals [B, K, *shape], variances, their reciprocal gains, and log joint [B, K]."""
+        spread = (1, -1) + (1,) * (self.means.ndim - 1)
+        alpha, sigma = (s[:, None] if s.ndim else s for s in level.scales(x_t))
+        stds = self.stds.view(spread)
+        residual = x_t[:, None] - alpha * self.means
+        variance = (alpha * stds) ** 2 + sigma**2
+        dims = self.means[0].numel()
+        square = (residual**2 / variance).flatten(2).sum(2)
+        log_variance = variance.expand(len(x_t), *variance.shape[1:]).flatten(2)[:, :, 0].log()
+        log_joint = self._log_weights - 0.5 * (
+            square + dims * (log_variance + math.log(2 * math.pi))
+        )
+        return residual, variance, alpha * stds**2 / variance, log_joint
+
+    def log_density(self, x_t: Tensor, level: Level) -> Tensor:
+        """log p(x_t) at the level: [B]."""
+        return self._components(x_t, level)[3].logsumexp(1)
+
+    def log_posterior(self, x_t: Tensor, level: Level) -> Tensor:
+        """log p(class | x_t): [B, num_classes], the exact noisy classifier."""
+        joint = self._components(x_t, level)[3]
+        parts = [joint[:, self.labels == c].logsumexp(1) for c in range(self.num_classes)]
+        return torch.stack(parts, 1).log_softmax(1)
+
+    def at(self, level: Level) -> Callable[[Tensor], Tensor]:
+        """The exact classifier at one level, as guides read noise-aware models."""
+        return lambda x_t: self.log_posterior(x_t, level)
+
+    def denoise(self, x_t: Tensor, level: Level) -> Prediction:
+        """The exact E[x0 | x_t] and E[eps | x_t]."""
+        return self._predict(x_t, level, 0.0)
+
+    def conditioned(self, target: Tensor) -> Denoise:
+        """The exact denoiser of p(x0 | class), image i given class `target[i]`."""
+        target = torch.as_tensor(target)
+        known = torch.isin(target, self.labels)
+        if not bool(known.all()):
+            raise InputError(f"no component has class {int(target[~known][0])}")
+        mask = torch.where(self.labels == target[:, None], 0.0, -torch.inf)
+        return lambda x_t, level: self._predict(x_t, level, mask)
+
+    def _predict(self, x_t: Tensor, level: Level, mask: Tensor | float) -> Prediction:
+        residual, variance, gain, log_joint = self._components(x_t, level)
+        share = (log_joint + mask).softmax(1)
+        share = share.view(*share.shape, *[1] * (x_t.ndim - 1))
+        _, sigma = level.scales(x_t)
+        x0 = (share * (self.means + gain * residual)).sum(1)
+        return Prediction(x0, sigma * (share * residual / variance).sum(1))
+
+    def sample(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Draws x0 [count, *shape] with their labels [count]."""
+        index = torch.multinomial(
+            self._log_weights.exp(), count, replacement=True, generator=generator
+        )
+        shape = (count, *self.means.shape[1:])
+        eps = torch.randn(shape, generator=generator, dtype=torch.float64)
+        return self.means[index] + per_image(self.stds[index], eps) * eps, self.labels[index]
+
+    def _tails(self, x_t: Tensor, level: Level) -> tuple[Tensor, Tensor]:
+        """P(X < x) and P(X > x) of a one-dimensional mixture; both, to keep the small one exact."""
+        z = (x_t.reshape(-1, 1) - level.alpha * self.means.reshape(1, -1)) / (
+            (level.alpha * self.stds) ** 2 + level.sigma**2
+        ).sqrt()
+        weights = self._log_weights.exp()
+        below = (weights * torch.special.ndtr(z)).sum(1).view(x_t.shape)
+        above = (weights * torch.special.ndtr(-z)).sum(1).view(x_t.shape)
+        return below, above
+
+    def quantile_map(self, x_t: Tensor, now: Level, nxt: Level) -> Tensor:
+        """Where the probability-flow ODE takes x_t from `now` to `nxt`, in one dimension.
+
+        The flow is monotone there and carries the law of one level to the other, so it keeps
+        every quantile. Solved by bisection to rounding.
+        """
+        if self.means[0].numel() != 1:
+            raise InputError(
+                f"the quantile map is for one dimension, this mixture has {self.means[0].numel()}"
+            )
+        below, above = self._tails(x_t, now)
+        reach = self.means.abs().max() + 40 * (self.stds.max() + 1)
+        low, high = torch.full_like(x_t, -reach), torch.full_like(x_t, reach)
+        for _ in range(80):
+            middle = (low + high) / 2
+            left, right = self._tails(middle, nxt)
+            too_far = torch.where(below < above, left > below, right < above)
+            low, high = torch.where(too_far, low, middle), torch.where(too_far, middle, high)
+        return (low + high) / 2
+
+
+class Gaussian(Mixture):
+    """N(mean, std^2 I): the one distribution whose probability flow is a formula."""
+
+    def __init__(self, mean: Tensor | Sequence[float], std: float):
+        mean = torch.as_tensor(mean, dtype=torch.float64)
+        super().__init__(mean[None], torch.tensor([std], dtype=torch.float64))
+
+    def trajectory(self, x_t: Tensor, now: Level, nxt: Level) -> Tensor:
+        """The probability-flow ODE's exact path: the standardised value never changes."""
+        (a, s), (b, r) = now.scales(x_t), nxt.scales(x_t)
+        mean, std = self.means[0], self.stds[0]
+        ratio = ((b**2 * std**2 + r**2) / (a**2 * std**2 + s**2)) ** 0.5
+        return b * mean + ratio * (x_t - a * mean)
+
+
+def reference_trajectory(
+    denoise: Denoise, x_t: Tensor, now: Level, nxt: Level, schedule: Schedule | ContinuousSchedule
+) -> Tensor:
+    """The probability-flow ODE from `now` to `nxt` by adaptive Runge-Kutta (DOP853, rtol 1e-12).
+
+    A reference, not a sampler: one step size for the whole batch, hundreds of evaluations. It
+    integrates d(x/alpha) = eps d(sigma/alpha), in log(sigma/alpha).
+    """
+    from scipy.integrate import solve_ivp
+
+    if now.clean or nxt.clean:
+        raise InputError("the reference needs noise at both ends: sigma must be positive")
+
+    def slope(log_ratio: float, flat: np.ndarray) -> np.ndarray:
+        level = schedule.at_log_snr(-2 * log_ratio)
+        x = level.alpha * torch.from_numpy(flat).view(x_t.shape)
+        return (math.exp(log_ratio) * denoise(x, level).eps).flatten().numpy()
+
+    span = (-0.5 * float(now.log_snr), -0.5 * float(nxt.log_snr))
+    start = (x_t.double() / now.alpha).flatten().numpy()
+    solved = solve_ivp(slope, span, start, method="DOP853", rtol=1e-12, atol=1e-12)
+    if not solved.success:
+        raise InputError(f"the reference integration failed: {solved.message}")
+    return nxt.alpha * torch.from_numpy(solved.y[:, -1].copy()).view(x_t.shape)

@@ -1,0 +1,63 @@
+"""One noise stream per image: batch size, device count and resuming change no image.
+
+Each image owns a generator seeded with its own seed. Draws are made on the CPU in float64
+and moved, so that every device sees the same numbers.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ppap_lib.errors import InputError
+
+SEEDS = 2**32  # torch's CPU generator reads 32 bits: seed + 2**32 would repeat the stream
+
+
+def _integers(seeds: Sequence[int]) -> list[int]:
+    return [int(seed) for seed in seeds]  # elements of an array or a tensor do not compare
+
+
+def seed_labels(seeds: Sequence[int], num_classes: int) -> Tensor:
+    """Class labels [B] of the seeds: seed modulo classes, so any block of seeds is balanced."""
+    if num_classes < 1:
+        raise InputError(f"labels need at least one class, not {num_classes}")
+    return torch.tensor(_integers(seeds), dtype=torch.int64) % num_classes
+
+
+class Noise:
+    """Standard normal draws [B, *shape], image i from a stream that only `seeds[i]` decides.
+
+    Call it for the next draw. The first is the starting noise x_T, by convention: give the sampler
+    the same object, for a new one of the same seeds would repeat x_T as the first step's noise.
+    """
+
+    def __init__(
+        self,
+        seeds: Sequence[int],
+        shape: Sequence[int],
+        dtype: torch.dtype = torch.float64,
+        device: torch.device | str = "cpu",
+    ):
+        seeds = _integers(seeds)
+        if not seeds:
+            raise InputError("no seeds: give one per image")
+        if len(set(seeds)) != len(seeds):
+            raise InputError("a seed occurs twice: two images would share their noise")
+        if not 0 <= min(seeds) <= max(seeds) < SEEDS:
+            raise InputError(
+                f"seeds must be in [0, 2^32), not [{min(seeds)}, {max(seeds)}]: a generator "
+                f"reads no more bits"
+            )
+        self.shape, self.dtype, self.device = tuple(shape), dtype, device
+        self._streams = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    def __len__(self) -> int:
+        return len(self._streams)
+
+    def __call__(self) -> Tensor:
+        draws = [
+            torch.randn(self.shape, generator=stream, dtype=torch.float64)
+            for stream in self._streams
+        ]
+        return torch.stack(draws).to(self.device, self.dtype)

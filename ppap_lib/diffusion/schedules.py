@@ -1,0 +1,281 @@
+"""Noise schedules and their respacings.
+
+Everything here is float64; `t` is always the training index.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from ppap_lib.diffusion.levels import CLEAN, Level, _level
+from ppap_lib.errors import ScheduleError
+
+_SLACK = 1e-9
+"""Of log-SNRs at a schedule's ends: `at(t).log_snr` comes back through exp and log, rounded."""
+
+
+_RESOLVED = 1e-15
+"""Of fractions of a step: what Newton's last move may be."""
+
+
+def _log_abar_of_log_snr(log_snr: Tensor) -> Tensor:
+    return torch.nn.functional.logsigmoid(log_snr)
+
+
+Cubic = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+def _cubic_value(cubic: Cubic, u: Tensor) -> Tensor:
+    c0, c1, c2, c3 = cubic
+    return c0 + u * (c1 + u * (c2 + u * c3))
+
+
+def _cubic_slope(cubic: Cubic, u: Tensor) -> Tensor:
+    _, c1, c2, c3 = cubic
+    return c1 + u * (2 * c2 + u * 3 * c3)
+
+
+def _where_cubic_is(cubic: Cubic, target: Tensor) -> Tensor:
+    """The u in [0, 1] at which a falling cubic takes the value `target`.
+
+    By Newton's method, and by halving the bracket where that leaves it.
+    """
+    low, high = torch.zeros_like(target), torch.ones_like(target)
+    u = (low + high) / 2
+    for _ in range(60):  # halving alone is below float64's resolution then
+        excess = _cubic_value(cubic, u) - target
+        low, high = torch.where(excess > 0, u, low), torch.where(excess > 0, high, u)
+        newton = u - excess / _cubic_slope(cubic, u)
+        inside = (newton >= low) & (newton <= high)  # nan, where the slope is 0, is not
+        before, u = u, torch.where(inside, newton, (low + high) / 2)
+        if bool((u - before).abs().lt(_RESOLVED).all()):
+            break
+    return u
+
+
+class Schedule:
+    """A discrete variance-preserving schedule, from its betas [T] (float64, each in (0, 1)).
+
+    `at(t)` reads it at real `t` in [0, T-1], exact at integers, and monotone cubic in log-SNR
+    between them; `at_log_snr` is the inverse.
+    """
+
+    def __init__(self, betas: Sequence[float] | Tensor):
+        betas = torch.as_tensor(betas, dtype=torch.float64)
+        if betas.ndim != 1 or not len(betas):
+            raise ScheduleError(f"betas are a list of T numbers, not {list(betas.shape)}")
+        if not bool(((betas > 0) & (betas < 1)).all()):
+            raise ScheduleError(
+                f"every beta must be in (0, 1); these are in [{betas.min():g}, {betas.max():g}]"
+            )
+        self.betas = betas
+        self.alphas_cumprod = (1 - betas).cumprod(0)
+
+    @classmethod
+    def linear(
+        cls, T: int = 1000, beta_start: float | None = None, beta_end: float | None = None
+    ) -> "Schedule":
+        """Betas rising linearly (Ho et al. 2020: 1e-4 to 0.02, scaled by 1000/T)."""
+        _check_steps(T)
+        start = 1e-4 * 1000 / T if beta_start is None else beta_start
+        end = 0.02 * 1000 / T if beta_end is None else beta_end
+        return cls(torch.linspace(start, end, T, dtype=torch.float64))
+
+    @classmethod
+    def cosine(cls, T: int = 1000, max_beta: float = 0.999) -> "Schedule":
+        """abar a squared cosine (Nichol & Dhariwal 2021, eq. 17), betas capped at `max_beta`."""
+        _check_steps(T)
+        u = torch.arange(T + 1, dtype=torch.float64) / T
+        abar = ((u + 0.008) / 1.008 * math.pi / 2).cos() ** 2
+        return cls((1 - abar[1:] / abar[:-1]).clamp(max=max_beta))
+
+    @property
+    def T(self) -> int:
+        return len(self.betas)
+
+    @cached_property
+    def log_snr(self) -> Tensor:
+        """log(abar / (1 - abar)) at every integer t: [T], strictly falling."""
+        return self.alphas_cumprod.log() - torch.log1p(-self.alphas_cumprod)
+
+    @cached_property
+    def _slopes(self) -> Tensor:
+        """Slopes at the nodes that keep a cubic Hermite interpolant monotone.
+
+        Harmonic means of the neighbouring secants inside, one-sided at the ends
+        (Fritsch & Butland 1984).
+        """
+        secants = self.log_snr.diff()
+        if not len(secants):
+            return self.log_snr.new_zeros(1)
+        inner = 2 * secants[1:] * secants[:-1] / (secants[1:] + secants[:-1])
+        return torch.cat([secants[:1], inner, secants[-1:]])
+
+    def _cubic(self, left: Tensor) -> Cubic:
+        """Coefficients, constant first, of the Hermite cubic from node `left` to the next."""
+        right = (left + 1).clamp(max=self.T - 1)
+        f0, f1 = self.log_snr[left], self.log_snr[right]
+        m0, m1 = self._slopes[left], self._slopes[right]
+        rise = f1 - f0
+        return f0, m0, 3 * rise - 2 * m0 - m1, m0 + m1 - 2 * rise
+
+    def _times(self, t: float | Tensor) -> Tensor:
+        t = torch.as_tensor(t, dtype=torch.float64).cpu()
+        if t.numel() and not bool(((t >= 0) & (t <= self.T - 1)).all()):
+            raise ScheduleError(f"t must be in [0, {self.T - 1}], not [{t.min():g}, {t.max():g}]")
+        return t
+
+    def log_snr_slope(self, t: float | Tensor) -> Tensor:
+        """d log-SNR / dt at training index `t`, of the interpolant that `at` reads; negative."""
+        t = self._times(t)
+        left = t.floor().long().clamp(max=max(self.T - 2, 0))
+        return _cubic_slope(self._cubic(left), t - left)
+
+    def at(self, t: float | Tensor) -> Level:
+        """The level at training index `t` (real, scalar or [B], in [0, T-1])."""
+        t = self._times(t)
+        left = t.floor().long()
+        u = t - left
+        between = _log_abar_of_log_snr(_cubic_value(self._cubic(left), u))
+        return _level(t, torch.where(u == 0, self.alphas_cumprod[left].log(), between))
+
+    def at_log_snr(self, log_snr: float | Tensor) -> Level:
+        """The level with this log-SNR; the inverse of `at`, to rounding."""
+        target = torch.as_tensor(log_snr, dtype=torch.float64).cpu()
+        low, high = self.log_snr[-1], self.log_snr[0]
+        inside = (target >= low - _SLACK) & (target <= high + _SLACK)
+        if target.numel() and not bool(inside.all()):
+            raise ScheduleError(
+                f"log-SNR must be in [{low:g}, {high:g}], which this schedule covers, "
+                f"not [{target.min():g}, {target.max():g}]"
+            )
+        target = target.clamp(low, high)
+        left = torch.searchsorted(-self.log_snr, -target, right=True) - 1
+        left = left.clamp(0, max(self.T - 2, 0))
+        u = _where_cubic_is(self._cubic(left), target)
+        return _level(left + u, _log_abar_of_log_snr(target))
+
+    def grid(self, spacing: str | int | Sequence[float] = "") -> tuple[Level, ...]:
+        """Levels from the noisiest to `CLEAN` at a respacing (see `respace`) or given times."""
+        if isinstance(spacing, str | int):
+            times = respace(self.T, str(spacing))[::-1]
+        else:
+            times = spacing
+        return (*_falling(self.at, times), CLEAN)
+
+
+class ContinuousSchedule:
+    """The VP diffusion on t in (0, T]: log abar = -(beta_min u + (beta_max - beta_min) u^2/2).
+
+    u = t/T (Song et al. 2021, eq. 33). The same interface as `Schedule` without a table:
+    smooth in t, which convergence orders need.
+    """
+
+    def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0, T: int = 1000):
+        if not 0 < beta_min < beta_max:
+            raise ScheduleError(f"expected 0 < beta_min < beta_max, not {beta_min}, {beta_max}")
+        self.linear, self.quadratic, self.T = beta_min, (beta_max - beta_min) / 2, T
+
+    def _times(self, t: float | Tensor) -> Tensor:
+        t = torch.as_tensor(t, dtype=torch.float64).cpu()
+        if t.numel() and not bool(((t > 0) & (t <= self.T)).all()):
+            raise ScheduleError(f"t must be in (0, {self.T}], not [{t.min():g}, {t.max():g}]")
+        return t
+
+    def at(self, t: float | Tensor) -> Level:
+        t = self._times(t)
+        u = t / self.T
+        return _level(t, -(self.linear * u + self.quadratic * u**2))
+
+    def log_snr_slope(self, t: float | Tensor) -> Tensor:
+        """d log-SNR / dt: that of log abar over 1 - abar."""
+        t = self._times(t)
+        slope = -(self.linear + 2 * self.quadratic * t / self.T) / self.T
+        return slope / self.at(t).sigma ** 2
+
+    def at_log_snr(self, log_snr: float | Tensor) -> Level:
+        target = torch.as_tensor(log_snr, dtype=torch.float64).cpu()
+        log_abar = _log_abar_of_log_snr(target)
+        root = (self.linear**2 - 4 * self.quadratic * log_abar).sqrt()
+        t = -2 * log_abar / (root + self.linear) * self.T
+        low = self.at(self.T).log_snr
+        if target.numel() and not bool(((target >= low - _SLACK) & (t > 0)).all()):
+            raise ScheduleError(
+                f"log-SNR must be finite and at least {low:g}, which this schedule reaches at "
+                f"t = {self.T}, not [{target.min():g}, {target.max():g}]"
+            )
+        return _level(t.clamp(max=self.T), log_abar)
+
+    def grid(self, times: Sequence[float]) -> tuple[Level, ...]:
+        """Levels at the given falling times; the clean end is not appended."""
+        return _falling(self.at, times)
+
+
+def _falling(at: Callable[[float], Level], times: Sequence[float]) -> tuple[Level, ...]:
+    times = [float(t) for t in times]
+    if not times or not all(a > b for a, b in pairwise(times)):
+        raise ScheduleError("grid times must fall strictly, from noisy to clean")
+    return tuple(at(t) for t in times)
+
+
+def _check_steps(T: int) -> None:
+    if T < 1:
+        raise ScheduleError(f"a schedule has at least one step, not T = {T}")
+
+
+def respace(T: int, spacing: str) -> list[int]:
+    """Rising training indices that a respacing keeps, in the public code's notation.
+
+    "25": 25 steps spread evenly over 0..T-1; "ddim25": every (T/25)-th from 0, so that sampling
+    starts at T - T/25; "10,15,20": T cut into three equal sections with 10, 15 and 20 steps; "":
+    all T. One step would be t = 0, where x_t is nearly clean: it is refused.
+    """
+    kept = _kept(T, spacing)
+    if len(kept) < 2 <= T:
+        raise ScheduleError(
+            f"{spacing!r} keeps t = 0 alone, and sampling starts at the noisiest timestep kept: "
+            f"ask for at least 2 steps"
+        )
+    return kept
+
+
+def _kept(T: int, spacing: str) -> list[int]:
+    if spacing == "":
+        return list(range(T))
+    if spacing.startswith("ddim"):
+        steps = _count(spacing.removeprefix("ddim"), spacing)
+        for stride in range(1, T + 1):
+            if len(range(0, T, stride)) == steps:
+                return list(range(0, T, stride))
+        raise ScheduleError(f"{spacing!r}: no whole stride cuts {T} steps into {steps}")
+    counts = [_count(part, spacing) for part in spacing.split(",")]
+    kept: list[int] = []
+    start = 0
+    for i, count in enumerate(counts):
+        size = T // len(counts) + (i < T % len(counts))
+        if count > size:
+            raise ScheduleError(
+                f"{spacing!r} asks for {count} steps out of {size}: a respacing cannot have "
+                f"more steps than the schedule (T = {T})"
+            )
+        stride = (size - 1) / (count - 1) if count > 1 else 1.0
+        # Accumulated and rounded half to even, as the public code does, to the last digit.
+        position = 0.0
+        for _ in range(count):
+            kept.append(start + round(position))
+            position += stride
+        start += size
+    return kept
+
+
+def _count(text: str, spacing: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise ScheduleError(
+            f"unknown respacing {spacing!r}: write a number of steps ('25'), a strided one "
+            f"('ddim25') or one count per section ('10,15,20')"
+        )
+    return int(text)

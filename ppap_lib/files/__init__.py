@@ -1,0 +1,1 @@
+"""Files: weights, atomic writes, downloads, and what made a result."""

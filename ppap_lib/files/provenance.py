@@ -1,0 +1,48 @@
+"""Which code and which versions made a result."""
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+from functools import cache
+from pathlib import Path
+
+_ROOT = Path(__file__).resolve().parents[2]
+
+
+PACKAGES = ("ppap_lib", "torch", "torchvision", "numpy", "timm", "torch-fidelity")
+
+
+@cache
+def commit() -> str | None:
+    """The checkout's commit, with '+' appended if the code differed from it.
+
+    As it was when this process first asked, which studies do before they compute: a later commit
+    is not the code that ran. Without a checkout of its own, `$PPAP_COMMIT` or None.
+    """
+    try:
+        if Path(_git("rev-parse", "--show-toplevel")).resolve() != _ROOT.resolve():
+            return os.environ.get("PPAP_COMMIT")  # a copy within another project's repository
+        head = _git("rev-parse", "HEAD")
+        changed = _git("status", "--porcelain", "--", "ppap_lib", "book/ppap_book")
+    except (OSError, subprocess.SubprocessError):
+        return os.environ.get("PPAP_COMMIT")
+    return head + ("+" if changed else "")
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(
+        ["git", *arguments], cwd=_ROOT, capture_output=True, text=True, check=True, timeout=60
+    )
+    return done.stdout.strip()
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that results depend on, where installed."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,237 @@
+"""Plug-and-play guidance: gradient fields of vision models, and denoisers steered by them.
+
+A guide is `(x_t, level, prediction) -> grad log p(target | x_t)`. `guided` turns a denoiser and
+a guide into a denoiser again, so every sampler works with and without guidance.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from numbers import Real
+
+import torch
+from torch import Tensor
+
+from ppap_lib.diffusion.denoisers import (
+    Denoise,
+    Prediction,
+)
+from ppap_lib.diffusion.levels import Level, per_image
+from ppap_lib.errors import GuidanceError
+
+Field = Callable[[Tensor, Level, Prediction], Tensor]
+
+
+@dataclass(frozen=True)
+class WeightedField:
+    """One gradient field, its weight, and the half-open range of training timesteps it acts in.
+
+    The range is one for all images, or each image's own: `start` and `stop` float64 [B].
+    `through` says that the field differentiates through the denoiser, which then needs a graph.
+    """
+
+    field: Field
+    through: bool = False
+    weight: float = 1.0
+    start: float | Tensor = -math.inf
+    stop: float | Tensor = math.inf
+
+    def active(self, level: Level) -> Tensor:
+        """Whether the term acts at the level: bool, [] or [B]."""
+        return (level.t >= self.start) & (level.t < self.stop)
+
+    @property
+    def empty(self) -> bool:
+        """Whether its range is one for all images, and without any timestep."""
+        tensors = isinstance(self.start, Tensor) or isinstance(self.stop, Tensor)
+        return not (tensors or self.start < self.stop)
+
+
+@dataclass(frozen=True)
+class Guide:
+    """A weighted sum of gradient fields. Guides add, scale, and restrict to timesteps.
+
+    `2 * guide.during(0, 400) - other / 3` and `sum(guides)` are guides.
+    """
+
+    terms: tuple[WeightedField, ...]
+
+    def __add__(self, other: "Guide") -> "Guide":
+        if not isinstance(other, Guide):
+            return NotImplemented
+        return Guide(self.terms + other.terms)
+
+    def __radd__(self, other: int) -> "Guide":
+        return self if isinstance(other, int) and other == 0 else NotImplemented  # where sum starts
+
+    def __sub__(self, other: "Guide") -> "Guide":
+        return self + -other if isinstance(other, Guide) else NotImplemented
+
+    def __neg__(self) -> "Guide":
+        return -1 * self
+
+    def __truediv__(self, divisor: float) -> "Guide":
+        return self * (1 / divisor) if isinstance(divisor, Real) else NotImplemented
+
+    def __mul__(self, factor: float) -> "Guide":
+        if not isinstance(factor, Real):
+            return NotImplemented
+        _finite(factor)
+        return Guide(tuple(replace(t, weight=t.weight * factor) for t in self.terms))
+
+    __rmul__ = __mul__
+
+    def during(self, start: float | Tensor, stop: float | Tensor) -> "Guide":
+        """The guide for training timesteps in [start, stop), and nothing elsewhere.
+
+        Timesteps 0..T-1, not fractions of T: numbers, or float64 [B] with a range for each image.
+        Raises `GuidanceError` where one range for all images leaves no term that ever acts, or has
+        no whole timestep.
+        """
+        start, stop = (
+            float(end) if isinstance(end, Tensor) and not end.ndim else end for end in (start, stop)
+        )
+        if not (isinstance(start, Tensor) or isinstance(stop, Tensor)):
+            if not start < stop:
+                raise GuidanceError(f"an empty interval: start {start} must be below stop {stop}")
+            if stop < 1 or (math.isfinite(start) and math.ceil(start) >= stop):
+                raise GuidanceError(
+                    f"[{start}, {stop}) has no timestep: give training timesteps, such as "
+                    f"during(0, 400), not fractions"
+                )
+        within = [
+            replace(t, start=_larger(t.start, start), stop=-_larger(-t.stop, -stop))
+            for t in self.terms
+        ]
+        if not (left := tuple(term for term in within if not term.empty)):
+            ranges = ", ".join(f"[{term.start}, {term.stop})" for term in self.terms)
+            raise GuidanceError(f"[{start}, {stop}) has no timestep of the guide's own {ranges}")
+        return Guide(left)
+
+    def _active(self, level: Level) -> list[WeightedField]:
+        return [term for term in self.terms if bool(term.active(level).any())]
+
+    def through(self, level: Level) -> bool:
+        """Whether the denoiser must be evaluated with a graph at this level."""
+        return any(term.through for term in self._active(level))
+
+    def gradients(self, level: Level) -> int:
+        """How many gradients a call at this level computes."""
+        return len(self._active(level))
+
+    def steer(self, denoise: Denoise, scale: float = 1.0, form: str = "score") -> Denoise:
+        """The denoiser steered by `scale` times this guide; see `guided`."""
+        _finite(scale)
+        if form not in _FORMS:
+            raise GuidanceError(f"form must be 'score' or 'mean', not {form!r}")
+
+        def steered(x_t: Tensor, level: Level) -> Prediction:
+            through = self.through(level)
+            with torch.set_grad_enabled(through):
+                x = _leaf(x_t) if through else x_t.detach()
+                prediction = denoise(x, level)
+            grad = scale * self(x, level, prediction)
+            plain = _detached(prediction)
+            plain = replace(plain, gradients=plain.gradients + self.gradients(level))
+            return _FORMS[form](plain, grad, x_t, level)
+
+        return steered
+
+    def __call__(self, x_t: Tensor, level: Level, prediction: Prediction) -> Tensor:
+        """grad log p(target | x_t), like x_t; zero, at no cost, where no term acts."""
+        total = torch.zeros_like(x_t, requires_grad=False)
+        for term in self._active(level):
+            grad = term.field(x_t, level, prediction)
+            if grad.shape != x_t.shape:
+                raise GuidanceError(
+                    f"a gradient field returned {list(grad.shape)} for x_t {list(x_t.shape)}"
+                )
+            active = per_image(term.active(level), grad).bool()
+            total = total + torch.where(active, term.weight * grad.detach(), 0)  # 0, not 0 * nan
+        return total
+
+
+def _larger(a: float | Tensor, b: float | Tensor) -> float | Tensor:
+    """The larger of two numbers; per image where one is a tensor."""
+    if isinstance(a, Tensor) or isinstance(b, Tensor):
+        return torch.maximum(*(torch.as_tensor(value, dtype=torch.float64) for value in (a, b)))
+    return max(a, b)
+
+
+def _finite(scale: float) -> None:
+    if not (isinstance(scale, Real) and math.isfinite(scale)):
+        raise GuidanceError(f"a guidance scale must be a finite number, not {scale!r}")
+
+
+def gradient_field(field: Field) -> Guide:
+    """A guide from a function that returns the gradient itself."""
+    return Guide((WeightedField(field),))
+
+
+def _leaf(x: Tensor) -> Tensor:
+    """`x` as the beginning of a graph."""
+    if torch.is_inference_mode_enabled() or x.is_inference():
+        raise GuidanceError(
+            "nothing can be differentiated in torch.inference_mode: use torch.no_grad instead, "
+            "around x_T and sample()"
+        )
+    return x.detach().requires_grad_()
+
+
+def _score_form(prediction: Prediction, grad: Tensor, x_t: Tensor, level: Level) -> Prediction:
+    alpha, sigma = level.scales(x_t)
+    eps = prediction.eps - sigma * grad
+    return replace(prediction, x0=prediction.x0 + sigma**2 / alpha * grad, eps=eps)
+
+
+def _mean_form(prediction: Prediction, grad: Tensor, x_t: Tensor, level: Level) -> Prediction:
+    return replace(prediction, shift=grad if prediction.shift is None else prediction.shift + grad)
+
+
+_FORMS = {"score": _score_form, "mean": _mean_form}
+
+
+def guided(denoise: Denoise, guide: Guide, scale: float = 1.0, form: str = "score") -> Denoise:
+    """Steer a denoiser by `scale` times a guide, and return a denoiser.
+
+    It evaluates `denoise` exactly once. Clip before guidance, as ADM does:
+    `guided(clipped(denoise), guide)`.
+
+    Parameters
+    ----------
+    denoise
+        `(x_t [B, ...], level) -> Prediction`.
+    guide
+        What `at_xt`, `at_x0` or `gradient_field` made, or a sum of such.
+    scale
+        A finite number; 1 makes an exact classifier's guidance the conditional denoiser.
+    form
+        "score" rewrites eps' = eps - sigma * scale * grad, and x0 with it (ADM's algorithm 2: DDIM
+        and every ODE solver). "mean" leaves both and hands scale * grad to the ddpm step, which
+        adds Sigma times it to its mean (algorithm 1); every other step refuses it. The forms are
+        not equally strong.
+
+    Raises
+    ------
+    GuidanceError
+        For a guide that is none, a scale that is not finite, or an unknown form.
+    """
+    if not isinstance(guide, Guide):
+        raise GuidanceError(
+            f"the second argument of guided(denoise, guide) is a Guide, as at_xt, at_x0 and "
+            f"gradient_field make them, not a {type(guide).__name__}"
+        )
+    return guide.steer(denoise, scale, form)
+
+
+def _detached(prediction: Prediction) -> Prediction:
+    def cut(value: Tensor | None) -> Tensor | None:
+        return None if value is None else value.detach()
+
+    return replace(
+        prediction,
+        x0=prediction.x0.detach(),
+        eps=prediction.eps.detach(),
+        v=cut(prediction.v),
+        shift=cut(prediction.shift),
+    )

@@ -1,0 +1,187 @@
+"""Checked parameters of a run: names, types and ranges are wrong before anything is computed.
+
+Parameters are a frozen dataclass derived from `Parameters`; a value of a wrong type or out of
+its range never makes an instance. papermill only warns about a name it does not know and passes
+`-p save true` as the string "true"; `Parameters.from_notebook` turns both into errors.
+
+    @dataclass(frozen=True)
+    class Sampling(Parameters):
+        steps: int = param(25, low=1, high=1000)
+        form: Literal["score", "mean"] = "score"
+        betas: tuple[float, float] | None = None
+        save: bool = param(False, recorded=False)
+"""
+
+import ast
+import dataclasses
+import difflib
+import math
+import types
+import typing
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, Literal, Self, Union
+
+from ppap_lib.errors import InputError
+
+_RANGE = "ppap_range"
+_RECORDED = "ppap_recorded"
+
+
+def param(
+    default: Any = dataclasses.MISSING,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    recorded: bool = True,
+) -> Any:
+    """A dataclass field with a range (both ends included; for tuples, of every element).
+
+    `recorded=False` marks a parameter that does not change the result, such as `save` or a
+    device: it is left out of `Parameters.recorded`, so of the name of the result's file.
+    """
+    return dataclasses.field(default=default, metadata={_RANGE: (low, high), _RECORDED: recorded})
+
+
+@dataclasses.dataclass(frozen=True)
+class Parameters:
+    """Base of all parameter sets: checks every field when an instance is made.
+
+    Field types are bool, int, float, str, None, `Literal`, tuples and unions of these. An int
+    is accepted for a float, and a list (what YAML and JSON have) for a tuple; nothing else is
+    converted. A subclass with a rule across fields extends `__post_init__`, calling this one
+    first.
+    """
+
+    def __post_init__(self) -> None:
+        hints = typing.get_type_hints(type(self))
+        for field in dataclasses.fields(self):
+            value = _typed(field.name, getattr(self, field.name), hints[field.name])
+            _in_range(field.name, value, *field.metadata.get(_RANGE, (None, None)))
+            object.__setattr__(self, field.name, value)
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Self:
+        """An instance from a mapping; unknown and missing names are errors that name them."""
+        fields = {field.name: field for field in dataclasses.fields(cls)}
+        for name in values:
+            if name not in fields:
+                raise InputError(f"unknown parameter {name!r}: {suggestion(name, list(fields))}")
+        for name, field in fields.items():
+            if name not in values and field.default is dataclasses.MISSING:
+                raise InputError(f"parameter {name!r} is missing and has no default")
+        return cls(**values)
+
+    @classmethod
+    def from_notebook(cls, namespace: Mapping[str, Any]) -> Self:
+        """An instance from a notebook's `globals()`, after papermill's injected cell has run.
+
+        Every field must be set in the notebook's parameters cell, and every injected name must
+        be a field.
+        """
+        names = [field.name for field in dataclasses.fields(cls)]
+        for name in names:
+            if name not in namespace:
+                raise InputError(f"{name!r} is not set in the notebook's parameters cell")
+        injected = {name: namespace[name] for name in _injected(namespace)}
+        return cls.of({name: namespace[name] for name in names} | injected)
+
+    def recorded(self) -> dict[str, Any]:
+        """The parameters that decide the result, by name: what a ledger row is filed under."""
+        return {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.metadata.get(_RECORDED, True)
+        }
+
+
+def _injected(namespace: Mapping[str, Any]) -> Iterator[str]:
+    """Names that papermill's injected cell assigns, read from IPython's input history."""
+    for source in namespace.get("In", ()):
+        if source.startswith("# Parameters\n"):
+            for node in ast.parse(source).body:
+                targets = node.targets if isinstance(node, ast.Assign) else []
+                yield from (target.id for target in targets if isinstance(target, ast.Name))
+
+
+def suggestion(name: str, known: Collection[str], n: int = 1) -> str:
+    """What to say of a name that is none of the `known`: the `n` most alike, or else all."""
+    close = difflib.get_close_matches(name, known, n=n, cutoff=0.5)
+    if not close:
+        return f"there are {', '.join(known)}"
+    return f"did you mean {' or '.join(map(repr, close))}?"
+
+
+def _typed(name: str, value: Any, hint: Any) -> Any:
+    """`value` as the type `hint` says (int to float, list to tuple), or `InputError`."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (Union, types.UnionType):
+        for option in args:
+            try:
+                return _typed(name, value, option)
+            except InputError:
+                continue
+    elif origin is Literal:
+        # By type too: True == 1, and a run filed under True is not a run filed under 1.
+        if any(value == choice and type(value) is type(choice) for choice in args):
+            return value
+    elif origin is tuple:
+        if isinstance(value, list | tuple):
+            kinds = (args[0],) * len(value) if args[1:] == (Ellipsis,) else args
+            if len(kinds) == len(value):
+                return tuple(
+                    _typed(f"{name}[{i}]", v, kind)
+                    for i, (v, kind) in enumerate(zip(value, kinds, strict=True))
+                )
+    elif hint is float:
+        if type(value) in (int, float) and math.isfinite(value):
+            return float(value)
+    elif hint in (bool, int, str, types.NoneType):
+        if type(value) is hint:
+            return value
+    else:
+        raise TypeError(f"{name}: a parameter cannot have the type {_spelt(hint)}")
+    raise InputError(f"{name} must be {_spelt(hint)}, not {value!r}{_close(value, hint)}")
+
+
+def _close(value: Any, hint: Any) -> str:
+    """A 'did you mean' for a misspelt choice."""
+    choices = [c for c in typing.get_args(hint) if isinstance(c, str)]
+    close = difflib.get_close_matches(value, choices, n=1) if isinstance(value, str) else []
+    return f": did you mean {close[0]!r}?" if close else ""
+
+
+def _spelt(hint: Any) -> str:
+    """A type as an error message spells it: "a finite float", "one of 'a', 'b'"."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (Union, types.UnionType):
+        return " or ".join(map(_spelt, args))
+    if origin is Literal:
+        return ("one of " if len(args) > 1 else "") + ", ".join(map(repr, args))
+    if origin is tuple and args[1:] == (Ellipsis,):
+        return f"a tuple, each element {_spelt(args[0])}"
+    if origin is tuple:
+        return f"a tuple of {len(args)} ({', '.join(map(_spelt, args))})"
+    known = {
+        bool: "a bool (true or false, unquoted)",
+        int: "an int",
+        float: "a finite float",
+        str: "a str",
+        types.NoneType: "None",
+    }
+    return known.get(hint, repr(hint))
+
+
+def _in_range(name: str, value: Any, low: float | None, high: float | None) -> None:
+    if isinstance(value, tuple):
+        for i, element in enumerate(value):
+            _in_range(f"{name}[{i}]", element, low, high)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        low_end = -math.inf if low is None else low
+        high_end = math.inf if high is None else high
+        if not low_end <= value <= high_end:
+            expected = f"in [{low}, {high}]"
+            if high is None:
+                expected = f"at least {low}"
+            elif low is None:
+                expected = f"at most {high}"
+            raise InputError(f"{name} must be {expected}, not {value}")

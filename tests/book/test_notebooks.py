@@ -1,0 +1,269 @@
+"""Notebooks: clean in the repository, and run by papermill with good and bad parameters."""
+
+import json
+import os
+import re
+import runpy
+import shutil
+import sys
+from pathlib import Path
+
+import nbformat
+import printed
+import pytest
+from places import ROOT
+
+from ppap_book.errors import StudyError
+from ppap_book.notebooks import clean, main
+from ppap_lib.parameters import Parameters
+
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+# What makes a page's printed papermill commands, taken together, a run of a few seconds.
+SMALLER = {
+    "01_forward_process": {"size": 32},
+    "02_samples": {"n": 10, "neighbours": 3},
+    "03_entropy": {"n": 20, "sketch": 10},
+    "04_experts_gradcam": {"n": 5, "sketch": 4, "shown": 3},
+    "05_one_expert_at_a_time": {"n_intervals": 2, "shown": 2},
+    "06_guidance_ablation": {},
+    "07_practical": {"guide": "vit", "n_experts": 2, "rank": 1},
+    "08_noise_and_beta": {"shown": 2, "steps": 3, "save": False},
+    "09_accelerated_sampling": {"budget": 5, "finest": 40, "images": 2, "timed": 1},
+    "10_scale_and_resolution": {"scales_shown": [2.0, 100.0], "classes_shown": ["bag"], "shown": 1},
+    "11_architecture": {"sketch": 0.05, "seeds": 1, "save": False},
+}
+# Bad parameters, and what the error says.
+BAD = {
+    "01_forward_process": [
+        ({"n_interval": 7}, "unknown parameter 'n_interval': did you mean 'n_intervals'"),
+        ({"T": 5}, r"T must be in \[50, 4000\], not 5"),
+        ({"picture": "cat"}, "picture must be one of 'astronaut'"),
+    ],
+    "02_samples": [
+        ({"n": 2}, r"n must be in \[10, 400\], not 2"),
+        ({"spacing": "fast"}, "unknown respacing 'fast'"),
+    ],
+    "03_entropy": [
+        ({"picture": "cat"}, "picture must be one of 'astronaut'"),
+        ({"n": 5}, r"n must be in \[10, 1000\], not 5"),
+    ],
+    "04_experts_gradcam": [
+        ({"experts": "ppap"}, "experts must be one of 'multi5'"),
+        ({"shown": 200}, "shown must be one of the n = 200 images"),
+    ],
+    "05_one_expert_at_a_time": [
+        ({"n_intervals": 1}, r"n_intervals must be in \[2, 10\], not 1"),
+        ({"method": "ppap"}, "method must be one of .* did you mean 'ppap5'"),
+    ],
+    "06_guidance_ablation": [
+        ({"guide": "resnet50"}, "guide must be one of 'resnet18', 'vit'"),
+        ({"scale": -1.0}, r"scale must be at least 0.0, not -1.0"),
+        ({"method": "ppap"}, "method must be one of 'all', 'none'"),
+        ({"steps": 600}, "'ddim600': no whole stride cuts 1000 steps into 600"),
+    ],
+    "07_practical": [
+        ({"rank": 0}, r"rank must be in \[1, 16\], not 0"),
+        ({"experts": 5}, "unknown parameter 'experts': did you mean 'n_experts'"),
+    ],
+    "08_noise_and_beta": [
+        ({"steps": 1}, r"steps must be in \[2, 1000\], not 1"),
+        ({"n": 20}, r"n must be in \[66, 2000\], not 20"),
+        ({"clip": False}, "unknown parameter 'clip'"),
+    ],
+    "09_accelerated_sampling": [
+        ({"budget": 4}, r"budget must be in \[5, 100\], not 4"),
+        ({"buget": 10}, "unknown parameter 'buget': did you mean 'budget'"),
+    ],
+    "10_scale_and_resolution": [
+        ({"methods_shown": ["ppap"]}, r"methods_shown must be some of naive, .*, not \['ppap'\]"),
+        ({"scales_shown": [-1.0]}, r"scales_shown\[0\] must be at least 0.0, not -1.0"),
+        ({"classes_shown": ["hat"]}, "classes_shown must be some of T-shirt"),
+    ],
+    "11_architecture": [
+        ({"seconds": 0}, r"seconds must be in \[0.05, 3600\], not 0"),
+        ({"heads": 2}, "unknown parameter 'heads'"),
+    ],
+}
+
+
+@pytest.fixture
+def execute(tmp_path, monkeypatch):
+    """papermill's `execute_notebook` on one of ours, by name, away from the repository."""
+    papermill = pytest.importorskip("papermill")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    # A copy of the ledger: pages read it, and what a test runs must not enter the real one.
+    shutil.copytree(ROOT / "book" / "results", tmp_path / "results")
+    monkeypatch.setenv("PPAP_RESULTS", str(tmp_path / "results"))
+
+    def run(name, parameters):
+        with monkeypatch.context() as quiet:
+            quiet.chdir(tmp_path)
+            return papermill.execute_notebook(
+                ROOT / "notebooks" / f"{name}.ipynb",
+                tmp_path / "executed.ipynb",
+                parameters=parameters,
+                progress_bar=False,
+                kernel_name="python3",
+            )
+
+    return run
+
+
+def outputs(notebook, kind):
+    return [o for c in notebook.cells for o in c.get("outputs", []) if o.output_type == kind]
+
+
+def test_every_page_has_a_small_run_and_bad_parameters():
+    toc = (ROOT / "book" / "_toc.yml").read_text("utf8")
+    assert set(re.findall(r"file: notebooks/(\w+)", toc)) == SMALLER.keys() == BAD.keys()
+
+
+@pytest.mark.parametrize("name", SMALLER)
+def test_a_notebook_runs_with_the_parameters_that_it_prints(name, execute):
+    notebook = execute(name, printed.parameters(name) | SMALLER[name])
+    injected = [c for c in notebook.cells if "injected-parameters" in c.metadata.get("tags", [])]
+    assert len(injected) == 1
+    assert not [o for o in outputs(notebook, "stream") if o.name == "stderr"]
+    shown = outputs(notebook, "display_data") + outputs(notebook, "execute_result")
+    assert any("image/png" in o.data for o in shown)
+
+
+def checked(name: str, parameters: dict) -> Parameters:
+    """What a page makes of parameters: all it runs up to their check, in this process."""
+    reading = pytest.importorskip("papermill.iorw")
+    writing = pytest.importorskip("papermill.parameterize")
+    notebook = reading.load_notebook_node(str(ROOT / "notebooks" / f"{name}.ipynb"))
+    notebook = writing.parameterize_notebook(notebook, parameters)
+    sources = [cell.source for cell in notebook.cells if cell.cell_type == "code"][:3]
+    page = {"In": sources}
+    for source in sources:
+        exec(source, page)
+    return page["P"]
+
+
+@pytest.mark.parametrize("command", [line for _, line in printed.lines("papermill notebooks/")])
+def test_a_printed_papermill_command_is_of_a_page_and_its_parameters(command):
+    pytest.importorskip("papermill")
+    path, parameters = printed.papermills(command)
+    assert (ROOT / path).is_file() and parameters
+    page = checked(Path(path).stem, parameters)
+    for name, value in parameters.items():
+        assert getattr(page, name) == (tuple(value) if isinstance(value, list) else value)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "message"),
+    [(name, *bad) for name, cases in BAD.items() for bad in cases],
+)
+def test_a_bad_parameter_is_refused(name, parameters, message):
+    with pytest.raises(ValueError, match=message):
+        checked(name, parameters)
+
+
+def test_a_bad_parameter_stops_papermill_before_anything_is_computed(execute, tmp_path):
+    papermill = pytest.importorskip("papermill")
+    name = "01_forward_process"
+    parameters, message = BAD[name][0]
+    with pytest.raises(papermill.PapermillExecutionError, match=message):
+        execute(name, parameters)
+    stopped = nbformat.read(tmp_path / "executed.ipynb", as_version=4)
+    ran = [c for c in stopped.cells if c.cell_type == "code" and c.get("execution_count")]
+    assert len(ran) == 3, "parameters, injected parameters, check"
+
+
+@pytest.mark.parametrize("name", SMALLER)
+def test_the_rhythm_of_a_page(name):
+    notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert "parameters" in code[0].metadata.get("tags", [])
+    assert "from_notebook(globals())" in code[1].source
+    assert notebook.cells[0].source.startswith("# ")
+    for cell in code:  # every figure and table can be cited and says what it shows
+        shown = cell.metadata.get("mystnb", {})
+        if "figure" in shown:
+            assert set(shown["figure"]) == {"name", "caption"}
+        if any(mark in cell.source for mark in (":::{table}", "| ---", "to_markdown(")):
+            # Without that format a page shows the bars themselves.
+            assert ":::{table}" in cell.source
+            assert ":name: tab-" in cell.source and shown == {"markdown_format": "myst"}
+    assert "papermill" in "".join(c.source for c in notebook.cells if c.cell_type == "markdown")
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_repositorys_notebooks_are_clean(path):
+    text = path.read_text("utf8")
+    assert clean(text) == text
+
+
+def dirty() -> str:
+    code = nbformat.v4.new_code_cell(
+        "1 + 1",
+        execution_count=3,
+        outputs=[nbformat.v4.new_output("stream", text="2")],
+        metadata={"tags": ["hide-input"], "collapsed": True, "papermill": {"duration": 1}},
+    )
+    injected = nbformat.v4.new_code_cell("T = 3", metadata={"tags": ["injected-parameters"]})
+    text = nbformat.v4.new_markdown_cell("# Title", metadata={"editor": 1})
+    notebook = nbformat.v4.new_notebook(cells=[text, injected, code])
+    notebook.metadata["widgets"] = {"state": {}}
+    return nbformat.writes(notebook)
+
+
+def test_cleaning_keeps_what_the_book_needs_and_nothing_else():
+    notebook = json.loads(clean(dirty()))
+    text, code = notebook["cells"]
+    assert [text["id"], code["id"]] == ["c00", "c01"]
+    assert "".join(text["source"]) == "# Title" and text["metadata"] == {}
+    assert "".join(code["source"]) == "1 + 1" and code["metadata"] == {"tags": ["hide-input"]}
+    assert code["outputs"] == [] and code["execution_count"] is None
+    assert set(notebook["metadata"]) == {"kernelspec", "language_info"}
+
+
+def test_cleaning_twice_is_cleaning_once():
+    assert clean(clean(dirty())) == clean(dirty())
+
+
+@pytest.mark.parametrize("text", ["", "not json", "[]", '{"a": 1}'])
+def test_what_is_no_notebook_is_refused(text):
+    with pytest.raises(StudyError, match="not a notebook"):
+        clean(text)
+
+
+def test_check_reports_and_the_command_mends(tmp_path, capsys):
+    path = tmp_path / "page.ipynb"
+    path.write_text(dirty(), "utf8")
+    before = path.read_bytes()
+    assert main(["--check", str(path)]) == 1
+    assert "unclean" in capsys.readouterr().out and path.read_bytes() == before
+    assert main([str(path)]) == 0 and path.read_text("utf8") == clean(dirty())
+    assert main(["--check", str(path)]) == 0 and os.listdir(tmp_path) == ["page.ipynb"]
+
+
+def test_a_broken_notebook_is_named(tmp_path, capsys, monkeypatch):
+    """Also where the error's class belongs to the module that `python -m` runs."""
+    path = tmp_path / "page.ipynb"
+    path.write_text("not json", "utf8")
+    assert main([str(path)]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {path}: not a notebook")
+    monkeypatch.setattr(sys, "argv", ["notebooks", str(path)])
+    monkeypatch.delitem(sys.modules, "ppap_book.notebooks")
+    with pytest.raises(SystemExit, match="1"):
+        runpy.run_module("ppap_book.notebooks", run_name="__main__", alter_sys=True)
+    assert capsys.readouterr().err == said
+    assert main([str(tmp_path / "none.ipynb")]) == 1
+    assert "none.ipynb" in capsys.readouterr().err
+
+
+def test_figures_have_labels_of_their_own():
+    """Two of one name are a warning of the book's build, minutes after a test says so."""
+    labels = [
+        cell.metadata["mystnb"]["figure"]["name"]
+        for path in NOTEBOOKS
+        for cell in nbformat.read(path, 4).cells
+        if "figure" in cell.metadata.get("mystnb", {})
+    ]
+    for path in (ROOT / "book").glob("*.md"):
+        labels += re.findall(r"^    name: (fig-\S+)$", path.read_text("utf8"), re.MULTILINE)
+    assert "fig-story" in labels and len(labels) == len(set(labels))

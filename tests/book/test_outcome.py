@@ -1,0 +1,200 @@
+"""Reading the guidance study: pooling, pairing, the choice of scales, and rank agreement."""
+
+from dataclasses import replace
+
+import pytest
+
+from ppap_book import ledger, paper_tables
+from ppap_book.studies import guidance_outcomes, methods
+from ppap_book.studies.guidance import STUDY, SWEEP_SEED, Guidance, Part
+from ppap_lib import zoo
+
+
+def row(method, right, scale=7.5, first_seed=0, **columns):
+    """A ledger row whose image i the judge finds right where right[i]."""
+    made = Guidance(method=method, scale=scale, n=len(right), first_seed=first_seed)
+    results = {"judge_correct": list(right), "guide_correct": [1] * len(right), **columns}
+    return {"params": made.recorded(), "results": results, "seconds": 2.0 * len(right)}
+
+
+@pytest.fixture(autouse=True)
+def weights(monkeypatch):
+    """Every method counts as installed, with digests of its own."""
+    real = zoo.card
+
+    def card(name, *more):
+        return replace(real(name, *more), sha256=f"digest of {name}")
+
+    monkeypatch.setattr(zoo, "card", card)
+
+
+def test_blocks_are_pooled_and_columns_averaged():
+    rows = [
+        row("naive", [1, 0, 0, 0], kid=0.2),
+        row("naive", [1, 1, 1, 1], first_seed=4, kid=0.4),
+        row("none", [0, 0, 0, 1], kid=0.1),
+    ]
+    none, naive = guidance_outcomes.outcomes(rows)
+    assert (none.method, naive.method) == ("none", "naive")
+    assert list(naive.rows) == [0, 4] and naive.mean("judge") == pytest.approx(5 / 8)
+    assert naive.get("kid") == pytest.approx(0.3) and naive.get("fd64") is None
+    assert naive.mean("guide") == 1.0 and naive.seconds == pytest.approx(2.0)
+
+
+def test_rows_of_other_weights_other_n_and_the_sweep_are_kept_apart():
+    old = row("naive", [1, 1])
+    old["params"]["denoiser_sha256"] = "another"
+    few = row("naive", [1, 1], first_seed=8)
+    swept = row("naive", [1] * 4, first_seed=SWEEP_SEED)
+    short, long = guidance_outcomes.outcomes([old, few, swept, row("naive", [0] * 4)])
+    assert (short.images, long.images) == (2, 4)
+    assert (short.mean("judge"), long.mean("judge")) == (1, 0)
+    (found,) = guidance_outcomes.outcomes([old, few, swept], sweep=True)
+    assert found.mean("judge") == 1
+
+
+def test_methods_are_compared_on_the_seeds_they_share():
+    a = row("multi5", [1, 1, 1, 1])
+    b = row("naive", [0, 0, 1, 1])
+    extra = row("naive", [0, 0, 0, 0], first_seed=4)
+    found = guidance_outcomes.outcomes([a, b, extra])
+    naive, multi = guidance_outcomes.pick(found, ("naive", "multi5"))
+    assert multi.minus(naive, "judge").mean == pytest.approx(0.5)
+    assert multi.shared(naive) == [0] and naive.shared() == [0, 4]
+    assert guidance_outcomes.pick(found, ("naive", "ppap5")) is None
+
+
+def test_longer_blocks_of_some_methods_do_not_part_them_from_the_others():
+    rows = [row(method, [0, 1]) for method in ("none", "naive", "multi5")]
+    rows += [row(method, [1] * 8) for method in ("naive", "multi5")]
+    found = guidance_outcomes.outcomes(rows)
+    assert [o.images for o in guidance_outcomes.pick(found, ("none", "naive"))] == [2, 2]
+    assert [o.images for o in guidance_outcomes.pick(found, ("naive", "multi5"))] == [8, 8]
+    assert {(o.method, o.images) for o in guidance_outcomes.of_one_length(found)} == {
+        ("none", 2),
+        ("naive", 2),
+        ("multi5", 2),
+    }
+    rows.append(row("none", [1] * 8))
+    assert {
+        o.images for o in guidance_outcomes.of_one_length(guidance_outcomes.outcomes(rows))
+    } == {8}
+    assert guidance_outcomes.of_one_length([]) == []
+
+
+def test_a_difference_of_one_image_in_a_hundred_is_not_beyond_doubt():
+    rows = [row("multi5", [1] * 94 + [0] * 6), row("naive", [1] * 95 + [0] * 5)]
+    naive, multi = guidance_outcomes.outcomes(rows)
+    found = multi.minus(naive, "judge")
+    assert found.high == 0 and found.sign == 0  # exactly: no rounding may move the interval
+
+
+def test_what_is_missing_of_a_part_is_counted_in_blocks_of_its_length():
+    rows = [row("none", [1] * 4), row("none", [1] * 4, first_seed=4)]
+    rows += [row("naive", [1] * 4, first_seed=4 * k) for k in range(3)]
+    rows += [row("single", [1] * 8), row("multi5", [1] * 4, scale=1.0)]  # other runs
+    left = guidance_outcomes.missing(
+        guidance_outcomes.outcomes(rows), Part("resnet18", "ddim25", n=4, blocks=3)
+    )
+    assert left["none"] == 1 and left["single"] == left["multi5"] == 3
+    assert left.keys() == methods.METHODS.keys() - {"naive"}
+
+
+def test_the_best_scale_is_the_judge_s_choice_and_the_smallest_of_equals():
+    seed = SWEEP_SEED
+    rows = [
+        row("single", right, scale=scale, first_seed=seed)
+        for scale, right in ((1.0, [0, 1]), (2.5, [1, 1]), (7.5, [1, 1]), (20.0, [0, 0]))
+    ]
+    rows.append(row("none", [1, 1], first_seed=seed))  # has no scale to choose
+    found = guidance_outcomes.outcomes(rows, sweep=True)
+    assert guidance_outcomes.best_scales(found, "resnet18") == {"single": 2.5}
+    assert guidance_outcomes.best_scales(found, "vit") == {}
+
+
+def test_three_blocks_are_compared_rather_than_one_that_is_longer():
+    def rows(method, n, blocks):
+        return [row(method, [0] * n, first_seed=block * n) for block in range(blocks)]
+
+    long = [*rows("naive", 40, 1), *rows("none", 40, 1)]
+    short = [*rows("naive", 2, 3), *rows("none", 2, 3)]
+    for there, n in ((long + short, 2), (long + short[:-1], 40), (short, 2)):
+        pair = guidance_outcomes.pick(guidance_outcomes.outcomes(there), ("naive", "none"))
+        assert {one.params["n"] for one in pair} == {n}
+
+
+def test_scales_that_the_sweep_cannot_tell_from_the_best():
+    """Of 8 images: 8 right at best, then 7, then 0."""
+    seed = SWEEP_SEED
+    rows = [
+        row("single", [1] * right + [0] * (8 - right), scale=scale, first_seed=seed)
+        for scale, right in ((1.0, 0), (2.5, 8), (7.5, 7))
+    ]
+    found = guidance_outcomes.outcomes(rows, sweep=True)
+    assert guidance_outcomes.alike_scales(found, "resnet18") == {"single": [7.5]}
+    assert guidance_outcomes.alike_scales(found, "vit") == {}
+
+
+def test_methods_are_compared_each_at_a_scale_of_its_own():
+    rows = [
+        row(method, [0, 1], scale=scale)
+        for method, scale in (("naive", 20.0), ("naive", 7.5), ("ppap5", 7.5), ("none", 0.0))
+    ]
+    found, scales = guidance_outcomes.outcomes(rows), {"naive": 20.0, "ppap5": 7.5}
+    pair = guidance_outcomes.pick(found, ("naive", "ppap5"), scale=scales)
+    assert [one.scale for one in pair] == [20.0, 7.5]
+    assert guidance_outcomes.pick(found, ("naive", "none"), scale=scales)[1].method == "none"
+    assert guidance_outcomes.pick(found, ("naive", "single"), scale=scales) is None
+
+
+def test_every_swept_method_is_run_at_its_own_best_scale(monkeypatch, tmp_path):
+    monkeypatch.setenv("PPAP_RESULTS", str(tmp_path))
+    for method, best in (("single", 2.5), ("naive", 20.0)):
+        for scale in (2.5, 20.0):
+            made = row(method, [int(scale == best)] * 2, scale=scale, first_seed=SWEEP_SEED)
+            ledger.record(STUDY, made["params"], made["results"], seconds=1.0)
+    runs = guidance_outcomes.at_best("resnet18", n=3, blocks=2)
+    asked = [(run.first_seed, run.method, run.scale, run.n) for run in runs]
+    assert asked == [
+        (0, "naive", 20.0, 3),
+        (0, "single", 2.5, 3),
+        (3, "naive", 20.0, 3),
+        (3, "single", 2.5, 3),
+    ]
+    assert guidance_outcomes.at_best("vit") == []
+
+
+def test_rank_correlation_is_one_for_the_published_numbers_themselves():
+    theirs = {
+        r["guidance"]: r
+        for r in paper_tables.rows("ppap_table")
+        if (r["architecture"], r["steps"]) == ("resnet50", 25)
+    }
+
+    def columns(name, sign):
+        return {
+            ours: sign * theirs[name][column]
+            for ours, column in guidance_outcomes.PUBLISHED_COLUMNS.items()
+        }
+
+    names = {m: "none" if f is None else f.published for m, f in methods.METHODS.items()}
+    for sign in (1, -1):
+        rows = [row(m, [0, 1], **columns(name, sign)) for m, name in names.items()]
+        found = guidance_outcomes.ranks(guidance_outcomes.outcomes(rows), "resnet18")
+        assert {c: r.correlation for c, r in found.items()} == pytest.approx(
+            dict.fromkeys(guidance_outcomes.PUBLISHED_COLUMNS, sign)
+        )
+        assert len(found["kid"].ours) == 7  # x0-hat is one published row
+    del rows[0]["results"]["fd"]  # as blocks of few images
+    assert found.keys() - guidance_outcomes.ranks(
+        guidance_outcomes.outcomes(rows), "resnet18"
+    ).keys() == {"fd"}
+    assert guidance_outcomes.ranks(guidance_outcomes.outcomes(rows[:2]), "resnet18") == {}
+
+
+def test_methods_of_one_length_without_a_block_that_all_have_are_not_ranked():
+    rows = [
+        row(method, [1, 0], first_seed=2 * block, kid=0.1, inception_score=1.0, precision=0.5)
+        for block, method in enumerate(("naive", "single", "multi5"))
+    ]
+    assert guidance_outcomes.ranks(guidance_outcomes.outcomes(rows), "resnet18") == {}

@@ -1,0 +1,95 @@
+"""Published tables: numbers are numbers, and every table says where it comes from."""
+
+import pytest
+
+from ppap_book import paper_tables
+from ppap_book.errors import StudyError
+
+
+def test_every_table_is_whole_and_names_its_source():
+    assert {"ppap_table", "ddim_eta", "pndm", "adm_ablation", "noise_tweaks"} <= set(
+        paper_tables.names()
+    )
+    for name in paper_tables.names():
+        assert paper_tables.rows(name), name
+        assert len(paper_tables.source(name)) > 20 and "#" not in paper_tables.source(name)
+
+
+def test_cells_become_numbers_where_they_are_numbers():
+    first = paper_tables.rows("ppap_table")[0]
+    assert first["steps"] == 25 and isinstance(first["steps"], int)
+    assert first["fid"] == 40.24 and first["trainable_percent"] is None
+    assert first["guidance"] == "none"
+    etas = {row["eta"] for row in paper_tables.rows("ddim_eta")}
+    assert etas == {0.0, 0.2, 0.5, 1.0, "sigma_hat"}
+
+
+def test_known_orderings():
+    """Against slips in the copies: what the papers themselves say of these tables."""
+    table = [r for r in paper_tables.rows("ppap_table") if r["architecture"] == "resnet50"]
+    fid = {r["guidance"]: r["fid"] for r in table if r["sampler"] == "ddim"}
+    assert fid["multi_experts_5"] < fid["ppap_10"] < fid["ppap_5"] < fid["naive_off_the_shelf"]
+    wide = [r["fid"] for r in paper_tables.rows("noise_tweaks") if r["beta_end"] == 0.04]
+    assert wide == [218.54]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("a,b\n1\n", "row 1 does not fit"), ("a,b\n1,2\n3,4,5\n", "row 2 does not fit")],
+)
+def test_a_torn_row_is_refused(text, message, tmp_path):
+    (tmp_path / "torn.csv").write_text(text, "utf8")
+    with pytest.raises(StudyError, match=message):
+        paper_tables.rows("torn", tmp_path)
+
+
+def test_what_is_wrong_with_a_name_or_a_file_is_said(tmp_path):
+    with pytest.raises(StudyError, match="no published table 'fid': there are adm"):
+        paper_tables.rows("fid")
+    (tmp_path / "anonymous.csv").write_text("a\n1\n", "utf8")
+    with pytest.raises(StudyError, match="does not say where it comes from"):
+        paper_tables.source("anonymous", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "p_value"),
+    [
+        ([1, 2, 3], [10, 20, 30], 2 / 6),  # rho of the six orders: 1, .5, .5, -.5, -.5, -1
+        ([1, 2, 3], [10, 30, 20], 6 / 6),
+        ([1, 2, 3], [30, 20, 10], 2 / 6),
+        ([0.4, 0.1, 7.0, 0.2], [5, 1, 9, 2], 2 / 24),
+        ([1, 2, 3, 4], [1, 2, 4, 3], 8 / 24),  # squared ranks differ by 2: 3 such, 3 opposite
+        ([1, 1, 2], [4, 4, 9], 2 / 6),  # rho of the orders: 1 twice, -1/2 four times
+        ([1, 2, 3], [7, 7, 7], 1),
+    ],
+)
+def test_the_p_value_of_a_rank_correlation_counts_orders(a, b, p_value):
+    found = paper_tables.agreement(dict(enumerate(a)), dict(enumerate(b)))
+    assert found.p_value == pytest.approx(p_value)
+
+
+@pytest.mark.parametrize(("n", "p_value"), [(4, 2 / 24), (5, 2 / 120), (7, 2 / 5040)])
+def test_five_names_can_show_an_agreement_and_four_cannot(n, p_value):
+    ours = dict(zip("abcdefg", range(n), strict=False))
+    for sign, verdict in ((1, "agrees"), (-1, "is the reverse")):
+        found = paper_tables.agreement(ours, {name: sign * v for name, v in ours.items()})
+        assert found.p_value == pytest.approx(p_value)
+        assert found.verdict() == (verdict if n > 4 else "cannot be told from chance")
+        assert found.verdict(of_many=4) == (verdict if n > 5 else "cannot be told from chance")
+
+
+@pytest.mark.parametrize(
+    ("names", "of_many", "least"),
+    # From tables of Spearman's rho, two-sided at 5 % and 1 %.
+    [(7, 1, 0.786), (6, 1, 0.886), (5, 1, 1.0), (4, 1, None), (7, 5, 0.929), (6, 5, 1.0)],
+)
+def test_how_far_orders_must_agree_to_be_told_from_chance(names, of_many, least):
+    found = paper_tables.least_correlation(names, of_many)
+    assert found == (least if least is None else pytest.approx(least, abs=5e-4))
+
+
+def test_beyond_nine_names_orders_are_drawn():
+    ours = dict(zip("abcdefghijkl", range(12), strict=True))
+    swapped = ours | {"a": 1, "b": 0}
+    assert paper_tables.agreement(ours, swapped).p_value < 1e-5
+    assert paper_tables.agreement(ours, swapped) == paper_tables.agreement(ours, swapped)

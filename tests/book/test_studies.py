@@ -1,0 +1,211 @@
+"""Studies from a run's folder to the ledger, with a cheap extractor in place of the real one."""
+
+import json
+import re
+
+import pytest
+import torch
+
+from ppap_book import ledger
+from ppap_book.run import main
+from ppap_book.studies import curve, guidance, samplers, training
+from ppap_lib import device
+from ppap_lib.diffusion.denoisers import ADAPTERS
+from ppap_lib.errors import TrainingError
+from ppap_lib.files import weights
+from ppap_lib.zoo.tiers import tier
+
+
+@pytest.fixture
+def run_folder(tmp_path, monkeypatch, pixel_features):
+    monkeypatch.setenv("PPAP_RESULTS", str(tmp_path / "results"))
+    torch.manual_seed(0)
+    folder = tmp_path / "run"
+    for seen in (64, 128):
+        state = tier("fashion").denoiser().state_dict()
+        weights.save(state, folder / "snapshots" / f"{seen:09d}.safetensors", torch.float16)
+    weights.save(state, folder / "ema.safetensors", torch.float16)
+    summary = {"images_seen": 150, "prediction": "v", "file": "ema.safetensors"}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    return folder
+
+
+def test_the_curve_scores_each_snapshot_once(run_folder):
+    told = []
+    curve.run("fashion", run_folder, n=66, spacing="2", tell=told.append)
+    found = ledger.rows(curve.STUDY)
+    assert sorted(row["params"]["images_seen"] for row in found) == [64, 128, 150]
+    for row in found:
+        # An untrained network's images are nothing like photographs, real ones like each other.
+        assert row["results"]["kid"] > 10 * abs(row["results"]["kid_real"])
+        assert row["results"]["fd64"] > row["results"]["fd64_real"] > 0
+        assert row["params"]["n"] == 66 and len(row["params"]["sha256"]) == 64
+    curve.run("fashion", run_folder, n=66, spacing="2", tell=told.append)
+    assert len(told) == 3
+
+
+@pytest.mark.parametrize("prediction", ["eps", "x0"])
+def test_the_curve_scores_by_what_the_network_predicts(run_folder, monkeypatch, prediction):
+    path = run_folder / "summary.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"prediction": prediction}))
+    network = weights.load(
+        tier("fashion").denoiser().eval(), weights.read(run_folder / "ema.safetensors")
+    )
+    x, level = torch.randn(2, 1, 32, 32), tier("fashion").schedule().at(500)
+    expected = ADAPTERS[prediction](network, learned_variance=True)(x, level)
+    scored = []
+
+    def score(params, denoise, device):
+        scored.append(denoise(x, level).x0)
+        return {"kid": 0.0, "fd64": 0.0}
+
+    monkeypatch.setattr(curve, "score", score)
+    with torch.no_grad():
+        curve.run("fashion", run_folder, n=66, tell=[].append)
+    torch.testing.assert_close(scored[-1], expected.x0)
+
+
+def test_a_curve_needs_to_know_what_the_network_predicts(run_folder):
+    summary = {"images_seen": 150, "file": "ema.safetensors"}
+    (run_folder / "summary.json").write_text(json.dumps(summary))
+    with pytest.raises(TrainingError, match="'prediction' must be one of eps, x0, v"):
+        curve.run("fashion", run_folder, n=66)
+
+
+def test_a_training_run_is_filed_with_its_course(tmp_path, monkeypatch):
+    monkeypatch.setenv("PPAP_RESULTS", str(tmp_path / "results"))
+    folder = tmp_path / "run"
+    folder.mkdir()
+    log = [{"step": i, "images": 32 * i, "loss": 1 / i, "lr": 1e-3} for i in range(1, 501)]
+    (folder / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in log))
+    summary = {
+        "tier": "fashion",
+        "network": "denoiser",
+        "sha256": "0" * 64,
+        "parameters": 1,
+        "objective": "DenoiserLoss",
+        "images_seen": 16000,
+        "final_loss": 0.002,
+        "images_per_second": 50.0,
+        "seconds": 320.0,
+        "speed": {"device": "cpu x86_64, 2 threads"},
+        "settings": {"batch": 32, "snapshots": [1, 2]},
+    }
+    (folder / "summary.json").write_text(json.dumps(summary))
+    training.run(folder)
+    (row,) = ledger.rows(training.STUDY)
+    assert row["results"]["trained_on"] == "cpu x86_64, 2 threads"
+    assert row["seconds"] == 320.0 and row["results"]["settings"] == {"batch": 32}
+    assert len(row["results"]["loss"]) == len(row["results"]["images"]) <= 2 * training.POINTS
+    assert row["results"]["loss"][0] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["guidance", "--methods", "foo"], "method .*'foo'"),
+        (
+            ["guidance", "--tier", "tin10", "--methods", "multi5", "--n", "2"],
+            "tin10/multi5-resnet18 does not ship: .* ppap_lib.distill supervised --tier tin10",
+        ),
+        (["ablation", "--folder", "nowhere"], "no finished training in nowhere: .*distill first"),
+        (["training", "--folder", "nowhere"], "no finished training in nowhere: .*train first"),
+        (["curve", "--folder", "nowhere", "--device", "abacus"], "abacus"),
+        (
+            ["curve", "--folder", "nowhere"],
+            "no finished training in nowhere: .*train denoiser first",
+        ),
+        (["samplers", "--scale", "2"], "--scale would be ignored: nothing guides"),
+        (["samplers", "--guide", "vit"], "--guide would be ignored: nothing guides"),
+        (["samplers", "--tolerances", "0.1"], "--tolerances would be ignored: .* pf"),
+        (["samplers", "--solvers", "pf", "--budgets", "5"], "--budgets would be ignored: .* pf"),
+        (["samplers", "--solvers", "pf", "--grid", "karras"], "--grid would be ignored: .* pf"),
+    ],
+)
+def test_the_command_line_says_what_is_wrong(tmp_path, monkeypatch, capsys, arguments, says):
+    monkeypatch.setenv("PPAP_RESULTS", str(tmp_path))
+    assert main(arguments) == 1
+    assert re.match(f"error: .*{says}", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["ablations", "--data", "set", "--tier", "tin10"],
+        ["ablation", "--folder", "run", "--tier", "tin10"],
+        ["distillation", "--folder", "run", "--tier", "tin10"],
+        ["training", "--folder", "run", "--tier", "tin10"],
+        ["training", "--folder", "run", "--device", "cpu"],
+        ["architecture", "--device", "cuda"],
+        ["guidance", "--sweep", "--at-best"],
+        ["guidance", "--sweep", "--scales", "2"],
+        ["guidance", "--at-best", "--scales", "2"],
+    ],
+)
+def test_an_option_that_a_command_does_not_read_is_refused(capsys, arguments):
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    said = capsys.readouterr().err
+    assert "unrecognized arguments" in said or "not allowed with" in said
+
+
+def test_what_is_asked_of_a_study_is_what_is_run(monkeypatch, capsys):
+    asked = []
+    for study in (guidance, samplers):
+        monkeypatch.setattr(study, "record", lambda runs, device: asked.append(runs))
+    assert main(["guidance", "--methods", "naive", "--sweep", "--blocks", "2", "--n", "5"]) == 0
+    solvers = ["--solvers", "ddim", "f_pndm"]
+    assert main(["samplers", *solvers, "--method", "naive", "--scale", "2"]) == 0
+    assert "f_pndm within 10, naive off-the-shelf, seeds from 0: left" in capsys.readouterr().out
+    sweep, guided = asked
+    assert {run.first_seed - guidance.SWEEP_SEED for run in sweep} == {0, 5}
+    assert {run.scale for run in sweep} == set(guidance.SWEEP)
+    assert [(run.budget, run.scale, run.guide) for run in guided] == [(10, 2.0, "resnet18")]
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_a_study_that_nothing_narrows_is_the_whole_one(monkeypatch, tmp_path, gpu):
+    """Its parts, the sweep, and each method at its best scale; on a GPU more of them."""
+    monkeypatch.setenv("PPAP_RESULTS", str(tmp_path))
+    monkeypatch.setattr(device, "pick", lambda name: torch.device("cuda" if gpu else "cpu"))
+    asked = []
+
+    def record(runs, device):
+        asked.extend(runs)
+        for run in runs:
+            if run.first_seed >= guidance.SWEEP_SEED:
+                right = [int(run.scale == 2.5)] * run.n
+                results = {"judge_correct": right}
+                ledger.record(guidance.STUDY, run.recorded(), results, seconds=1.0)
+
+    monkeypatch.setattr(guidance, "record", record)
+    assert main(["guidance", "--tier", "fashion", "--device", "auto"]) == 0
+    blocks = {(run.guide, run.sampler, run.n) for run in asked if run.scale == 7.5}
+    planned = {("resnet18", "ddim25", 2000), ("vit", "ddim25", 2000)}
+    planned |= {(guide, "ddpm250", 60) for guide in ("resnet18", "vit")}
+    if gpu:
+        planned |= {(guide, "ddpm250", 2000) for guide in ("resnet18", "vit")}
+    assert blocks - {(guide, "ddim25", 100) for guide in ("resnet18", "vit")} == planned
+    at_best = {(run.guide, run.method) for run in asked if (run.n, run.scale) == (400, 2.5)}
+    assert len(at_best) == 14  # all but no guidance
+    assert main(["guidance", "--tier", "imagenet256"]) == 1
+
+
+def test_each_at_its_best_is_of_those_that_were_swept(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("PPAP_RESULTS", str(tmp_path))
+    swept = guidance.Guidance(method="naive", scale=2.5, n=2, first_seed=guidance.SWEEP_SEED)
+    ledger.record(guidance.STUDY, swept.recorded(), {"judge_correct": [1, 1]}, seconds=1.0)
+    asked = []
+    monkeypatch.setattr(guidance, "record", lambda runs, device: asked.extend(runs))
+    assert main(["guidance", "--at-best", "--methods", "naive,single", "--blocks", "1"]) == 0
+    assert [(run.method, run.scale) for run in asked] == [("naive", 2.5)]
+    told = capsys.readouterr().out
+    assert told == "single noise-aware is left out: no scale sweep is in the ledger\n"
+    assert main(["guidance", "--at-best", "--methods", "ppap"]) == 1
+    assert "no guidance method 'ppap': there are none, naive" in capsys.readouterr().err
+
+
+def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch):
+    monkeypatch.setattr(training, "run", lambda folder: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        main(["training", "--folder", "nowhere"])
