@@ -1,8 +1,7 @@
 """Checked parameters of a run: names, types and ranges are wrong before anything is computed.
 
 Parameters are a frozen dataclass derived from `Parameters`; a value of a wrong type or out of
-its range never makes an instance. papermill only warns about a name it does not know and passes
-`-p save true` as the string "true"; `Parameters.from_notebook` turns both into errors.
+its range never makes an instance.
 
     @dataclass(frozen=True)
     class Sampling(Parameters):
@@ -12,13 +11,12 @@ its range never makes an instance. papermill only warns about a name it does not
         save: bool = param(False, recorded=False)
 """
 
-import ast
 import dataclasses
 import difflib
 import math
 import types
 import typing
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Literal, Self, Union
 
 from ppap_lib.errors import InputError
@@ -71,20 +69,6 @@ class Parameters:
                 raise InputError(f"parameter {name!r} is missing and has no default")
         return cls(**values)
 
-    @classmethod
-    def from_notebook(cls, namespace: Mapping[str, Any]) -> Self:
-        """An instance from a notebook's `globals()`, after papermill's injected cell has run.
-
-        Every field must be set in the notebook's parameters cell, and every injected name must
-        be a field.
-        """
-        names = [field.name for field in dataclasses.fields(cls)]
-        for name in names:
-            if name not in namespace:
-                raise InputError(f"{name!r} is not set in the notebook's parameters cell")
-        injected = {name: namespace[name] for name in _injected(namespace)}
-        return cls.of({name: namespace[name] for name in names} | injected)
-
     def recorded(self) -> dict[str, Any]:
         """The parameters that decide the result, by name: what a ledger row is filed under."""
         return {
@@ -92,15 +76,6 @@ class Parameters:
             for field in dataclasses.fields(self)
             if field.metadata.get(_RECORDED, True)
         }
-
-
-def _injected(namespace: Mapping[str, Any]) -> Iterator[str]:
-    """Names that papermill's injected cell assigns, read from IPython's input history."""
-    for source in namespace.get("In", ()):
-        if source.startswith("# Parameters\n"):
-            for node in ast.parse(source).body:
-                targets = node.targets if isinstance(node, ast.Assign) else []
-                yield from (target.id for target in targets if isinstance(target, ast.Name))
 
 
 def suggestion(name: str, known: Collection[str], n: int = 1) -> str:

@@ -1,19 +1,23 @@
 """Runs of a study and their ledger rows: measured once, and gathered for a page."""
 
+import ast
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from ppap_book import ledger
 from ppap_lib.diffusion.noise import seed_labels
+from ppap_lib.errors import InputError
 from ppap_lib.files import provenance
 from ppap_lib.parameters import Parameters
 from ppap_lib.zoo.tiers import TierName
 from ppap_lib.zoo.tiers import tier as preset
+
+Kind = TypeVar("Kind", bound=Parameters)
 
 Measure = Callable[..., dict[str, Any]]
 """`measure(params, device) -> results` of one run; with `seconds` among them, these are the row's
@@ -102,3 +106,26 @@ def training_provenance(summary: Mapping[str, Any]) -> dict[str, Any]:
         "data": summary.get("data"),
     }
     return {"settings": settings} | {key: value for key, value in found.items() if value}
+
+
+def from_notebook(kind: type[Kind], namespace: Mapping[str, Any]) -> Kind:
+    """Return a page's parameters, a `kind` made of its `globals()` after papermill's injected cell.
+
+    papermill only warns about a name it does not know, and passes `-p save true` as the string
+    "true". Here both are errors: every field must be set in the page's parameters cell, and every
+    injected name must be a field.
+    """
+    names = [field.name for field in fields(kind)]
+    for name in names:
+        if name not in namespace:
+            raise InputError(f"{name!r} is not set in the notebook's parameters cell")
+    return kind.of({name: namespace[name] for name in (*names, *_injected(namespace))})
+
+
+def _injected(namespace: Mapping[str, Any]) -> Iterator[str]:
+    """Names that papermill's injected cell assigns, read from IPython's input history."""
+    for source in namespace.get("In", ()):
+        if source.startswith("# Parameters\n"):
+            for node in ast.parse(source).body:
+                targets = node.targets if isinstance(node, ast.Assign) else []
+                yield from (target.id for target in targets if isinstance(target, ast.Name))

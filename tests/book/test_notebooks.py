@@ -6,6 +6,7 @@ import re
 import runpy
 import shutil
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
@@ -15,7 +16,9 @@ from places import ROOT
 
 from ppap_book.errors import StudyError
 from ppap_book.notebooks import clean, main
-from ppap_lib.parameters import Parameters
+from ppap_book.study import from_notebook
+from ppap_lib.errors import InputError
+from ppap_lib.parameters import Parameters, param
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
@@ -114,6 +117,46 @@ def outputs(notebook, kind):
     return [o for c in notebook.cells for o in c.get("outputs", []) if o.output_type == kind]
 
 
+@dataclass(frozen=True)
+class Page(Parameters):
+    steps: int = param(low=1, high=1000)
+    betas: tuple[float, float] | None = param()
+    save: bool = param(recorded=False)
+
+
+def page(injected: str = "", **names):
+    """Globals of a page whose parameters cell is followed by papermill's, the `injected` one."""
+    cells = ["", "steps = 25\nbetas = None\nsave = False", f"# Parameters\n{injected}"]
+    namespace = {"In": cells, **names}
+    for source in cells:
+        exec(source, namespace)
+    return namespace
+
+
+def test_a_page_reads_its_own_and_the_injected_parameters():
+    assert from_notebook(Page, page()) == Page(steps=25, betas=None, save=False)
+    found = from_notebook(Page, page("steps = 5\nbetas = [0.1, 0.2]\n", other=3))
+    assert found.steps == 5 and found.betas == (0.1, 0.2)
+
+
+@pytest.mark.parametrize(
+    ("injected", "message"),
+    [
+        ("stepz = 5\n", "unknown parameter 'stepz': did you mean 'steps'"),
+        ("save = 'true'\n", "save must be a bool"),
+        ("steps = 5000\n", "steps must be in"),
+    ],
+)
+def test_bad_injected_parameters_stop_a_page(injected, message):
+    with pytest.raises(InputError, match=message):
+        from_notebook(Page, page(injected))
+
+
+def test_a_page_must_set_every_parameter():
+    with pytest.raises(InputError, match="'steps' is not set in the notebook's parameters"):
+        from_notebook(Page, {"In": []})
+
+
 def test_every_page_has_a_small_run_and_bad_parameters():
     toc = (ROOT / "book" / "_toc.yml").read_text("utf8")
     assert set(re.findall(r"file: notebooks/(\w+)", toc)) == SMALLER.keys() == BAD.keys()
@@ -177,7 +220,7 @@ def test_the_rhythm_of_a_page(name):
     notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert "parameters" in code[0].metadata.get("tags", [])
-    assert "from_notebook(globals())" in code[1].source
+    assert "from_notebook(Page, globals())" in code[1].source
     assert notebook.cells[0].source.startswith("# ")
     for cell in code:  # every figure and table can be cited and says what it shows
         shown = cell.metadata.get("mystnb", {})

@@ -116,37 +116,6 @@ def test_a_type_that_cannot_be_checked_is_the_authors_mistake():
         Odd()
 
 
-def notebook(injected: str = "", **names):
-    """Globals of a notebook whose parameters cell set Run's defaults."""
-    defaults = {name: getattr(Run(), name) for name in Run.__dataclass_fields__}
-    namespace = {**defaults, **names, "In": ["", "steps = 25", f"# Parameters\n{injected}"]}
-    exec(injected, namespace)
-    return namespace
-
-
-def test_a_notebooks_injected_values_are_used():
-    run = Run.from_notebook(notebook("steps = 5\nbetas = [0.1, 0.2]\n", other=3))
-    assert run.steps == 5 and run.betas == (0.1, 0.2)
-
-
-@pytest.mark.parametrize(
-    ("injected", "message"),
-    [
-        ("stepz = 5\n", "did you mean 'steps'"),
-        ("save = 'true'\n", "save must be a bool"),
-        ("steps = 5000\n", "steps must be in"),
-    ],
-)
-def test_a_notebooks_bad_values_stop_it(injected, message):
-    with pytest.raises(InputError, match=message):
-        Run.from_notebook(notebook(injected))
-
-
-def test_a_notebook_must_set_every_parameter():
-    with pytest.raises(InputError, match="'steps' is not set in the notebook's parameters"):
-        Run.from_notebook({"In": []})
-
-
 @given(
     st.fixed_dictionaries(
         {
