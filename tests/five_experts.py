@@ -25,7 +25,7 @@ def network(seed=0):
     ).double()
 
 
-def the_plan(net):
+def the_config(net):
     return lora.lora_config(net, ("0", "3"), 2, 5.0, ("1.*", "3.bias"))
 
 
@@ -33,7 +33,7 @@ def shaken(experts: Experts, seed=1) -> Experts:
     """Experts that differ from each other in everything that is trained."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for member in experts.bank.members:
+        for member in experts.bank:
             for tensor in (*member.parameters(), *member.buffers()):
                 if tensor.is_floating_point():
                     noise = torch.rand(tensor.shape, generator=generator, dtype=torch.float64)
@@ -43,7 +43,7 @@ def shaken(experts: Experts, seed=1) -> Experts:
 
 def five(build, intervals=FIVE) -> Experts:
     net = network()
-    made = build(net, intervals) if build is full_copies else build(net, the_plan(net), intervals)
+    made = build(net, intervals) if build is full_copies else build(net, the_config(net), intervals)
     return shaken(made)
 
 

@@ -30,11 +30,11 @@ def network(seed=0) -> nn.Module:
     return made.eval()
 
 
-def adapted(intervals=TWO, trunk=None, alpha=1.0) -> Experts:
-    trunk = network() if trunk is None else trunk
+def adapted(intervals=TWO, backbone=None, alpha=1.0) -> Experts:
+    backbone = network() if backbone is None else backbone
     torch.manual_seed(1)
     return low_rank(
-        trunk, lora.lora_config(trunk, ("0", "4"), 2, alpha, ("1.*", "4.bias")), intervals
+        backbone, lora.lora_config(backbone, ("0", "4"), 2, alpha, ("1.*", "4.bias")), intervals
     )
 
 

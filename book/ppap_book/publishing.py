@@ -50,7 +50,7 @@ def publish(
 
         def updates() -> nn.Module:
             backbone = expert_backbone(file, card.network["trunk"], assets)
-            return expert_files.read(file, backbone).bank.members
+            return nn.ModuleList(expert_files.read(file, backbone).bank)
 
         return install(card, state, updates, {}, changes, weights.metadata(file), assets)
     state, seen = _trained(Path(file))
@@ -116,7 +116,7 @@ def verify(
         found = check_file(card, lambda: load(name, assets=assets), measures, assets)
         if not (found[0].what == "sha256" and found[0].ok):
             return found
-        updates = load(name, assets=assets).bank.members
+        updates = nn.ModuleList(load(name, assets=assets).bank)
         state = weights.read(find(card, assets))
         return [
             equal(name, "parameters", card.parameters, count(updates)),

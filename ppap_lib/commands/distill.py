@@ -1,6 +1,6 @@
 """The command line: `python -m ppap_lib distill transfer --guide resnet18 --data FOLDER`.
 
-Leaves experts.safetensors, which `experts.read` and `experts.load` read, and summary.json.
+Leaves experts.safetensors, which `experts.read` reads, and summary.json.
 """
 
 import argparse
@@ -74,7 +74,7 @@ def train(given: argparse.Namespace) -> dict[str, Any]:
     folder = given.folder or Path(
         "runs", "distill", f"{given.tier}-{given.guide}-{given.kind}-{given.experts}"
     )
-    title = f"{training.trunk}, {given.experts} experts"
+    title = f"{training.backbone}, {given.experts} experts"
     with options.bar(given.quiet, title, made.fraction) as on_log:
         return train_experts(
             training,

@@ -1,6 +1,6 @@
 """Whole trainings of experts: what the command line and the ablations both call.
 
-Each leaves experts.safetensors, which `experts.read` and `experts.load` read, and summary.json.
+Each leaves experts.safetensors, which `experts.read` reads, and summary.json.
 """
 
 import json
@@ -84,7 +84,7 @@ class ExpertTraining:
         return self.kind == "transfer"
 
     @property
-    def trunk(self) -> str:
+    def backbone(self) -> str:
         """The clean network's name in the zoo."""
         return preset(self.tier).named(self.guide)
 
@@ -112,11 +112,11 @@ class ExpertTraining:
             return Transfer(schedule, self.intervals, task, shared_time=shared)
         return Supervised(schedule, self.intervals, Classification(), shared_time=shared)
 
-    def fresh(self, trunk: nn.Module, seed: int) -> Experts:
-        """The untrained experts of `trunk`, which stays as it is."""
+    def fresh(self, backbone: nn.Module, seed: int) -> Experts:
+        """The untrained experts of `backbone`, which stays as it is."""
         if self.whole:
-            return experts.full_copies(trunk, self.intervals)
-        return updates(trunk, self.guide, self.intervals, self.rank, not self.no_scale, seed)
+            return experts.full_copies(backbone, self.intervals)
+        return updates(backbone, self.guide, self.intervals, self.rank, not self.no_scale, seed)
 
     def recorded(self) -> dict[str, Any]:
         """What tells it from another, but for the images: in summaries, and so in ledger rows."""
@@ -132,7 +132,7 @@ class ExpertTraining:
 
     def start(self) -> dict[str, Any]:
         """Which clean network it starts from."""
-        return {"trunk": self.trunk, "trunk_sha256": zoo.card(self.trunk).sha256}
+        return {"trunk": self.backbone, "trunk_sha256": zoo.card(self.backbone).sha256}
 
 
 def train_experts(
@@ -154,9 +154,9 @@ def train_experts(
     refuse_torchrun()  # before every process asks the teacher
     device = torch.device(device)
     loss, images = training.loss(), training.images()
-    trunk = zoo.load(training.trunk)
-    size = sum(parameter.numel() for parameter in trunk.parameters())
-    fresh = training.fresh(trunk, settings.seed)
+    backbone = zoo.load(training.backbone)
+    size = sum(parameter.numel() for parameter in backbone.parameters())
+    fresh = training.fresh(backbone, settings.seed)
     trained, figures = fit(
         fresh,
         loss,
@@ -172,7 +172,7 @@ def train_experts(
     )
     file = folder / EXPERTS
     experts.save(
-        trained, file, training.trunk, zoo.card(training.trunk).sha256, dtype=torch.float16
+        trained, file, training.backbone, zoo.card(training.backbone).sha256, dtype=torch.float16
     )
     summary = {
         **training.recorded(),
@@ -212,7 +212,7 @@ def _targets(
     """What the experts are told of each image: the teacher's logits, or its label."""
     if not training.transfers:
         return images.labels
-    return _teacher(training.trunk, device, images.pixels, folder)
+    return _teacher(training.backbone, device, images.pixels, folder)
 
 
 def _teacher(name: str, device: torch.device, pixels: Tensor, folder: Path) -> Tensor:

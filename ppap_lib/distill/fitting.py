@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ppap_lib.distill.transfer import NoisyLoss
 from ppap_lib.errors import TrainingError
-from ppap_lib.experts import Experts, lora, low_rank
+from ppap_lib.experts import Experts, LoraBank, lora, low_rank
 from ppap_lib.experts.intervals import Intervals
 from ppap_lib.files import weights
 from ppap_lib.training import checkpoints
@@ -113,7 +113,7 @@ def settings(
 
 @dataclass(frozen=True)
 class _Updates:
-    plan: Callable[..., lora.LoraConfig]
+    config: Callable[..., lora.LoraConfig]
     rank: int
     scale: float  # alpha / rank, as in the paper
 
@@ -128,28 +128,28 @@ UPDATES: Mapping[str, _Updates] = MappingProxyType(
     }
 )
 """PPAP's updates by guide: the paper's for its own two; the small tiers' by a rank at which five of
-them are a quarter of the trunk."""
+them are a quarter of the backbone."""
 
 
 def updates(
-    trunk: nn.Module,
+    backbone: nn.Module,
     guide: str,
     intervals: Intervals,
     rank: int | None = None,
     scaled: bool = True,
     seed: int = 0,
 ) -> Experts:
-    """Fresh updates of `trunk`, one per interval, by the preset of `guide`; `seed` decides A.
+    """Fresh updates of `backbone`, one per interval, by the preset of `guide`; `seed` decides A.
 
     `rank` replaces the preset's. Without `scaled`, alpha is the rank: no LoRA scale, as in the
-    linear layers of PPAP's released code; `TrainingError` where the plan has none.
+    linear layers of PPAP's released code; `TrainingError` where no layer is linear.
     """
     if guide not in UPDATES:
         raise TrainingError(f"no updates for a guide {guide!r}: there are {', '.join(UPDATES)}")
     preset = UPDATES[guide]
     rank = preset.rank if rank is None else rank
-    plan = preset.plan(trunk, rank, rank * preset.scale if scaled else float(rank))
-    layers = [trunk.get_submodule(name) for name in plan.layers]
+    config = preset.config(backbone, rank, rank * preset.scale if scaled else float(rank))
+    layers = [backbone.get_submodule(name) for name in config.layers]
     if not scaled and not any(isinstance(layer, nn.Linear) for layer in layers):
         raise TrainingError(
             f"{guide}'s updates are of convolutions only, which the released code scales: "
@@ -157,7 +157,7 @@ def updates(
         )
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
-        return low_rank(trunk, plan, intervals)
+        return low_rank(backbone, config, intervals)
 
 
 def fit(
@@ -214,7 +214,7 @@ def fit(
         averaged, figures, _ = run(loss, settings, folder, on_log)
         return averaged, {**figures, "images_per_expert": _shares(loss, figures["images_seen"])}
     finally:
-        experts.eval()  # the trunk is the caller's
+        experts.eval()  # the backbone is the caller's
 
 
 def snapshots(experts: Experts, folder: str | Path) -> Iterator[tuple[int, Experts]]:
@@ -232,12 +232,12 @@ def snapshots(experts: Experts, folder: str | Path) -> Iterator[tuple[int, Exper
 def _about(experts: Experts) -> dict[str, str]:
     """What is trained, and what it starts from: a checkpoint's tensors do not tell."""
     bank = experts.bank
-    if isinstance(bank, lora.LoraBank):
-        plan, trunk = bank.members[0].plan, bank.trunk
-        trained = f"updates of rank {plan.rank} and scale {plan.scale:g}"
+    if isinstance(bank, LoraBank):
+        config, backbone = bank[0].config, bank.backbone
+        trained = f"updates of rank {config.rank} and scale {config.scale:g}"
     else:
-        trained, trunk = "whole networks", bank.members[0]
-    return {"trained": trained, "trunk": f"crc32 {crc32(*trunk.state_dict().values()):08x}"}
+        trained, backbone = "whole networks", bank[0]
+    return {"trained": trained, "trunk": f"crc32 {crc32(*backbone.state_dict().values()):08x}"}
 
 
 def _shares(loss: NoisyLoss, images: int) -> list[int]:
@@ -254,7 +254,7 @@ def _one_after_another(
     on_log: OnLog,
 ) -> tuple[Experts, dict[str, Any]]:
     """`fit`'s sequential training; `run` trains what has gradients."""
-    count, members = len(experts), experts.bank.members
+    count, bank = len(experts), experts.bank
     steps = settings.steps
     if steps is not None and steps < count:
         raise TrainingError(f"{steps} steps are none for some of {count} experts: give each one")
@@ -271,9 +271,9 @@ def _one_after_another(
     optimizer = None
     for k in range(count):
         if k:
-            members[k].load_state_dict(members[k - 1].state_dict())
-        for j, member in enumerate(members):
-            member.requires_grad_(j == k)
+            bank[k].load_state_dict(bank[k - 1].state_dict())
+        for j, expert in enumerate(bank):
+            expert.requires_grad_(j == k)
         averaged, figures, optimizer = run(
             replace(loss, only=k),
             shares[k],

@@ -78,7 +78,7 @@ class NoisyLoss:
                 f"the task returned {list(losses.shape)} for {len(images)} images, expected one "
                 f"loss each"
             )
-        owners = self.intervals.route(t)
+        owners = self.intervals.indices_of(t)
         share = 1 / owners.bincount()[owners]  # of each image in its expert's mean
         own_means = (losses * share.to(losses)).sum()
         return own_means + (losses.mean() - own_means).detach()

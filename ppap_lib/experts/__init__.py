@@ -9,6 +9,16 @@ single noise-aware model). `experts.at(level)` is a function of x_t, as `guidanc
 from ppap_lib.experts.bank import ExpertBank, Experts, FullCopies, full_copies, low_rank
 from ppap_lib.experts.files import describe, read, save
 from ppap_lib.experts.intervals import Intervals
+from ppap_lib.experts.lora import (
+    LoraBank,
+    LoraConfig,
+    LoraUpdate,
+    efficientnet_lora,
+    lora_config,
+    merge,
+    resnet_lora,
+    vit_lora,
+)
 from ppap_lib.experts.released import released
 
 __all__ = [
@@ -16,10 +26,18 @@ __all__ = [
     "Experts",
     "FullCopies",
     "Intervals",
+    "LoraBank",
+    "LoraConfig",
+    "LoraUpdate",
     "describe",
+    "efficientnet_lora",
     "full_copies",
+    "lora_config",
     "low_rank",
+    "merge",
     "read",
     "released",
+    "resnet_lora",
     "save",
+    "vit_lora",
 ]

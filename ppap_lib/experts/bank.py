@@ -1,7 +1,7 @@
 """Which expert reads which image: the one whose interval holds its timestep."""
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 import torch
@@ -15,9 +15,16 @@ from ppap_lib.experts.lora import LoraBank, LoraConfig, LoraUpdate
 
 
 class ExpertBank(Protocol):
-    """N models by index, however they are held; a module, whose `members` are what is trained."""
+    """N models by index, however they are held: a module, and a sequence of what is trained.
 
-    members: nn.ModuleList
+    `bank[k]` is the module whose parameters are those of expert k: an update, or a whole network.
+    """
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> nn.Module: ...
+
+    def __iter__(self) -> Iterator[nn.Module]: ...
 
     def run(self, index: int, x: Tensor) -> Any:
         """The output of one model, differentiable in its parameters."""
@@ -27,17 +34,26 @@ class ExpertBank(Protocol):
 
 
 class FullCopies(nn.Module):
-    """Whole networks, one per expert, as a `ExpertBank`."""
+    """Whole networks, one per expert, as an `ExpertBank`."""
 
     def __init__(self, networks: Iterable[nn.Module]):
         super().__init__()
-        self.members = nn.ModuleList(networks)
+        self.networks = nn.ModuleList(networks)
+
+    def __len__(self) -> int:
+        return len(self.networks)
+
+    def __getitem__(self, index: int) -> nn.Module:
+        return self.networks[index]
+
+    def __iter__(self) -> Iterator[nn.Module]:
+        return iter(self.networks)
 
     def run(self, index: int, x: Tensor) -> Any:
-        return self.members[index](x)
+        return self.networks[index](x)
 
     def merged(self, index: int) -> nn.Module:
-        return self.members[index]
+        return self.networks[index]
 
 
 class Experts(nn.Module):
@@ -51,25 +67,21 @@ class Experts(nn.Module):
 
     def __init__(self, bank: ExpertBank, intervals: Intervals):
         super().__init__()
-        if len(bank.members) != len(intervals):
+        if len(bank) != len(intervals):
             raise InputError(
-                f"{len(bank.members)} experts for {len(intervals)} intervals: expected one each"
+                f"{len(bank)} experts for {len(intervals)} intervals: expected one each"
             )
         self.bank, self.intervals = bank, intervals
 
     def __len__(self) -> int:
         return len(self.intervals)
 
-    def parameters_of(self, index: int) -> list[nn.Parameter]:
-        """What is trained for one expert: its update, or its whole network."""
-        return list(self.bank.members[index].parameters())
-
     def at(self, level: Level) -> Callable[[Tensor], Any]:
         """The function of x_t at this level ([] or one per image), for `guidance.at_xt`.
 
         In train mode, and for images of several intervals, it is `experts(x_t, level)`.
         """
-        owners = self.intervals.route(level.t)
+        owners = self.intervals.indices_of(level.t)
         present = owners.unique().tolist()
 
         def read(x: Tensor) -> Any:
@@ -88,7 +100,7 @@ class Experts(nn.Module):
         Differentiable in x and in the experts' parameters. In train mode batch norms see the
         images of one expert at a time, as they would were it trained alone.
         """
-        owners = self.intervals.route(level.t)
+        owners = self.intervals.indices_of(level.t)
         _one_each(owners, x)
         present = owners.unique().tolist()
         if len(present) == 1:
@@ -103,10 +115,10 @@ def _one_each(owners: Tensor, x: Tensor) -> None:
         raise InputError(f"{len(owners)} levels for {len(x)} images: give one, or one each")
 
 
-def low_rank(trunk: nn.Module, plan: LoraConfig, intervals: Intervals) -> Experts:
-    """PPAP: one fresh update of the shared trunk per interval. Freezes the trunk."""
+def low_rank(backbone: nn.Module, config: LoraConfig, intervals: Intervals) -> Experts:
+    """PPAP: one fresh update of the shared backbone per interval. Freezes the backbone."""
     return Experts(
-        LoraBank(trunk, [LoraUpdate(trunk, plan) for _ in range(len(intervals))]), intervals
+        LoraBank(backbone, [LoraUpdate(backbone, config) for _ in range(len(intervals))]), intervals
     )
 
 

@@ -1,10 +1,10 @@
 """Sets of experts as files: one safetensors with what is trained, and how to rebuild it.
 
-A file of updates holds nothing of the trunk; it names the trunk and its weights' sha256.
+A file of updates holds nothing of the backbone; it names the backbone and its weights' sha256.
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -13,7 +13,7 @@ from torch import nn
 from ppap_lib.errors import InputError
 from ppap_lib.experts.bank import Experts, full_copies, low_rank
 from ppap_lib.experts.intervals import Intervals
-from ppap_lib.experts.lora import LoraBank, LoraConfig
+from ppap_lib.experts.lora import LoraConfig, LoraUpdate
 from ppap_lib.files import weights
 
 _KEY = "experts"  # of the file's metadata
@@ -21,13 +21,50 @@ _KEY = "experts"  # of the file's metadata
 
 @dataclass(frozen=True)
 class ExpertsFile:
-    """What a file says beside its tensors; `plan` is None for full copies."""
+    """Facts that a file of experts records beside its tensors.
+
+    Parameters
+    ----------
+    n, T
+        Numbers of experts and of timesteps, which decide the intervals.
+    config
+        The configuration of the updates; None for full copies.
+    backbone, backbone_sha256
+        The zoo's name of the network that the experts were made from, and its weights' digest.
+    """
 
     n: int
     T: int
-    plan: str | None
-    trunk: str | None = None
-    trunk_sha256: str | None = None
+    config: LoraConfig | None
+    backbone: str | None = None
+    backbone_sha256: str | None = None
+
+    def to_json(self) -> str:
+        """Return the facts as a file holds them, where a backbone is "trunk", a config "plan"."""
+        entries = {
+            "n": self.n,
+            "T": self.T,
+            "plan": self.config and self.config.to_json(),
+            "trunk": self.backbone,
+            "trunk_sha256": self.backbone_sha256,
+        }
+        return json.dumps(entries)
+
+    @classmethod
+    def from_json(cls, text: str) -> "ExpertsFile":
+        """Return the facts that `to_json` wrote; raise `InputError` for any other text."""
+        try:
+            entries = json.loads(text)
+            plan = entries["plan"]
+            return cls(
+                n=entries["n"],
+                T=entries["T"],
+                config=None if plan is None else LoraConfig.from_json(plan),
+                backbone=entries.get("trunk"),
+                backbone_sha256=entries.get("trunk_sha256"),
+            )
+        except (TypeError, KeyError, AttributeError, json.JSONDecodeError) as error:
+            raise InputError(f"not the facts of a set of experts ({error!r})") from None
 
 
 def save(
@@ -37,53 +74,84 @@ def save(
     backbone_sha256: str | None = None,
     dtype: torch.dtype | None = None,
 ) -> None:
-    """Write the experts as one safetensors: their updates, or their whole networks.
+    """Write the experts' updates, or their whole networks, as one safetensors file.
 
-    `backbone` names the zoo's network they were made from and `backbone_sha256` its weights; the
-    zoo then loads them with no others. Floating tensors are cast to `dtype`, or kept in 8 bits: see `weights.save`.
+    Parameters
+    ----------
+    experts
+        The set; all its updates must have one configuration.
+    path
+        The file to write.
+    backbone, backbone_sha256
+        The zoo's name of the network that the experts were made from, and its weights' digest:
+        the zoo then loads the experts on no other weights.
+    dtype
+        What floating tensors are cast to, or torch.int8 for 8 bits; see `weights.save`.
+
+    Raises
+    ------
+    InputError
+        If the updates have different configurations.
     """
-    bank, intervals = experts.bank, experts.intervals
-    plans = {member.plan for member in bank.members} if isinstance(bank, LoraBank) else {None}
-    if len(plans) > 1:
-        raise InputError("the experts' updates have different plans: one file holds one plan")
-    plan = plans.pop()
-    record = ExpertsFile(
-        n=len(intervals),
-        T=intervals.T,
-        plan=plan and plan.to_json(),
-        trunk=backbone,
-        trunk_sha256=backbone_sha256,
-    )
-    weights.save(bank.members.state_dict(), path, dtype, {_KEY: json.dumps(asdict(record))})
+    intervals = experts.intervals
+    configs = {one.config if isinstance(one, LoraUpdate) else None for one in experts.bank}
+    if len(configs) > 1:
+        raise InputError(
+            "the experts' updates have different configurations: one file holds one configuration"
+        )
+    record = ExpertsFile(len(intervals), intervals.T, configs.pop(), backbone, backbone_sha256)
+    state = nn.ModuleList(experts.bank).state_dict()
+    weights.save(state, path, dtype, {_KEY: record.to_json()})
 
 
-def read(path: str | Path, trunk: nn.Module, digest: str | None = None) -> Experts:
-    """The experts in a file of `save`, in evaluation mode, frozen.
+def read(path: str | Path, backbone: nn.Module, digest: str | None = None) -> Experts:
+    """Return the experts in a file of `save`, frozen and in evaluation mode.
 
-    `trunk` is the network they update, or one of the architecture of full copies, which then
-    stays as it is. `digest`, where given, is the expected sha256 of the file.
+    Parameters
+    ----------
+    path
+        The file.
+    backbone
+        The network that the experts update, which is frozen; or one of the architecture of full
+        copies, which stays as it is.
+    digest
+        The expected sha256 of the file; None accepts any.
+
+    Raises
+    ------
+    InputError
+        If the file is not a set of experts, or is of another backbone's.
+    WeightsError
+        If the file is missing or damaged, has another digest, or its tensors do not fit.
     """
     state, record = weights.read(path, digest), describe(path)
     intervals = Intervals(record.T, record.n)
-    try:
-        experts = (
-            full_copies(trunk, intervals)
-            if record.plan is None
-            else low_rank(trunk, LoraConfig.from_json(record.plan), intervals)
-        )
-    except InputError as error:
-        raise InputError(f"{Path(path).name} does not fit this trunk: {error}") from error
-    weights.load(experts.bank.members, state, Path(path).name)
+    if record.config is None:
+        experts = full_copies(backbone, intervals)
+    else:
+        try:
+            experts = low_rank(backbone, record.config, intervals)
+        except InputError as error:
+            raise InputError(f"{Path(path).name} does not fit this backbone: {error}") from error
+    weights.load(nn.ModuleList(experts.bank), state, Path(path).name)
     return experts.eval().requires_grad_(False)
 
 
 def describe(path: str | Path) -> ExpertsFile:
-    """What the file of experts `path` says of itself; `InputError` if it is none."""
+    """Return the facts that a file of experts records.
+
+    Raises
+    ------
+    InputError
+        If the file is not a set of experts that `save` wrote.
+    WeightsError
+        If there is no such file, or it is not safetensors.
+    """
     path = Path(path)
     text = weights.metadata(path).get(_KEY)
     if text is None:
         raise InputError(f"{path.name} is not a set of experts written by experts.save")
     try:
-        return ExpertsFile(**json.loads(text))
-    except (TypeError, json.JSONDecodeError) as error:
+        return ExpertsFile.from_json(text)
+    except InputError as error:
         raise InputError(f"{path.name} describes its experts unreadably: {error}") from error

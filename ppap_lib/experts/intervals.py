@@ -42,15 +42,15 @@ class Intervals:
             raise IndexError(f"interval {index} of {self.n}: indices are 0 to {self.n - 1}")
         return range(self.edges[index], self.edges[index + 1])
 
-    def of(self, t: float) -> int:
+    def index_of(self, t: float) -> int:
         """The interval that owns real `t`: the one that holds floor(t)."""
         if not 0 <= t < self.T:
             raise ScheduleError(f"t must be in [0, {self.T}), not {t:g}")
         # Not t*n//T, which is wrong where n does not divide T (n = 7, t = 142).
         return bisect.bisect_right(self.edges, math.floor(t)) - 1
 
-    def route(self, t: Tensor) -> Tensor:
-        """`of` for a tensor of times: int64 of the same shape."""
+    def indices_of(self, t: Tensor) -> Tensor:
+        """`index_of` for a tensor of times: int64 of the same shape."""
         if t.numel() and not bool(((t >= 0) & (t < self.T)).all()):
             raise ScheduleError(
                 f"t must be in [0, {self.T}), not [{t.min():g}, {t.max():g}]: levels are those of "

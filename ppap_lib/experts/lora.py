@@ -1,19 +1,18 @@
-"""Low-rank updates of a trunk: small trained tensors that stand in for some of its own.
+"""Low-rank updates of a backbone: small trained tensors that stand in for some of its own.
 
-An `LoraUpdate` holds, by the trunk's own names, low-rank factors of some Linear and Conv2d weights
+An `LoraUpdate` holds, by the backbone's own names, low-rank factors of some Linear and Conv2d weights
 (LoRA, Hu et al. 2021) and copies of the small tensors that are trained in full: biases, norms'
-affines, and all running statistics. `update(trunk, x)` evaluates the trunk with it, trainable;
-`merge` folds it into a network that costs what the trunk costs. Neither writes to the trunk, so
+affines, and all running statistics. `update(backbone, x)` evaluates the backbone with it, trainable;
+`merge` folds it into a network that costs what the backbone costs. Neither writes to the backbone, so
 any number of updates share one, and taking one away leaves no rounding behind.
 """
 
 import copy
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -21,7 +20,6 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ppap_lib.errors import InputError
-from ppap_lib.files import weights
 
 Selection = str | Iterable[str] | Callable[[str, Any], bool]
 """Exact names, globs ("*.attn.qkv"; a star also matches dots), or a predicate (name, item)."""
@@ -32,10 +30,10 @@ _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm
 
 @dataclass(frozen=True)
 class LoraConfig:
-    """What an update holds, by the trunk's names.
+    """What an update holds, by the backbone's names.
 
     `layers` get low-rank factors of rank `rank`, scaled by `alpha / rank`; `trained` parameters
-    are trained in full. Made by `plan`, which resolves patterns.
+    are trained in full. Made by `lora_config`, which resolves patterns.
     """
 
     layers: tuple[str, ...]
@@ -63,74 +61,74 @@ class LoraConfig:
 
     @classmethod
     def from_json(cls, text: str) -> "LoraConfig":
-        """The plan that `to_json` wrote."""
+        """The configuration that `to_json` wrote."""
         try:
             entries = json.loads(text)
             lists = {key: tuple(entries[key]) for key in ("layers", "trained")}
             return cls(**(entries | lists))
         except (TypeError, KeyError, json.JSONDecodeError) as error:
-            raise InputError(f"not a plan of an update ({error!r}): {text[:80]}") from None
+            raise InputError(f"not a LoRA configuration ({error!r}): {text[:80]}") from None
 
 
 def lora_config(
-    trunk: nn.Module, layers: Selection, rank: int, alpha: float, trained: Selection = ()
+    backbone: nn.Module, layers: Selection, rank: int, alpha: float, trained: Selection = ()
 ) -> LoraConfig:
-    """The plan for `trunk`: factors for the selected `layers`, full copies of `trained`.
+    """The configuration for `backbone`: factors for the selected `layers`, full copies of `trained`.
 
-    `layers` selects among the trunk's modules, `trained` among its parameters. A predicate or a
+    `layers` selects among the backbone's modules, `trained` among its parameters. A predicate or a
     glob over modules takes the Linear and Conv2d layers it matches; a name or glob that matches
     nothing, a layer of another kind named exactly, and a depthwise convolution are errors.
     """
     if not (isinstance(layers, str) or callable(layers)):
         layers = tuple(layers)  # read twice below
-    modules = dict(trunk.named_modules())
+    modules = dict(backbone.named_modules())
     adaptable = {n: m for n, m in modules.items() if isinstance(m, nn.Linear | nn.Conv2d)}
     exact = {layers} if isinstance(layers, str) else set() if callable(layers) else {*layers}
     named = {name: modules[name] for name in modules.keys() & exact}
     chosen = _select(adaptable | named, layers, "layer")
     for name in chosen:
         factor_shapes(modules[name], rank, name)
-    full = _select(dict(trunk.named_parameters()), trained, "parameter")
+    full = _select(dict(backbone.named_parameters()), trained, "parameter")
     order = {name: i for i, name in enumerate(modules)}
     return LoraConfig(tuple(sorted(chosen, key=order.__getitem__)), full, rank, float(alpha))
 
 
-def resnet_lora(trunk: nn.Module, rank: int = 16, alpha: float = 8.0) -> LoraConfig:
-    """PPAP's plan for a ResNet: the stem, conv1 and conv2 of every block, and all norms."""
-    return lora_config(trunk, ("*conv1", "*conv2"), rank, alpha, norm_affines(trunk))
+def resnet_lora(backbone: nn.Module, rank: int = 16, alpha: float = 8.0) -> LoraConfig:
+    """PPAP's configuration for a ResNet: the stem, conv1 and conv2 of every block, and all norms."""
+    return lora_config(backbone, ("*conv1", "*conv2"), rank, alpha, norm_affines(backbone))
 
 
-def vit_lora(trunk: nn.Module, rank: int = 32, alpha: float = 8.0) -> LoraConfig:
-    """PPAP's plan for a vision transformer: qkv and proj of every block, and all biases."""
-    return lora_config(trunk, ("*.attn.qkv", "*.attn.proj"), rank, alpha, biases(trunk))
+def vit_lora(backbone: nn.Module, rank: int = 32, alpha: float = 8.0) -> LoraConfig:
+    """PPAP's configuration for a vision transformer: qkv and proj of every block, and all biases."""
+    return lora_config(backbone, ("*.attn.qkv", "*.attn.proj"), rank, alpha, biases(backbone))
 
 
-def efficientnet_lora(trunk: nn.Module, rank: int = 16, alpha: float = 8.0) -> LoraConfig:
+def efficientnet_lora(backbone: nn.Module, rank: int = 16, alpha: float = 8.0) -> LoraConfig:
     """For timm's EfficientNets, as PPAP's for a ResNet: stem, head, 1x1 convolutions, all norms.
 
     The depthwise convolutions between them stay frozen: see `factor_shapes`. So do those of
     squeeze-and-excitation, which the Lite ones lack.
     """
     layers = ("*conv_stem", "*conv_pw", "*conv_pwl", "*conv_head")
-    return lora_config(trunk, layers, rank, alpha, norm_affines(trunk))
+    return lora_config(backbone, layers, rank, alpha, norm_affines(backbone))
 
 
-def biases(trunk: nn.Module) -> tuple[str, ...]:
-    """The names of all biases of the trunk, norms' among them."""
-    return tuple(n for n, _ in trunk.named_parameters() if n.rpartition(".")[2] == "bias")
+def biases(backbone: nn.Module) -> tuple[str, ...]:
+    """The names of all biases of the backbone, norms' among them."""
+    return tuple(n for n, _ in backbone.named_parameters() if n.rpartition(".")[2] == "bias")
 
 
-def norm_affines(trunk: nn.Module) -> tuple[str, ...]:
-    """The names of the weights and biases of all norms of the trunk."""
-    norms = [(n, m) for n, m in trunk.named_modules() if isinstance(m, _NORMS)]
+def norm_affines(backbone: nn.Module) -> tuple[str, ...]:
+    """The names of the weights and biases of all norms of the backbone."""
+    norms = [(n, m) for n, m in backbone.named_modules() if isinstance(m, _NORMS)]
     return tuple(
         _join(name, leaf) for name, module in norms for leaf, _ in module.named_parameters()
     )
 
 
-def statistics(trunk: nn.Module) -> tuple[str, ...]:
-    """The names of all running statistics of the trunk's norms."""
-    return tuple(n for n, _ in trunk.named_buffers() if n.rpartition(".")[2] in _STATISTICS)
+def statistics(backbone: nn.Module) -> tuple[str, ...]:
+    """The names of all running statistics of the backbone's norms."""
+    return tuple(n for n, _ in backbone.named_buffers() if n.rpartition(".")[2] in _STATISTICS)
 
 
 def factor_shapes(
@@ -157,70 +155,70 @@ def factor_shapes(
 
 
 class LoraUpdate(nn.Module):
-    """One update of `trunk` by `plan`; at first it changes nothing (B = 0).
+    """One update of `backbone` by `config`; at first it changes nothing (B = 0).
 
-    Its parameters are what is trained. Its state dict has the trunk's names: `conv1.lora_A`,
+    Its parameters are what is trained. Its state dict has the backbone's names: `conv1.lora_A`,
     `conv1.lora_B`, `bn1.weight`, `bn1.running_mean`, ... All running statistics belong to the
-    update, so that training one never writes to the trunk.
+    update, so that training one never writes to the backbone.
     """
 
-    def __init__(self, trunk: nn.Module, plan: LoraConfig):
+    def __init__(self, backbone: nn.Module, config: LoraConfig):
         super().__init__()
-        self.plan = lora_config
-        for name in (*(f"{layer}.weight" for layer in lora_config.layers), *lora_config.trained):
-            tensor = _found(trunk.get_parameter, name)
-            if sum(tensor is p for m in trunk.modules() for p in m._parameters.values()) > 1:
+        self.config = config
+        for name in (*(f"{layer}.weight" for layer in config.layers), *config.trained):
+            tensor = _found(backbone.get_parameter, name)
+            if sum(tensor is p for m in backbone.modules() for p in m._parameters.values()) > 1:
                 raise InputError(
                     f"{name} is another layer's, too: an update of it would change both when it "
                     f"is run and one when it is merged; leave it frozen"
                 )
-        for name in lora_config.layers:
-            weight = trunk.get_parameter(f"{name}.weight")
-            shape_a, shape_b = factor_shapes(trunk.get_submodule(name), lora_config.rank, name)
+        for name in config.layers:
+            weight = backbone.get_parameter(f"{name}.weight")
+            shape_a, shape_b = factor_shapes(backbone.get_submodule(name), config.rank, name)
             a = nn.Parameter(weight.new_empty(shape_a))
             nn.init.kaiming_uniform_(a, a=math.sqrt(5))
             _hold(self, f"{name}.lora_A", a)
             _hold(self, f"{name}.lora_B", nn.Parameter(weight.new_zeros(shape_b)))
-        for name in lora_config.trained:
-            _hold(self, name, nn.Parameter(trunk.get_parameter(name).detach().clone()))
-        self.statistics = statistics(trunk)
+        for name in config.trained:
+            _hold(self, name, nn.Parameter(backbone.get_parameter(name).detach().clone()))
+        self.statistics = statistics(backbone)
         for name in self.statistics:
-            _hold(self, name, trunk.get_buffer(name).clone())
+            _hold(self, name, backbone.get_buffer(name).clone())
 
     def delta(self, layer: str) -> Tensor:
         """What is added to the layer's weight, as a matrix: alpha/r * B @ A."""
         a, b = (self.get_parameter(f"{layer}.lora_{factor}") for factor in "AB")
-        return self.plan.scale * (b @ a)
+        return self.config.scale * (b @ a)
 
-    def tensors(self, trunk: nn.Module) -> dict[str, Tensor]:
-        """What stands in for the trunk's tensors, by their names; differentiable."""
+    def tensors(self, backbone: nn.Module) -> dict[str, Tensor]:
+        """What stands in for the backbone's tensors, by their names; differentiable."""
         changed = {}
-        for layer in self.plan.layers:
-            weight = trunk.get_parameter(f"{layer}.weight")
+        for layer in self.config.layers:
+            weight = backbone.get_parameter(f"{layer}.weight")
             changed[f"{layer}.weight"] = weight + self.delta(layer).view(weight.shape)
-        own = {name: self.get_parameter(name) for name in self.plan.trained}
+        own = {name: self.get_parameter(name) for name in self.config.trained}
         return changed | own | {name: self.get_buffer(name) for name in self.statistics}
 
-    def forward(self, trunk: nn.Module, *inputs: Any) -> Any:
-        """The trunk evaluated with this update, in the trunk's train or eval mode.
+    def forward(self, backbone: nn.Module, *inputs: Any) -> Any:
+        """The backbone evaluated with this update, in the backbone's train or eval mode.
 
-        In train mode norms move this update's statistics, not the trunk's.
+        In train mode norms move this update's statistics, not the backbone's.
         """
-        return functional_call(trunk, self.tensors(trunk), inputs)
+        return functional_call(backbone, self.tensors(backbone), inputs)
 
 
 @torch.inference_mode(mode=False)  # or what guides later could not differentiate through it
 @torch.no_grad()
-def merge(trunk: nn.Module, update: LoraUpdate) -> nn.Module:
-    """A network of the trunk's class, in eval mode, with the update folded in.
+def merge(backbone: nn.Module, update: LoraUpdate) -> nn.Module:
+    """A network of the backbone's class, in eval mode, with the update folded in.
 
-    It shares with the trunk and the update all tensors but the changed weights. Its state dict
-    has the trunk's keys.
+    It shares with the backbone and the update all tensors but the changed weights. Its state dict
+    has the backbone's keys.
     """
     # A deep copy that meets the tensors in its memo copies the modules around them only.
-    tensors = (*trunk.parameters(), *trunk.buffers())
-    network = copy.deepcopy(trunk, {id(tensor): tensor for tensor in tensors})
-    for name, tensor in update.tensors(trunk).items():
+    tensors = (*backbone.parameters(), *backbone.buffers())
+    network = copy.deepcopy(backbone, {id(tensor): tensor for tensor in tensors})
+    for name, tensor in update.tensors(backbone).items():
         path, _, leaf = name.rpartition(".")
         module = network.get_submodule(path)
         is_parameter = leaf in module._parameters
@@ -229,7 +227,7 @@ def merge(trunk: nn.Module, update: LoraUpdate) -> nn.Module:
 
 
 class _Merged(NamedTuple):
-    """A merged network, and the tensors of the trunk and the update, with their versions then."""
+    """A merged network, and the tensors of the backbone and the update, with their versions then."""
 
     index: int
     network: nn.Module
@@ -237,8 +235,8 @@ class _Merged(NamedTuple):
     state: list[tuple[Tensor, int]]
 
     @classmethod
-    def of(cls, trunk: nn.Module, update: LoraUpdate, index: int) -> "_Merged":
-        return cls(index, merge(trunk, update), (trunk, update), _state(trunk, update))
+    def of(cls, backbone: nn.Module, update: LoraUpdate, index: int) -> "_Merged":
+        return cls(index, merge(backbone, update), (backbone, update), _state(backbone, update))
 
     @property
     def current(self) -> bool:
@@ -257,41 +255,45 @@ def _state(*modules: nn.Module) -> list[tuple[Tensor, int]]:
 
 
 class LoraBank(nn.Module):
-    """A frozen trunk and the updates attached to it, its `members`.
+    """A frozen backbone and the updates attached to it, its `updates`.
 
     `run(k, x)` evaluates with update k, trainable; `merged(k)` is a plain network with update k
     folded in, of which one is kept at a time: asking for another switches.
     """
 
-    def __init__(self, trunk: nn.Module, updates: Iterable[LoraUpdate] = ()):
+    def __init__(self, backbone: nn.Module, updates: Iterable[LoraUpdate] = ()):
         super().__init__()
-        self.trunk = trunk.requires_grad_(False)
-        self.members = nn.ModuleList(updates)
+        self.backbone = backbone.requires_grad_(False)
+        self.updates = nn.ModuleList(updates)
         self._merged: _Merged | None = None
 
-    def attach(self, update: LoraUpdate) -> int:
-        """Add an update, and return its index."""
-        self.members.append(update)
-        return len(self.members) - 1
+    def __len__(self) -> int:
+        return len(self.updates)
+
+    def __getitem__(self, index: int) -> LoraUpdate:
+        return self.updates[index]
+
+    def __iter__(self) -> Iterator[LoraUpdate]:
+        return iter(self.updates)
 
     def run(self, index: int, x: Tensor) -> Any:
         """The output for `x` with update `index`, differentiable in its parameters."""
-        return self.members[index](self.trunk, x)
+        return self.updates[index](self.backbone, x)
 
     def merged(self, index: int) -> nn.Module:
         """A network with update `index` folded in, in eval mode: use it until the next call.
 
-        It is made when the index, the update or the trunk has changed since the last call, or
+        It is made when the index, the update or the backbone has changed since the last call, or
         between train and eval mode. Call `unmerge` after writing to their `.data` or stepping a
         fused optimiser otherwise, which leave no trace.
         """
         if self._merged is None or self._merged.index != index or not self._merged.current:
             self.unmerge()  # before the next is made, so that there are never two
-            self._merged = _Merged.of(self.trunk, self.members[index], index)
+            self._merged = _Merged.of(self.backbone, self.updates[index], index)
         return self._merged.network
 
     def unmerge(self) -> None:
-        """Forget the merged network: what is left are the trunk and the updates."""
+        """Forget the merged network: what is left are the backbone and the updates."""
         self._merged = None
 
     def train(self, mode: bool = True) -> "LoraBank":
@@ -305,22 +307,6 @@ class LoraBank(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         # A copy's tensors count their versions anew: they could pass for those of the network.
         return {**self.__dict__, "_merged": None}
-
-
-def save(update: LoraUpdate, path: str | Path, dtype: torch.dtype | None = None) -> None:
-    """Write the update, and nothing of the trunk, as safetensors that carry its plan."""
-    metadata = {"plan": update.plan.to_json()}
-    weights.save(update.state_dict(), path, dtype, metadata)
-
-
-def load(path: str | Path, trunk: nn.Module) -> LoraUpdate:
-    """The update in a file of `save`, for a trunk like the one it was trained on."""
-    found = weights.metadata(path)
-    if "plan" not in found:
-        raise InputError(f"{Path(path).name} holds no plan: it is not an update written by save")
-    update = LoraUpdate(trunk, LoraConfig.from_json(found["plan"]))
-    weights.load(update, weights.read(path), Path(path).name)
-    return update
 
 
 def _select(items: Mapping[str, Any], wanted: Selection, what: str) -> tuple[str, ...]:
@@ -348,7 +334,9 @@ def _found(get: Callable[[str], nn.Parameter], name: str) -> nn.Parameter:
     try:
         return get(name)
     except AttributeError:
-        raise InputError(f"the trunk has no parameter {name}: the plan is another's") from None
+        raise InputError(
+            f"the backbone has no parameter {name}: the configuration is another's"
+        ) from None
 
 
 def _hold(root: nn.Module, name: str, tensor: Tensor) -> None:

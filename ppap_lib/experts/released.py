@@ -8,7 +8,7 @@ under `classifier.`.
 
 Three traps. Their linear layer leaves alpha/r out, so it is read with scale 1; their convolution
 applies it. Their students read pixels in [-1, 1] as they are, without ImageNet's normalisation:
-give the bare trunk, not one that normalises. And their DeiT resizes what it reads to 224 pixels:
+give the bare backbone, not one that normalises. And their DeiT resizes what it reads to 224 pixels:
 for images of another size give `zoo.Vision(deit, 224, 3, classes)`, which does no more than that
 (by an interpolation of its own).
 """
@@ -30,44 +30,44 @@ _PREFIXES = ("resnet.", "deit.classifier.", "classifier.", "")
 
 
 def released(
-    states: Sequence[Mapping[str, Tensor]], trunk: nn.Module, T: int = 1000, alpha: float = 8.0
+    states: Sequence[Mapping[str, Tensor]], backbone: nn.Module, T: int = 1000, alpha: float = 8.0
 ) -> Experts:
     """Experts from the authors' state dicts, cleanest interval first, in evaluation mode.
 
-    `trunk` is the bare network (timm's resnet50 or deit_small_patch16_224, or torchvision's
+    `backbone` is the bare network (timm's resnet50 or deit_small_patch16_224, or torchvision's
     resnet50), or a `zoo.Vision` of it. Updates share it: it is filled from the first state dict
     and may be untrained. Whole networks are copies of it. `alpha` is their `lora_alpha`, which
     only convolutions use.
 
     Raises `InputError` where the state dicts are adapter files (they lack the weights of all
-    that is frozen, and the shortcuts' norms, which are not) or do not share a trunk, and
+    that is frozen, and the shortcuts' norms, which are not) or do not share a backbone, and
     `WeightsError` where they are of another network.
     """
     if not states:
         raise InputError("no state dicts: give one per expert, the cleanest interval first")
-    inside = "network." if isinstance(trunk, Vision) else ""
+    inside = "network." if isinstance(backbone, Vision) else ""
     found = [_read(state, inside) for state in states]
     if any(one.layers != found[0].layers for one in found):
         raise InputError("the state dicts adapt different layers: they are not one set")
     for index, one in enumerate(found):
-        if missing := sorted(trunk.state_dict().keys() - one.tensors.keys()):
+        if missing := sorted(backbone.state_dict().keys() - one.tensors.keys()):
             raise InputError(
-                f"state dict {index} lacks {len(missing)} of the trunk's tensors, {missing[0]} "
-                f"among them: give the full state dict of a network like the trunk"
+                f"state dict {index} lacks {len(missing)} of the backbone's tensors, {missing[0]} "
+                f"among them: give the full state dict of a network like the backbone"
             )
     make = _updates if found[0].layers else _copies
-    return make(found, trunk, Intervals(T, len(found)), alpha).eval().requires_grad_(False)
+    return make(found, backbone, Intervals(T, len(found)), alpha).eval().requires_grad_(False)
 
 
 class _Read(NamedTuple):
-    """A state dict by the trunk's names, and its adapted layers: name -> conv or linear."""
+    """A state dict by the backbone's names, and its adapted layers: name -> conv or linear."""
 
     tensors: dict[str, Tensor]
     layers: dict[str, str]
 
 
 def _read(state: Mapping[str, Tensor], inside: str) -> _Read:
-    """One state dict, of a network that the trunk holds under the name `inside`."""
+    """One state dict, of a network that the backbone holds under the name `inside`."""
     prefix = next(p for p in _PREFIXES if all(key.startswith(p) for key in state))
     bare = {inside + key.removeprefix(prefix): value for key, value in state.items()}
     own = (re.fullmatch(r"(.+)\.(conv|linear)\.weight", key) for key in bare)
@@ -87,35 +87,35 @@ def _read(state: Mapping[str, Tensor], inside: str) -> _Read:
 
 
 def _copies(
-    found: Sequence[_Read], trunk: nn.Module, intervals: Intervals, alpha: float
+    found: Sequence[_Read], backbone: nn.Module, intervals: Intervals, alpha: float
 ) -> Experts:
     """Multi-experts, or the single model: a whole network each."""
-    experts = full_copies(trunk, intervals)
-    for index, (member, one) in enumerate(zip(experts.bank.members, found, strict=True)):
-        weights.load(member, one.tensors, f"state dict {index}")
+    experts = full_copies(backbone, intervals)
+    for index, (network, one) in enumerate(zip(experts.bank, found, strict=True)):
+        weights.load(network, one.tensors, f"state dict {index}")
     return experts
 
 
 def _updates(
-    found: Sequence[_Read], trunk: nn.Module, intervals: Intervals, alpha: float
+    found: Sequence[_Read], backbone: nn.Module, intervals: Intervals, alpha: float
 ) -> Experts:
-    """PPAP's: one trunk, and an update each."""
+    """PPAP's: one backbone, and an update each."""
     first, layers = found[0]
-    plan = _plan(trunk, first, layers, alpha)
-    factors = {f"{layer}.lora_{factor}" for layer in plan.layers for factor in "AB"}
+    config = _config(backbone, first, layers, alpha)
+    factors = {f"{layer}.lora_{factor}" for layer in config.layers for factor in "AB"}
     own = {key: value for key, value in first.items() if key not in factors}
-    weights.load(trunk, own, "the checkpoint")
-    members = [_update(trunk, plan, one.tensors, first, i) for i, one in enumerate(found)]
-    return Experts(LoraBank(trunk, members), intervals)
+    weights.load(backbone, own, "the checkpoint")
+    updates = [_update(backbone, config, one.tensors, first, i) for i, one in enumerate(found)]
+    return Experts(LoraBank(backbone, updates), intervals)
 
 
-def _plan(
-    trunk: nn.Module, state: Mapping[str, Tensor], wrapped: Mapping[str, str], alpha: float
+def _config(
+    backbone: nn.Module, state: Mapping[str, Tensor], wrapped: Mapping[str, str], alpha: float
 ) -> LoraConfig:
-    """The plan of the authors' updates, the scale of their layers' kind in its alpha."""
-    modules = {name: module for name, module in trunk.named_modules() if name in wrapped}
+    """The configuration of the authors' updates, the scale of their layers' kind in its alpha."""
+    modules = {name: module for name, module in backbone.named_modules() if name in wrapped}
     if missing := sorted(wrapped.keys() - modules.keys()):
-        raise InputError(f"the trunk has no layer {missing[0]}: the checkpoint is of another")
+        raise InputError(f"the backbone has no layer {missing[0]}: the checkpoint is of another")
     if len(set(wrapped.values())) > 1:
         raise InputError("expected adapted convolutions or linear layers, not both")
     name, layer = next(iter(modules.items()))
@@ -123,29 +123,29 @@ def _plan(
     if isinstance(layer, nn.Conv2d):
         # The shortcuts' norms keep their weights there; their statistics move all the same.
         return LoraConfig(
-            tuple(modules), norm_affines(trunk), rows // min(layer.kernel_size), alpha
+            tuple(modules), norm_affines(backbone), rows // min(layer.kernel_size), alpha
         )
-    return LoraConfig(tuple(modules), biases(trunk), rows, float(rows))
+    return LoraConfig(tuple(modules), biases(backbone), rows, float(rows))
 
 
 def _update(
-    trunk: nn.Module,
-    plan: LoraConfig,
+    backbone: nn.Module,
+    config: LoraConfig,
     state: Mapping[str, Tensor],
     first: Mapping[str, Tensor],
     index: int,
 ) -> LoraUpdate:
     """One expert's update; what is frozen must be as in the first state dict."""
     try:
-        update = LoraUpdate(trunk, plan)
+        update = LoraUpdate(backbone, config)
     except InputError as error:
-        raise InputError(f"the checkpoint does not fit the trunk: {error}") from error
+        raise InputError(f"the checkpoint does not fit the backbone: {error}") from error
     own = update.state_dict().keys()
     for key in sorted(first.keys() - own):
         if not first[key].equal(state[key]):
             raise InputError(
                 f"state dicts 0 and {index} differ in {key}, which PPAP freezes: they have "
-                f"different trunks"
+                f"different backbones"
             )
     if missing := sorted(own - state.keys()):
         raise InputError(f"state dict {index} lacks {missing[0]}")

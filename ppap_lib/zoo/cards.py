@@ -21,7 +21,7 @@ class Card:
 
     `network` says how to build it: {"tier", "part"} for this project's, {"flags"} for ADM's
     public ones, {"timm"} for timm's (with "tier", read at that tier's classes), {"trunk"} for a
-    set of experts, which `experts.load` loads on the network of that name.
+    set of experts, which `load` puts on the network of that name.
 
     `file` says where the weights are: {"asset"} in this package (in float16; with "dtype", in
     that; with "ships" false, not there for want of space: `note` says how to make it),

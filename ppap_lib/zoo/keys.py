@@ -23,7 +23,7 @@ def untrained(card: Card) -> nn.Module:
     if "flags" in how:
         return adm.from_flags(how["flags"])
     if "trunk" in how:
-        raise WeightsError(f"{card.name} is a set of experts: experts.load loads it with its trunk")
+        raise WeightsError(f"{card.name} is a set of experts: zoo.load loads it with its backbone")
     raise WeightsError(
         f"card {card.name}: network needs 'tier', 'flags' or 'timm', not {list(how)}"
     )

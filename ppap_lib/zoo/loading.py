@@ -124,15 +124,15 @@ def expert_backbone(path: str | Path, name: str, assets: Path = ASSETS) -> nn.Mo
     """
     made_for = expert_files.describe(path)
     current = read_card(name, assets).sha256
-    if made_for.plan is not None and made_for.trunk is None:
+    if made_for.config is not None and made_for.backbone is None:
         raise WeightsError(
             f"{Path(path).name} does not say which backbone it was made for: give "
             f"experts.save the zoo's name of it, backbone={name!r}"
         )
-    if made_for.trunk_sha256 not in (None, current):
+    if made_for.backbone_sha256 not in (None, current):
         raise WeightsError(
-            f"{Path(path).name} was made for the {made_for.trunk} with sha256 "
-            f"{made_for.trunk_sha256}, this {name} has {current}: train the experts again"
+            f"{Path(path).name} was made for the {made_for.backbone} with sha256 "
+            f"{made_for.backbone_sha256}, this {name} has {current}: train the experts again"
         )
     return load_network(name, assets=assets)
 

@@ -66,8 +66,8 @@ def test_a_run_is_filed_with_its_cost_and_its_course(folder):
     results = row["results"]
     assert results["training_seconds"] == 42.0 and results["settings"] == {"batch": 64}
     made = experts.read(folder / FILE, zoo.load("fashion/resnet18"))
-    trunk = nbytes(zoo.load("fashion/resnet18"))
-    assert results["memory_bytes"] == trunk + nbytes(made.bank.members) < 2 * trunk
+    backbone = nbytes(zoo.load("fashion/resnet18"))
+    assert results["memory_bytes"] == backbone + nbytes(made.bank.updates) < 2 * backbone
     # Updates are zero at the start, so both readings are the clean network's own.
     clean = accuracy_by_t(
         zoo.load("fashion/resnet18"),
@@ -104,7 +104,7 @@ def test_a_run_without_snapshots_has_no_course(folder):
     assert ledger.rows(distillation.STUDY)[0]["results"]["course"] == []
 
 
-def test_a_run_of_another_trunk_another_file_or_none_at_all_is_refused(folder, monkeypatch):
+def test_a_run_of_another_backbone_another_file_or_none_at_all_is_refused(folder, monkeypatch):
     found = zoo.card("fashion/resnet18")
     monkeypatch.setattr(zoo, "card", lambda *which: dataclasses.replace(found, sha256="1" * 64))
     with pytest.raises(InputError, match="has 1111.*: train the experts again"):

@@ -104,7 +104,7 @@ class Named:
     """Stands for experts: says which of five would read."""
 
     def at(self, level):
-        return lambda x: Intervals(1000, 5).route(level.t)
+        return lambda x: Intervals(1000, 5).indices_of(level.t)
 
 
 def test_images_that_are_there_already_are_not_drawn_again(quick):
@@ -124,7 +124,7 @@ def test_released_routing_moves_edges_to_the_expert_below():
 
     assert [below(t) for t in (0, 1, 199, 200, 201, 400, 999)] == [0, 0, 0, 0, 1, 1, 4]
     moved = {
-        spacing: [int(t) for t in times if below(t) != int(cut.route(torch.tensor(t)))]
+        spacing: [int(t) for t in times if below(t) != int(cut.indices_of(torch.tensor(t)))]
         for spacing, times in (
             (s, [float(level.t) for level in schedule.grid(s)[:-1]]) for s in ("ddim25", "250")
         )

@@ -160,10 +160,10 @@ class TestCam:
 
     def test_experts_have_maps_of_their_own(self):
         torch.manual_seed(3)
-        trunk = tier("fashion").classifier("resnet18").eval()
-        pair = experts.low_rank(trunk, lora.resnet_lora(trunk, rank=2), Intervals(1000, 2)).eval()
-        before = cam(trunk, self.IMAGES, self.TARGET, "layer3")
-        for member in pair.bank.members[1].parameters():
+        backbone = tier("fashion").classifier("resnet18").eval()
+        pair = experts.low_rank(backbone, lora.resnet_lora(backbone, rank=2), Intervals(1000, 2)).eval()
+        before = cam(backbone, self.IMAGES, self.TARGET, "layer3")
+        for member in pair.bank[1].parameters():
             nn.init.normal_(member, std=0.3)
         maps = [cam(pair.bank.merged(k), self.IMAGES, self.TARGET, "layer3") for k in (0, 1)]
         torch.testing.assert_close(maps[0], before)  # a fresh update changes nothing

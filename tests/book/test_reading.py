@@ -104,14 +104,14 @@ class TestAttention:
     PARAMS = attention.AttentionRun("any", "layer3", n=10, times=(100.0, 700.0))
 
     @staticmethod
-    def trunk():
+    def backbone():
         return zoo.load("fashion/resnet18").network
 
-    def test_fresh_experts_look_where_their_trunk_looks(self, model):
-        model(self.trunk())
+    def test_fresh_experts_look_where_their_backbone_looks(self, model):
+        model(self.backbone())
         clean = attention.measure(self.PARAMS)
-        plan = lora.resnet_lora(self.trunk(), rank=2)
-        three = experts.low_rank(self.trunk(), plan, Intervals(1000, 3))
+        config = lora.resnet_lora(self.backbone(), rank=2)
+        three = experts.low_rank(self.backbone(), config, Intervals(1000, 3))
         model(three)
         same = attention.measure(self.PARAMS)
         for name in (*attention.MEASURES, "empty", "accuracy"):
@@ -124,7 +124,7 @@ class TestAttention:
         assert clean["trend"] == clean["overall"] == {} and clean["centre"] == same["centre"]
         assert clean["random"] == pytest.approx(1, abs=0.1)
 
-        for parameter in three.bank.members[2].parameters():
+        for parameter in three.bank[2].parameters():
             nn.init.normal_(parameter, std=0.05)
         changed = attention.measure(self.PARAMS)
         for name in ("frequency", "empty", "accuracy"):

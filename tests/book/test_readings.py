@@ -33,7 +33,7 @@ def test_readings_are_those_computed_by_hand():
 
 def test_experts_read_by_their_interval():
     experts = copies(FIVE).eval()
-    for k, member in enumerate(experts.bank.members):
+    for k, member in enumerate(experts.bank):
         nn.init.zeros_(member[4].weight)
         member[4].bias.data = torch.tensor([0.0, 0.0, float(k)])
     found = accuracy_by_t(experts, IMAGES, LABELS, LINEAR, (0, 199, 200, 850))

@@ -181,9 +181,9 @@ CASES = [
     # Intervals
     ("empty intervals", lambda: Intervals(10, 11), ScheduleError, "11 intervals: each needs one"),
     ("no intervals", lambda: Intervals(10, 0), ScheduleError, "cannot be cut into 0"),
-    ("t above", lambda: Intervals(10, 2).of(10), ScheduleError, r"in \[0, 10\), not 10"),
-    ("t below", lambda: Intervals(10, 2).of(-1), ScheduleError, r"in \[0, 10\), not -1"),
-    ("t above in a batch", lambda: Intervals(10, 2).route(T + 10), ScheduleError, r"in \[0, 10\)"),
+    ("t above", lambda: Intervals(10, 2).index_of(10), ScheduleError, r"in \[0, 10\), not 10"),
+    ("t below", lambda: Intervals(10, 2).index_of(-1), ScheduleError, r"in \[0, 10\), not -1"),
+    ("t above in T", lambda: Intervals(10, 2).indices_of(T + 10), ScheduleError, r"in \[0, 10\)"),
     ("interval 2 of 2", lambda: Intervals(10, 2)[2], IndexError, "indices are 0 to 1"),
     # Networks: architecture
     (

@@ -19,7 +19,7 @@ FLOORS = (
     ("distill",),
     ("cli", "commands"),
 )
-"""From the ground up: rooms of one floor do not import each other, but on the ground and the top."""
+"""From the ground up. Rooms of one floor do not import each other, but for ground and top."""
 
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 OPEN = {0, len(FLOORS) - 1}
@@ -69,9 +69,7 @@ def faults(source: str, module: str) -> list[str]:
             if other not in FLOOR:
                 if other != "__version__":
                     found.append(f"{module} imports {name}, which is in no room")
-            elif other != room and FLOOR[other] >= FLOOR[room] and FLOOR[room] not in OPEN:
-                found.append(f"{module} (floor {FLOOR[room]}) imports {name} ({FLOOR[other]})")
-            elif other != room and FLOOR[other] > FLOOR[room]:
+            elif other != room and FLOOR[other] > FLOOR[room] - (FLOOR[room] not in OPEN):
                 found.append(f"{module} (floor {FLOOR[room]}) imports {name} ({FLOOR[other]})")
         elif root in FORBIDDEN:
             found.append(f"{module} imports {name}: not in the kernel")

@@ -58,14 +58,14 @@ def finished(folder: Path) -> tuple[Distillation, experts.Experts, dict[str, Any
     """A finished run in `folder`: its parameters, its experts, and all that its summary says.
 
     Raises `TrainingError` if there is none, `WeightsError` if the file of experts is not the one
-    that the summary is about, `InputError` if they were made for another trunk than the zoo's.
+    that the summary is about, `InputError` if they were made for another backbone than the zoo's.
     """
     summary = fit.finished(folder, "distill")
     result = {name: summary[name] for name in ("source", "images_seen", "sha256")}
     params = Distillation(**varied(summary), **result)
     file = folder / summary["file"]
-    trunk = zoo.trunk(file, summary["trunk"])
-    return params, experts.read(file, trunk, summary["sha256"]), summary
+    backbone = zoo.expert_backbone(file, summary["trunk"])
+    return params, experts.read(file, backbone, summary["sha256"]), summary
 
 
 def shipped(name: str) -> tuple[Distillation, experts.Experts]:
@@ -116,6 +116,6 @@ def readings(
 
 
 def held(module: nn.Module) -> int:
-    """Bytes of all parameters and buffers that a set of experts keeps, its trunk's included."""
+    """Bytes of all parameters and buffers that a set of experts keeps, its backbone's included."""
     tensors = {t.data_ptr(): t for t in (*module.parameters(), *module.buffers())}
     return sum(t.numel() * t.element_size() for t in tensors.values())

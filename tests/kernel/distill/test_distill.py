@@ -66,14 +66,14 @@ class TestLoss:
         experts, loss = build(Intervals(1000, 3)).train(), transfer(Intervals(1000, 3))
         images, logits = from_bytes(PIXELS[:10]), LOGITS[:10]
         t, _, x_t = noised(loss, images)
-        owners = loss.intervals.route(t)
+        owners = loss.intervals.indices_of(t)
         assert len(set(owners.bincount().tolist())) > 1
         loss(experts, images, logits, seeded()).backward()
         for k in range(3):
-            found = [p.grad.clone() for p in experts.parameters_of(k)]
+            found = [p.grad.clone() for p in experts.bank[k].parameters()]
             output = experts.bank.run(k, x_t[owners == k])
             own = loss.task.divergence(output, logits[owners == k]).mean()
-            expected = torch.autograd.grad(own, experts.parameters_of(k))
+            expected = torch.autograd.grad(own, experts.bank[k].parameters())
             for a, b in zip(found, expected, strict=True):
                 torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
@@ -84,7 +84,7 @@ class TestTimes:
         loss = transfer(Intervals(1000, n))
         t = loss.times(n * each, seeded(seed))
         if 1000 % n == 0:
-            assert loss.intervals.route(t).bincount(minlength=n).tolist() == [each] * n
+            assert loss.intervals.indices_of(t).bincount(minlength=n).tolist() == [each] * n
         assert bool((t.diff() >= 0).all()) and t.min() >= 0 and t.max() < 1000
 
     def test_every_timestep_is_equally_likely(self):
@@ -141,18 +141,18 @@ class TestTeacher:
 
 
 class TestFit:
-    def test_the_trunk_stays_and_every_update_moves(self, tmp_path):
-        trunk = network()
-        before, experts = state(trunk), adapted(FIVE, trunk)
-        fresh = [state(member) for member in experts.bank.members]
+    def test_the_backbone_stays_and_every_update_moves(self, tmp_path):
+        backbone = network()
+        before, experts = state(backbone), adapted(FIVE, backbone)
+        fresh = [state(member) for member in experts.bank]
         trained, _ = fit(experts, transfer(FIVE), PIXELS, LOGITS, plan(batch=10), tmp_path)
-        assert same(state(trunk), before) and same(state(trained.bank.trunk), before)
-        for start, member in zip(fresh, trained.bank.members, strict=True):
+        assert same(state(backbone), before) and same(state(trained.bank.backbone), before)
+        for start, member in zip(fresh, trained.bank, strict=True):
             unmoved = [
                 key for key, tensor in member.state_dict().items() if start[key].equal(tensor)
             ]
             assert not unmoved
-        assert not trunk.training and not trained.training
+        assert not backbone.training and not trained.training
         assert not any(p.requires_grad for p in trained.parameters())
 
     @pytest.mark.parametrize("build", [adapted, copies])
@@ -161,10 +161,10 @@ class TestFit:
         both, _ = fit(build(), transfer(), PIXELS, LOGITS, plan(), tmp_path / "both")
         for k in range(2):
             alone = build()
-            alone.bank.members[1 - k].requires_grad_(False)
+            alone.bank[1 - k].requires_grad_(False)
             alone, _ = fit(alone, transfer(), PIXELS, LOGITS, plan(), tmp_path / f"{k}")
-            assert same(state(alone.bank.members[k]), state(both.bank.members[k]))
-            assert not same(state(alone.bank.members[1 - k]), state(both.bank.members[1 - k]))
+            assert same(state(alone.bank[k]), state(both.bank[k]))
+            assert not same(state(alone.bank[1 - k]), state(both.bank[1 - k]))
 
     def test_it_is_plain_adamw_on_each_experts_own_images(self, tmp_path, monkeypatch):
         """Against a loop by hand that trains expert 1 on the images in its interval alone."""
@@ -181,7 +181,7 @@ class TestFit:
         seen = seen[1:]  # the first call counted operations
         assert len(seen) == plan().steps
         experts = adapted().train()
-        optimizer = torch.optim.AdamW(parameter_groups(experts.bank.members[1], 0.05))
+        optimizer = torch.optim.AdamW(parameter_groups(experts.bank[1], 0.05))
         for step, (images, logits, seed) in enumerate(seen):
             t, _, x_t = noised(loss, images, seed)
             own = t >= 500
@@ -190,8 +190,8 @@ class TestFit:
             optimizer.zero_grad()
             loss.task.divergence(experts.bank.run(1, x_t[own]), logits[own]).mean().backward()
             optimizer.step()
-        found = trained.bank.members[1].state_dict()
-        for name, tensor in experts.bank.members[1].state_dict().items():
+        found = trained.bank[1].state_dict()
+        for name, tensor in experts.bank[1].state_dict().items():
             torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=1e-5, msg=name)
 
     def test_the_budget_is_images_in_all(self, tmp_path):

@@ -33,11 +33,12 @@ def tiny_fashion(monkeypatch):
     pixels = torch.randint(256, (40, 1, 32, 32), generator=torch.Generator().manual_seed(5)).byte()
     images = data.ImageSet(pixels, torch.arange(40) % 10, fashion.classes, "random")
     torch.manual_seed(0)
-    trunk = Vision(fashion.classifier("resnet18"), 32, 1, fashion.classes)
+    backbone = Vision(fashion.classifier("resnet18"), 32, 1, fashion.classes)
     monkeypatch.setattr(data, "require", lambda name, split: images)
     monkeypatch.setattr(data, "test_images", lambda name: pytest.fail("test images were read"))
-    monkeypatch.setattr(zoo, "load", lambda name, device="cpu": trunk.eval().requires_grad_(False))
-    return trunk
+    backbone.eval().requires_grad_(False)
+    monkeypatch.setattr(zoo, "load", lambda name, device="cpu": backbone)
+    return backbone
 
 
 def test_the_command_line_transfers_resumes_and_summarises(
@@ -72,7 +73,7 @@ def test_the_command_line_transfers_resumes_and_summarises(
     assert summary["final_loss"] == Log(tmp_path / "log.jsonl").rows()[-1]["loss"]
     assert summary["sha256"] == weights.sha256(tmp_path / EXPERTS)
     found = experts.read(tmp_path / EXPERTS, tiny_fashion)
-    assert len(found) == 2 and found.bank.members[0].plan.rank == 2
+    assert len(found) == 2 and found.bank[0].config.rank == 2
     assert main([*here, "--data", str(tmp_path / "other"), "--resume"]) == 1
     assert taught == [20] and "another run's" in capsys.readouterr().err
 
@@ -83,7 +84,7 @@ def test_the_command_line_trains_with_labels_in_the_released_way(tmp_path, tiny_
     summary = json.loads((tmp_path / SUMMARY).read_text())
     assert summary["released"]["warm start"] and "shared_time=True" in summary["objective"]
     assert (tmp_path / "expert-2" / "log.jsonl").exists()
-    assert experts.read(tmp_path / EXPERTS, tiny_fashion).bank.members[1].plan.rank == 1
+    assert experts.read(tmp_path / EXPERTS, tiny_fashion).bank[1].config.rank == 1
 
 
 @pytest.mark.parametrize("kind", ["transfer", "supervised"])

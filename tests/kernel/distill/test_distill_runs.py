@@ -77,11 +77,11 @@ class TestResume:
         ("build", "other", "says"),
         [
             (adapted, lambda: adapted(alpha=2.0), "trained .* scale 0.5 there, .* scale 1 here"),
-            (adapted, lambda: adapted(trunk=network(7)), r"trunk crc32 \w+ there, crc32 \w+ here"),
+            (adapted, lambda: adapted(backbone=network(7)), r"trunk crc32 \w+ there, .* here"),
             (copies, lambda: full_copies(network(7), TWO), r"trunk crc32 \w+ there, .*folder"),
         ],
     )
-    def test_other_updates_and_another_trunk_are_refused(self, tmp_path, build, other, says):
+    def test_other_updates_and_another_backbone_are_refused(self, tmp_path, build, other, says):
         """Of tensors of the same names and shapes, as the checkpoint holds them."""
         arguments = transfer(), PIXELS, LOGITS, plan(steps=1), tmp_path
         fit(build(), *arguments)
@@ -100,7 +100,7 @@ class TestReleased:
         )
 
         def factors(experts):
-            return [member.get_parameter("4.lora_A") for member in experts.bank.members]
+            return [member.get_parameter("4.lora_A") for member in experts.bank]
 
         torch.testing.assert_close(*factors(trained))
         assert not torch.allclose(*factors(together))
@@ -115,10 +115,10 @@ class TestReleased:
         trained, _ = fit(adapted(), transfer(), PIXELS, LOGITS, plan(), tmp_path, sequential=True)
         path = tmp_path / "expert-1" / "checkpoint.pt"
         first = load_checkpoint(path, torch.device("cpu"))["ema"]
-        prefix = "bank.members.0."
+        prefix = "bank.updates.0."
         kept = {k.removeprefix(prefix): v for k, v in first.items() if k.startswith(prefix)}
-        assert same(kept, state(trained.bank.members[0]))
-        assert not same(kept, state(trained.bank.members[1]))
+        assert same(kept, state(trained.bank[0]))
+        assert not same(kept, state(trained.bank[1]))
 
     def test_every_expert_of_a_sequence_is_the_average_of_its_own_training(self, tmp_path):
         made = plan(ema=0.9, lr=0.01)
@@ -129,9 +129,9 @@ class TestReleased:
             saved = load_checkpoint(
                 tmp_path / f"expert-{k + 1}" / "checkpoint.pt", torch.device("cpu")
             )
-            own = state(trained.bank.members[k])
+            own = state(trained.bank[k])
             of_run = {
-                part: {n: saved[part][f"bank.members.{k}.{n}"] for n in own}
+                part: {n: saved[part][f"bank.updates.{k}.{n}"] for n in own}
                 for part in ("ema", "network")
             }
             assert same(own, of_run["ema"]) and not same(own, of_run["network"])
@@ -145,18 +145,18 @@ class TestReleased:
             fit(adapted(), transfer(), PIXELS, LOGITS, plan(steps=1), tmp_path, sequential=True)
 
     def test_one_timestep_for_the_batch_trains_one_expert_a_step(self, tmp_path):
-        start = [state(member) for member in copies(FIVE).bank.members]
+        start = [state(member) for member in copies(FIVE).bank]
         loss = supervised(FIVE, shared_time=True)
         trained, _ = fit(copies(FIVE), loss, PIXELS, LABELS, plan(steps=1), tmp_path)
-        after = [state(member) for member in trained.bank.members]
+        after = [state(member) for member in trained.bank]
         assert sum(not same(a, b) for a, b in zip(start, after, strict=True)) == 1
 
     def test_without_the_scale_alpha_is_the_rank(self):
-        trunk = tier("fashion").classifier("vit")
-        released, ours = (updates(trunk, "vit", TWO, rank=3, scaled=s) for s in (False, True))
-        assert released.bank.members[0].plan.scale == 1
-        assert ours.bank.members[0].plan.scale == 8 / 32
-        assert ours.bank.members[0].plan.rank == 3
+        backbone = tier("fashion").classifier("vit")
+        released, ours = (updates(backbone, "vit", TWO, rank=3, scaled=s) for s in (False, True))
+        assert released.bank[0].config.scale == 1
+        assert ours.bank[0].config.scale == 8 / 32
+        assert ours.bank[0].config.rank == 3
 
 
 class TestSyntheticTask:
@@ -184,9 +184,9 @@ class TestSyntheticTask:
         intervals = Intervals(1000, 1 if method == "single" else 2)
         targets = labels
         if method == "data-free updates":
-            trunk = self.teacher()
+            backbone = self.teacher()
             experts = low_rank(
-                trunk, lora.lora_config(trunk, ("1",), 2, 2.0, ("1.bias",)), intervals
+                backbone, lora.lora_config(backbone, ("1",), 2, 2.0, ("1.bias",)), intervals
             )
             loss, targets = transfer(intervals), teacher_logits(teacher, pixels)
         else:

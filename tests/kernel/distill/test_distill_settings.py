@@ -19,7 +19,7 @@ from ppap_lib.zoo.tiers import tier
 TWO, FIVE = Intervals(1000, 2), Intervals(1000, 5)
 
 
-def trunk_of(guide):
+def backbone_of(guide):
     """The guide, untrained: a tier's own, or an off-the-shelf one as the card builds it."""
     others = {"lite0": "tin10", "resnet50": "imagenet256", "deit_s": "imagenet256"}
     if guide in others:
@@ -85,39 +85,39 @@ def test_one_budget():
 
 
 @pytest.mark.parametrize("guide", tuple(UPDATES))
-def test_five_updates_are_a_fifth_to_three_tenths_of_the_trunk(guide):
-    trunk = trunk_of(guide)
-    size = sum(p.numel() for p in trunk.parameters())
-    five = updates(trunk, guide, FIVE)
-    trained = sum(p.numel() for k in range(5) for p in five.parameters_of(k))
+def test_five_updates_are_a_fifth_to_three_tenths_of_the_backbone(guide):
+    backbone = backbone_of(guide)
+    size = sum(p.numel() for p in backbone.parameters())
+    five = updates(backbone, guide, FIVE)
+    trained = sum(p.numel() for k in range(5) for p in five.bank[k].parameters())
     assert 0.2 < trained / size < 0.3
 
 
 def test_the_off_the_shelf_guide_learns_in_its_stem_its_1x1_convolutions_and_its_norms():
-    trunk = trunk_of("lite0")
-    plan = updates(trunk, "lite0", TWO).bank.members[0].plan
-    modules = dict(trunk.named_modules())
+    backbone = backbone_of("lite0")
+    config = updates(backbone, "lite0", TWO).bank[0].config
+    modules = dict(backbone.named_modules())
     convolutions = {name: m for name, m in modules.items() if isinstance(m, nn.Conv2d)}
-    frozen = [m for name, m in convolutions.items() if name not in plan.layers]
-    assert plan.layers and all(m.groups == m.in_channels > 1 for m in frozen)
-    assert {name.rpartition(".")[0] for name in plan.trained} == {
+    frozen = [m for name, m in convolutions.items() if name not in config.layers]
+    assert config.layers and all(m.groups == m.in_channels > 1 for m in frozen)
+    assert {name.rpartition(".")[0] for name in config.trained} == {
         name for name, m in modules.items() if isinstance(m, nn.BatchNorm2d)
     }
 
 
 def test_fresh_updates_are_decided_by_their_seed():
-    trunk = tier("fashion").classifier("vit")
+    backbone = tier("fashion").classifier("vit")
     torch.manual_seed(8)
-    one, other, third = (updates(trunk, "vit", TWO, seed=s).bank.members for s in (1, 1, 2))
+    one, other, third = (updates(backbone, "vit", TWO, seed=s).bank for s in (1, 1, 2))
     assert equal(one, other) and not equal(one, third)
     assert not equal(one[0], one[1])
     with pytest.raises(TrainingError, match="resnet18, vit"):
-        updates(trunk, "judge", TWO)
+        updates(backbone, "judge", TWO)
 
 
 def test_embeddings_inside_a_set_are_not_decayed():
     experts = full_copies(tier("fashion").classifier("vit"), TWO)
     rest = {id(p) for p in parameter_groups(experts, 0.05)[1]["params"]}
-    for member in experts.bank.members:
+    for member in experts.bank:
         assert id(member.pos_embed) in rest and id(member.cls_token) in rest
         assert id(member.head.weight) not in rest

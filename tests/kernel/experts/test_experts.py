@@ -7,7 +7,7 @@ from types import BuiltinFunctionType, FunctionType, ModuleType
 import pytest
 import torch
 import torch.nn.functional as F
-from five_experts import FIVE, LINEAR, five, images, levels, network, the_plan
+from five_experts import FIVE, LINEAR, five, images, levels, network, the_config
 from torch import nn
 
 from ppap_lib.diffusion.denoisers import Prediction
@@ -87,7 +87,7 @@ class TestGuidance:
                 value = -F.cross_entropy(logits, target[i : i + 1])
                 torch.testing.assert_close(grad[i], torch.autograd.grad(value, one)[0][0])
 
-    def test_no_gradient_stays_in_the_trunk_or_the_updates(self):
+    def test_no_gradient_stays_in_the_backbone_or_the_updates(self):
         experts, x = five(low_rank), images(2).requires_grad_()
         experts.at(LINEAR.at(300))(x).sum().backward()
         assert x.grad.any() and all(p.grad is None for p in experts.parameters())
@@ -136,18 +136,18 @@ def nbytes(*tensors):
 
 class TestMemory:
     @pytest.mark.parametrize("n", [1, 5, 10])
-    def test_n_experts_weigh_the_trunk_and_n_updates(self, n):
+    def test_n_experts_weigh_the_backbone_and_n_updates(self, n):
         experts = five(low_rank, Intervals(1000, n))
-        trunk = nbytes(*network().state_dict().values())
-        update = nbytes(*experts.bank.members[0].state_dict().values())
-        assert bytes_reachable_from(experts) == trunk + n * update
+        backbone = nbytes(*network().state_dict().values())
+        update = nbytes(*experts.bank[0].state_dict().values())
+        assert bytes_reachable_from(experts) == backbone + n * update
         # While guiding, the adapted layers' weights exist once more, for any number of experts.
         merged = nbytes(*(network()[i].weight for i in (0, 3)))
         for t in (0, 500, 999):
             experts.at(LINEAR.at(t))(images(1))
-            assert bytes_reachable_from(experts) == trunk + n * update + merged
+            assert bytes_reachable_from(experts) == backbone + n * update + merged
         experts.bank.unmerge()
-        assert bytes_reachable_from(experts) == trunk + n * update
+        assert bytes_reachable_from(experts) == backbone + n * update
 
     def test_n_copies_weigh_n_networks(self):
         one = nbytes(*network().state_dict().values())
@@ -156,18 +156,18 @@ class TestMemory:
 
 class TestTraining:
     def test_a_batch_trains_only_the_experts_in_it(self, experts):
-        before = [copy.deepcopy(member.state_dict()) for member in experts.bank.members]
-        bare = copy.deepcopy(getattr(experts.bank, "trunk", nn.Identity()).state_dict())
+        before = [copy.deepcopy(member.state_dict()) for member in experts.bank]
+        bare = copy.deepcopy(getattr(experts.bank, "backbone", nn.Identity()).state_dict())
         experts.train()
-        optimisers = [torch.optim.AdamW(experts.parameters_of(k), lr=0.01) for k in range(5)]
+        optimisers = [torch.optim.AdamW(experts.bank[k].parameters(), lr=0.01) for k in range(5)]
         experts(images(6), levels(10, 900, 20, 950, 30, 999)).square().sum().backward()
         for optimiser in optimisers:
             optimiser.step()
-        for k, member in enumerate(experts.bank.members):
+        for k, member in enumerate(experts.bank):
             changed = {n for n, v in member.state_dict().items() if not v.equal(before[k][n])}
             assert changed == (set(before[k]) if k in (0, 4) else set())
-        trunk = getattr(experts.bank, "trunk", nn.Identity()).state_dict()
-        assert all(torch.equal(trunk[name], bare[name]) for name in bare)
+        backbone = getattr(experts.bank, "backbone", nn.Identity()).state_dict()
+        assert all(torch.equal(backbone[name], bare[name]) for name in bare)
 
     def test_one_batched_pass_is_each_expert_s_own_pass(self, experts):
         x, level = images(6), levels(10, 900, 20, 950, 30, 999)
@@ -177,12 +177,10 @@ class TestTraining:
         experts(x, level).square().sum().backward()
         for k, own in ((0, [0, 2, 4]), (4, [1, 3, 5])):
             alone(x[own], level[own]).square().sum().backward()
-            pairs = zip(experts.parameters_of(k), alone.parameters_of(k), strict=True)
+            pairs = zip(experts.bank[k].parameters(), alone.bank[k].parameters(), strict=True)
             for ours, theirs in pairs:
                 torch.testing.assert_close(ours.grad, theirs.grad)
-            buffers = zip(
-                experts.bank.members[k].buffers(), alone.bank.members[k].buffers(), strict=True
-            )
+            buffers = zip(experts.bank[k].buffers(), alone.bank[k].buffers(), strict=True)
             for ours, theirs in buffers:
                 torch.testing.assert_close(ours, theirs)
 
@@ -193,15 +191,15 @@ class TestTraining:
         torch.testing.assert_close(first, experts(x, level))
         assert not torch.allclose(first, experts.eval().at(level)(x))
 
-    def test_parameters_of_all_experts_are_disjoint_and_all_that_is_trained(self, experts):
-        parts = [{id(p) for p in experts.parameters_of(k)} for k in range(5)]
+    def test_the_parameters_of_all_experts_are_disjoint_and_all_that_is_trained(self, experts):
+        parts = [{id(p) for p in experts.bank[k].parameters()} for k in range(5)]
         assert sum(map(len, parts)) == len(set.union(*parts))
         assert set.union(*parts) == {id(p) for p in experts.parameters() if p.requires_grad}
 
-    def test_experts_begin_as_the_trunk_and_leave_it_alone(self):
+    def test_experts_begin_as_the_backbone_and_leave_it_alone(self):
         net, x = network().eval(), images(3)
         expected = net(x)
-        for fresh in (full_copies(net, FIVE), low_rank(net, the_plan(net), FIVE)):
+        for fresh in (full_copies(net, FIVE), low_rank(net, the_config(net), FIVE)):
             torch.testing.assert_close(fresh.eval()(x, levels(0, 500, 999)), expected)
             assert torch.equal(fresh.at(LINEAR.at(500))(x), expected)
         assert torch.equal(net(x), expected)

@@ -1,4 +1,4 @@
-"""Files of experts, and sets in the zoo: they come back as they were, with their own trunk."""
+"""Files of experts, and sets in the zoo: they come back as they were, with their own backbone."""
 
 import json
 import shutil
@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from five_experts import LINEAR, five, images, network, shaken, the_plan
+from five_experts import LINEAR, five, images, network, shaken, the_config
 from torch import nn
 
 from ppap_book import publishing
@@ -36,18 +36,18 @@ class TestFiles:
             assert torch.equal(again.at(LINEAR.at(t))(x), experts.at(LINEAR.at(t))(x))
         assert not again.training and not any(p.requires_grad for p in again.parameters())
 
-    def test_a_set_of_updates_holds_nothing_of_the_trunk(self, tmp_path):
+    def test_a_set_of_updates_holds_nothing_of_the_backbone(self, tmp_path):
         experts = five(low_rank)
         sets.save(experts, tmp_path / "set.safetensors", dtype=torch.float16)
         state = weights.read(tmp_path / "set.safetensors")
-        own = experts.bank.members[0].state_dict()
+        own = experts.bank[0].state_dict()
         assert state.keys() == {f"{k}.{name}" for k in range(5) for name in own}
         assert state["3.0.lora_A"].dtype == torch.float16
         entries = json.loads(weights.metadata(tmp_path / "set.safetensors")["experts"])
-        plan = lora.LoraConfig.from_json(entries["plan"])
-        assert (entries["n"], entries["T"], plan) == (5, 1000, the_plan(network()))
+        config = lora.LoraConfig.from_json(entries["plan"])
+        assert (entries["n"], entries["T"], config) == (5, 1000, the_config(network()))
 
-    def test_what_is_no_set_or_of_another_trunk_is_refused(self, tmp_path):
+    def test_what_is_no_set_or_of_another_backbone_is_refused(self, tmp_path):
         path = tmp_path / "set.safetensors"
         weights.save(network().state_dict(), path)
         with pytest.raises(InputError, match="not a set of experts"):
@@ -56,45 +56,49 @@ class TestFiles:
         with pytest.raises(InputError, match="unreadably"):
             sets.read(path, network())
         sets.save(five(low_rank), path)
-        with pytest.raises(InputError, match="does not fit this trunk: the trunk has no param"):
+        with pytest.raises(
+            InputError, match="does not fit this backbone: the backbone has no param"
+        ):
             sets.read(path, nn.Sequential(nn.Linear(2, 2)))
         sets.save(five(full_copies), path)
         with pytest.raises(WeightsError, match="unexpected"):
             sets.read(path, nn.Sequential(nn.Conv2d(1, 16, 3, bias=False)))
 
-    def test_updates_of_different_plans_are_no_set(self, tmp_path):
+    def test_updates_of_different_configs_are_no_set(self, tmp_path):
         net = network()
-        plans = (the_plan(net), replace(the_plan(net), rank=3))
-        mixed = Experts(LoraBank(net, [lora.LoraUpdate(net, p) for p in plans]), Intervals(1000, 2))
-        with pytest.raises(InputError, match="different plans"):
+        configs = (the_config(net), replace(the_config(net), rank=3))
+        mixed = Experts(
+            LoraBank(net, [lora.LoraUpdate(net, p) for p in configs]), Intervals(1000, 2)
+        )
+        with pytest.raises(InputError, match="different configurations"):
             sets.save(mixed, tmp_path / "set.safetensors")
 
 
 class TestZoo:
-    NAME, TRUNK = "fashion/ppap2-judge", "fashion/judge"
+    NAME, BACKBONE = "fashion/ppap2-judge", "fashion/judge"
 
     @pytest.fixture
     def assets(self, tmp_path):
-        """The zoo's cards with a published trunk (the judge: the smallest) and a set on it."""
+        """The zoo's cards with a published backbone (the judge: the smallest) and a set on it."""
         folder = tmp_path / "assets"
         shutil.copytree(ASSETS / "cards", folder / "cards")
-        self.publish_trunk(0, tmp_path, folder)
-        trunk = zoo.load(self.TRUNK, assets=folder)
-        convolutions = lora.lora_config(trunk, lambda n, m: isinstance(m, nn.Conv2d), 2, 4.0)
-        made = shaken(low_rank(trunk, convolutions, Intervals(1000, 2)))
+        self.publish_backbone(0, tmp_path, folder)
+        backbone = zoo.load(self.BACKBONE, assets=folder)
+        convolutions = lora.lora_config(backbone, lambda n, m: isinstance(m, nn.Conv2d), 2, 4.0)
+        made = shaken(low_rank(backbone, convolutions, Intervals(1000, 2)))
         path = folder / "weights" / f"{self.NAME}.safetensors"
-        sets.save(made, path, self.TRUNK, assets=folder)
-        trunk_card = zoo.card(self.TRUNK, folder)
+        sets.save(made, path, self.BACKBONE, assets=folder)
+        backbone_card = zoo.card(self.BACKBONE, folder)
         card = Card(
             name=self.NAME,
             kind="experts",
             summary="two updates",
-            network={"trunk": self.TRUNK},
+            network={"trunk": self.BACKBONE},
             file={"asset": f"{self.NAME}.safetensors"},
             license="Apache-2.0",
             data="none",
-            channels=trunk_card.channels,
-            size=trunk_card.size,
+            channels=backbone_card.channels,
+            size=backbone_card.size,
             parameters=1,
             tensors=1,
             sha256=weights.sha256(path),
@@ -102,13 +106,13 @@ class TestZoo:
         write(card, folder)
         return folder, made, card
 
-    def publish_trunk(self, seed, tmp_path, folder):
+    def publish_backbone(self, seed, tmp_path, folder):
         torch.manual_seed(seed)
         state = tier("fashion").classifier("judge").state_dict()
         weights.save(state, tmp_path / "000000001.safetensors")
-        publish(self.TRUNK, tmp_path / "000000001.safetensors", assets=folder)
+        publish(self.BACKBONE, tmp_path / "000000001.safetensors", assets=folder)
 
-    def test_a_set_comes_with_its_trunk(self, assets):
+    def test_a_set_comes_with_its_backbone(self, assets):
         folder, made, _ = assets
         again, x = zoo.load(self.NAME, assets=folder), torch.randn(2, 1, 32, 32)
         for t in (0, 999):
@@ -118,7 +122,7 @@ class TestZoo:
     def test_any_network_is_loaded_by_what_its_card_says(self, assets):
         folder, _, _ = assets
         assert isinstance(zoo.load(self.NAME, assets=folder), Experts)
-        assert isinstance(zoo.load(self.TRUNK, assets=folder), Vision)
+        assert isinstance(zoo.load(self.BACKBONE, assets=folder), Vision)
 
     def test_a_file_of_tensors_is_read_once(self, assets, monkeypatch):
         folder, _, card = assets
@@ -127,8 +131,8 @@ class TestZoo:
         zoo.load(self.NAME, assets=folder)
         assert [path.name for path in found].count(f"{card.name.split('/')[1]}.safetensors") == 1
 
-    def test_a_set_is_refused_after_its_trunk_was_trained_again(self, assets, tmp_path):
-        self.publish_trunk(1, tmp_path, assets[0])
+    def test_a_set_is_refused_after_its_backbone_was_trained_again(self, assets, tmp_path):
+        self.publish_backbone(1, tmp_path, assets[0])
         with pytest.raises(InputError, match="train the experts again"):
             zoo.load(self.NAME, assets=assets[0])
 
@@ -146,16 +150,16 @@ class TestZoo:
             zoo.load("fashion/ppap7-resnet18", assets=assets[0])
         with pytest.raises(InputError, match="no set of experts 'fashion/judge'"):
             zoo.load("fashion/judge", assets=assets[0])
-        with pytest.raises(WeightsError, match="is a set of experts: experts.load"):
+        with pytest.raises(WeightsError, match="is a set of experts: zoo.load"):
             zoo.load(self.NAME, assets=assets[0])
 
     def test_a_set_is_published_and_verified(self, assets, tmp_path):
         folder, made, card = assets
         file = tmp_path / "new.safetensors"
         with torch.no_grad():
-            for parameter in made.bank.members.parameters():
+            for parameter in made.bank.updates.parameters():
                 parameter.mul_(1.5)
-        sets.save(made, file, self.TRUNK, torch.float16, folder)
+        sets.save(made, file, self.BACKBONE, torch.float16, folder)
         metrics = {"accuracy": {"value": 0.5, "tolerance": 0.01}}
         write(replace(card, images_seen=5), folder)
         assert (
@@ -165,11 +169,11 @@ class TestZoo:
             self.NAME, file, {"images_seen": 7, "metrics": metrics}, folder
         )
         assert new.sha256 != card.sha256 and new.images_seen == 7
-        assert new.parameters == sum(p.numel() for p in made.bank.members.parameters())
+        assert new.parameters == sum(p.numel() for p in made.bank.updates.parameters())
         x, level = torch.randn(2, 1, 32, 32), LINEAR.at(3)
         installed = zoo.load(self.NAME, assets=folder).at(level)(x)
         assert torch.equal(
-            installed, sets.read(file, zoo.load(self.TRUNK, assets=folder)).at(level)(x)
+            installed, sets.read(file, zoo.load(self.BACKBONE, assets=folder)).at(level)(x)
         )
         # float16 keeps ten bits.
         torch.testing.assert_close(installed, made.at(level)(x), rtol=0.01, atol=0.01)
@@ -185,18 +189,18 @@ class TestZoo:
         write(replace(new, sha256="0" * 64), folder)
         assert verdicts(0.5) == {"sha256": False}
 
-    def test_publishing_refuses_what_is_no_set_of_this_trunk(self, assets, tmp_path):
+    def test_publishing_refuses_what_is_no_set_of_this_backbone(self, assets, tmp_path):
         folder = assets[0]
         path = folder / "weights" / f"{self.NAME}.safetensors"
         with pytest.raises(InputError, match="is a classifier, not a set of experts"):
-            publishing.publish_experts(self.TRUNK, path, assets=folder)
+            publishing.publish_experts(self.BACKBONE, path, assets=folder)
         with pytest.raises(InputError, match="not a set of experts written by"):
-            trunk = folder / "weights" / zoo.card(self.TRUNK, folder).file["asset"]
-            publishing.publish_experts(self.NAME, trunk, assets=folder)
+            backbone = folder / "weights" / zoo.card(self.BACKBONE, folder).file["asset"]
+            publishing.publish_experts(self.NAME, backbone, assets=folder)
         unsaid = tmp_path / "unsaid.safetensors"
-        sets.save(sets.read(path, zoo.load(self.TRUNK, assets=folder)), unsaid)
-        with pytest.raises(InputError, match=f"which trunk it was made for: .*{self.TRUNK}"):
+        sets.save(sets.read(path, zoo.load(self.BACKBONE, assets=folder)), unsaid)
+        with pytest.raises(InputError, match=f"which backbone it was made for: .*{self.BACKBONE}"):
             publishing.publish_experts(self.NAME, unsaid, assets=folder)
-        self.publish_trunk(1, tmp_path, folder)
+        self.publish_backbone(1, tmp_path, folder)
         with pytest.raises(InputError, match="train the experts again"):
             publishing.publish_experts(self.NAME, path, assets=folder)

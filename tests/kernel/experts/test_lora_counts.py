@@ -31,10 +31,10 @@ class TestPublishedCounts:
         assert self.count(LoraUpdate(resnet50, low_rank)) == 1_410_352
 
     def test_resnet50_with_norms(self, resnet50):
-        plan = lora.resnet_lora(resnet50)
-        assert self.count(LoraUpdate(resnet50, plan)) == 1_463_472
-        as_released = [n for n in plan.trained if not n.endswith("downsample.1.weight")]
-        released = lora.lora_config(resnet50, plan.layers, 16, 8.0, as_released)
+        config = lora.resnet_lora(resnet50)
+        assert self.count(LoraUpdate(resnet50, config)) == 1_463_472
+        as_released = [n for n in config.trained if not n.endswith("downsample.1.weight")]
+        released = lora.lora_config(resnet50, config.layers, 16, 8.0, as_released)
         assert self.count(LoraUpdate(resnet50, released)) == 1_459_632
         without_fc = set(lora.biases(resnet50)) - {"fc.bias"}
         assert {n for n in as_released if n.endswith(".bias")} == without_fc
@@ -52,6 +52,6 @@ class TestPublishedCounts:
 
         with torch.device("meta"):
             deit = timm.create_model("deit_small_patch16_224", pretrained=False)
-            plan = lora.vit_lora(deit)
-            assert len(plan.layers) == 24 and plan.rank == 32
-            assert self.count(LoraUpdate(deit, plan)) == 937_192
+            config = lora.vit_lora(deit)
+            assert len(config.layers) == 24 and config.rank == 32
+            assert self.count(LoraUpdate(deit, config)) == 937_192

@@ -46,10 +46,10 @@ class TheirLinear(nn.Module):
         return self.linear(x) + x @ self.lora_A.T @ self.lora_B.T
 
 
-def their_resnet(trunk, seed):
+def their_resnet(backbone, seed):
     """Their ResNet: adapted conv1, conv2; an own norm and statistics; frozen shortcut weights."""
     torch.manual_seed(seed)
-    net = copy.deepcopy(trunk)
+    net = copy.deepcopy(backbone)
     blocks = [block for i in range(1, 5) for block in getattr(net, f"layer{i}")]
     for owner, name in [(net, "conv1"), *((b, f"conv{i}") for b in blocks for i in (1, 2))]:
         setattr(owner, name, TheirConv(getattr(owner, name), 16, 8 / 16))
@@ -63,9 +63,9 @@ def their_resnet(trunk, seed):
     return wrapped(net.eval(), "resnet")
 
 
-def their_deit(trunk, seed):
+def their_deit(backbone, seed):
     torch.manual_seed(seed)
-    net = copy.deepcopy(trunk)
+    net = copy.deepcopy(backbone)
     for block in net.blocks:
         block.attn.qkv = TheirLinear(block.attn.qkv, 4)
         block.attn.proj = TheirLinear(block.attn.proj, 4)
@@ -97,19 +97,19 @@ def small_deit():
 
 class TestReleasedCheckpoints:
     @pytest.mark.parametrize(
-        ("make_trunk", "theirs", "shape", "scale"),
+        ("make_backbone", "theirs", "shape", "scale"),
         [
             (small_resnet, their_resnet, (2, 3, 32, 32), 0.5),
             (small_deit, their_deit, (2, 1, 32, 32), 1.0),
         ],
         ids=["resnet", "deit"],
     )
-    def test_converted_experts_compute_the_same(self, make_trunk, theirs, shape, scale):
+    def test_converted_experts_compute_the_same(self, make_backbone, theirs, shape, scale):
         torch.manual_seed(0)
-        trunk = make_trunk()
-        models = [theirs(trunk, seed) for seed in (1, 2)]
-        experts = released([model.state_dict() for model in models], make_trunk())
-        assert experts.bank.members[0].plan.scale == scale
+        backbone = make_backbone()
+        models = [theirs(backbone, seed) for seed in (1, 2)]
+        experts = released([model.state_dict() for model in models], make_backbone())
+        assert experts.bank[0].config.scale == scale
         x = torch.randn(shape)
         with torch.no_grad():
             for k, t in enumerate((499, 500)):
@@ -122,8 +122,8 @@ class TestReleasedCheckpoints:
     @pytest.mark.parametrize("size", [32, 48])
     def test_their_transformer_reads_images_of_another_size_resized(self, size):
         torch.manual_seed(0)
-        trunk = small_deit()
-        models = [their_deit(trunk, seed) for seed in (1, 2)]
+        backbone = small_deit()
+        models = [their_deit(backbone, seed) for seed in (1, 2)]
         reads = Vision(small_deit(), 32, 1, "0123456789")
         experts = released([model.state_dict() for model in models], reads)
         x = torch.randn(2, 1, size, size)
@@ -135,22 +135,22 @@ class TestReleasedCheckpoints:
 
     @pytest.mark.parametrize("inside", [False, True], ids=["bare", "resizing"])
     @pytest.mark.parametrize(
-        ("make_trunk", "prefix", "shape"),
+        ("make_backbone", "prefix", "shape"),
         [(small_resnet, "", (3, 32, 32)), (small_deit, "classifier.", (1, 32, 32))],
         ids=["resnet", "deit"],
     )
     @pytest.mark.parametrize("count", [1, 5], ids=["single", "multi-experts"])
-    def test_their_supervised_networks_are_whole(self, make_trunk, prefix, shape, count, inside):
+    def test_their_supervised_networks_are_whole(self, make_backbone, prefix, shape, count, inside):
         """The single finetuned model, and multi-experts-5."""
         models = []
         for seed in range(count):
             torch.manual_seed(seed)
-            models.append(make_trunk().eval())
+            models.append(make_backbone().eval())
         states = [{prefix + k: v for k, v in m.state_dict().items()} for m in models]
-        trunk = make_trunk()
+        backbone = make_backbone()
         if inside:
-            trunk = Vision(trunk, shape[-1], shape[0], range(models[0].num_classes))
-        experts = released(states, trunk)
+            backbone = Vision(backbone, shape[-1], shape[0], range(models[0].num_classes))
+        experts = released(states, backbone)
         assert not any(p.requires_grad for p in experts.parameters())
         x = torch.randn(2, *shape)
         with torch.no_grad():
@@ -165,33 +165,36 @@ class TestReleasedCheckpoints:
         assert {"deit.classifier.blocks.0.attn.qkv.linear.weight"} < deit.state_dict().keys()
 
     def test_what_is_not_theirs_is_refused(self):
-        trunk = small_resnet()
-        good, other = (their_resnet(trunk, seed).state_dict() for seed in (1, 2))
+        backbone = small_resnet()
+        good, other = (their_resnet(backbone, seed).state_dict() for seed in (1, 2))
         adapter = {k: v for k, v in good.items() if "lora_" in k or "bn" in k or "bias" in k}
         lost_b = {k: v for k, v in good.items() if k != "resnet.conv1.lora_B"}
-        of_another_trunk = other | {"resnet.fc.weight": other["resnet.fc.weight"] + 1}
-        whole = trunk.state_dict()
+        of_another_backbone = other | {"resnet.fc.weight": other["resnet.fc.weight"] + 1}
+        whole = backbone.state_dict()
         for states, message in [
             ([], "no state dicts"),
-            ([{}], "state dict 0 lacks .* of the trunk's tensors"),
-            ([{"weight": torch.zeros(1)}], "lacks .* of a network like the trunk"),
+            ([{}], "state dict 0 lacks .* of the backbone's tensors"),
+            ([{"weight": torch.zeros(1)}], "lacks .* of a network like the backbone"),
             ([adapter], "an adapter file, .* give the full state dict"),
-            ([good, {k: v for k, v in other.items() if "fc" not in k}], "1 lacks 2 of the trunk's"),
+            (
+                [good, {k: v for k, v in other.items() if "fc" not in k}],
+                "1 lacks 2 of the backbone's",
+            ),
             ([good, whole], "adapt different layers"),
             ([lost_b], "lacks conv1.lora_B"),
-            ([good, of_another_trunk], "differ in fc.weight, which PPAP freezes"),
+            ([good, of_another_backbone], "differ in fc.weight, which PPAP freezes"),
         ]:
             with pytest.raises(InputError, match=message):
                 released(states, small_resnet())
-        with pytest.raises(InputError, match="0 lacks .* of a network like the trunk"):
+        with pytest.raises(InputError, match="0 lacks .* of a network like the backbone"):
             released([good], small_deit())
         with pytest.raises(WeightsError, match="state dict 0 does not fit .* 1 unexpected: extra"):
             released([whole | {"extra": torch.zeros(1)}], small_resnet())
 
     def test_a_set_of_theirs_can_be_saved_as_ours(self, tmp_path):
-        trunk = small_resnet()
-        states = [their_resnet(trunk, seed).state_dict() for seed in (1, 2)]
-        experts = released(states, trunk)
+        backbone = small_resnet()
+        states = [their_resnet(backbone, seed).state_dict() for seed in (1, 2)]
+        experts = released(states, backbone)
         sets.save(experts, tmp_path / "set.safetensors")
-        again, x = sets.read(tmp_path / "set.safetensors", trunk), torch.randn(1, 3, 32, 32)
+        again, x = sets.read(tmp_path / "set.safetensors", backbone), torch.randn(1, 3, 32, 32)
         assert torch.equal(again.at(LINEAR.at(700))(x), experts.at(LINEAR.at(700))(x))
