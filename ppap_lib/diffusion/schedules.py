@@ -215,6 +215,10 @@ class ContinuousSchedule:
         return _falling(self.at, times)
 
 
+AnySchedule = Schedule | ContinuousSchedule
+"""What has a level at every time, and a time at every log-SNR."""
+
+
 def _falling(at: Callable[[float], Level], times: Sequence[float]) -> tuple[Level, ...]:
     times = [float(t) for t in times]
     if not times or not all(a > b for a, b in pairwise(times)):

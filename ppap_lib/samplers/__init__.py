@@ -14,14 +14,11 @@ from ppap_lib.samplers.grids import karras_grid, log_snr_grid, quadratic_grid, u
 from ppap_lib.samplers.loop import HISTORY, Evaluation, History, State, Step, sample, trajectory
 from ppap_lib.samplers.pndm import f_pndm, fon, heun, plms, prk, rk4, s_pndm
 from ppap_lib.samplers.solvers import (
-    EXTRAPOLATING,
-    FEWEST_STEPS,
-    ORDERS,
-    OTHER_NAMES,
+    SOLVERS,
+    Solver,
     count_evaluations,
     finest_grid,
-    noise_solvers,
-    ode_solvers,
+    solver,
 )
 from ppap_lib.samplers.stochastic import (
     LogVariance,
@@ -40,19 +37,17 @@ from ppap_lib.samplers.stochastic import (
 )
 
 __all__ = [
-    "EXTRAPOLATING",
-    "FEWEST_STEPS",
+    "Evaluation",
     "HISTORY",
     "History",
     "LogVariance",
-    "Evaluation",
-    "ORDERS",
-    "OTHER_NAMES",
+    "SOLVERS",
+    "Solver",
     "State",
     "Step",
     "adaptive",
-    "finest_grid",
     "analytic_ddim",
+    "count_evaluations",
     "ddim",
     "ddim_sigma_hat",
     "ddpm",
@@ -64,8 +59,8 @@ __all__ = [
     "dpmpp_singlestep",
     "euler",
     "euler_ancestral",
-    "count_evaluations",
     "f_pndm",
+    "finest_grid",
     "fon",
     "heun",
     "k_lms",
@@ -74,8 +69,7 @@ __all__ = [
     "large_variance",
     "learned_variance",
     "log_snr_grid",
-    "noise_solvers",
-    "ode_solvers",
+    "noise_prediction_error",
     "plms",
     "prk",
     "probability_flow",
@@ -84,8 +78,8 @@ __all__ = [
     "s_pndm",
     "sample",
     "small_variance",
+    "solver",
     "trajectory",
     "uniform_grid",
-    "noise_prediction_error",
     "unipc",
 ]

@@ -10,9 +10,8 @@ from ppap_book.studies import methods, sampler_standings, samplers
 from ppap_book.studies.samplers import Sampling
 from ppap_lib import zoo
 from ppap_lib.diffusion.denoisers import Prediction
-from ppap_lib.diffusion.schedules import ContinuousSchedule
 from ppap_lib.errors import InputError
-from ppap_lib.samplers import EXTRAPOLATING, OTHER_NAMES, noise_solvers, ode_solvers
+from ppap_lib.samplers import SOLVERS
 
 N = 66
 GUIDED = (("resnet18", 7.5), ("resnet18", 1.0), ("vit", 7.5))
@@ -38,10 +37,9 @@ def quick(monkeypatch, tmp_path, pixel_features):
 
 
 def test_every_solver_of_the_catalogue_runs_under_one_name():
-    smooth = ContinuousSchedule()
-    catalogue = (ode_solvers(smooth) | noise_solvers(smooth)).keys()
-    assert set(samplers.FIXED) == catalogue - OTHER_NAMES.keys() | {"analytic_ddim"}
-    assert set(sampler_standings.TITLES) == set(samplers.SOLVERS)
+    own = {name for name, one in SOLVERS.items() if one.same_as is None}
+    assert len(samplers.FIXED) == 30 and set(samplers.FIXED) == own | {"analytic_ddim"}
+    assert set(samplers.TITLES) == {*SOLVERS, "analytic_ddim", "pf"}
 
 
 @pytest.mark.parametrize(
@@ -83,7 +81,7 @@ def test_only_solvers_that_extrapolate_are_filed_by_how_they_end(quick):
     for solver in samplers.FIXED:
         lowered, full = (Sampling(solver, 20, lower_final=on).recorded() for on in (True, False))
         assert "lower_final" not in full
-        assert (lowered != full) == (solver in EXTRAPOLATING)
+        assert (lowered != full) == (solver in SOLVERS and SOLVERS[solver].extrapolates)
     ends = []
     for lower_final in (True, False):
         rows = [

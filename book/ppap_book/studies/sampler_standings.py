@@ -16,45 +16,10 @@ from ppap_book.studies.samplers import (
     STUDY,
     TOLERANCES,
     Sampling,
+    extrapolates,
     plan,
     reason_against,
 )
-from ppap_lib.samplers import EXTRAPOLATING
-
-TITLES = {
-    "ddim": "DDIM",
-    "heun": "Heun",
-    "k_lms": "K-LMS",
-    "prk": "PRK",
-    "plms": "PLMS",
-    "s_pndm": "S-PNDM",
-    "f_pndm": "F-PNDM",
-    "rk4": "RK4",
-    "fon": "FON",
-    "dpm_solver_2": "DPM-Solver-2",
-    "dpm_solver_3": "DPM-Solver-3",
-    "dpmpp_2s": "DPM-Solver++(2S)",
-    "dpmpp_3s": "DPM-Solver++(3S)",
-    "dpmpp_2m": "DPM-Solver++(2M)",
-    "dpmpp_3m": "DPM-Solver++(3M)",
-    "dpmpp_3m_halved": "DPM-Solver++(3M, public)",
-    "deis_2": "DEIS-2",
-    "deis_3": "DEIS-3",
-    "deis_3_time": "DEIS-3 (in t)",
-    "unipc_1": "UniPC-1",
-    "unipc_2": "UniPC-2",
-    "unipc_3": "UniPC-3",
-    "unipc_2_bh1": "UniPC-2 (B1)",
-    "ddim_0.2": "DDIM (eta 0.2)",
-    "ddim_0.5": "DDIM (eta 0.5)",
-    "ddim_1": "DDIM (eta 1)",
-    "ddim_sigma_hat": "DDIM (sigma-hat)",
-    "dpm2_ancestral": "DPM2 ancestral",
-    "karras": "stochastic Karras",
-    "analytic_ddim": "A-DDIM",
-    "pf": "adaptive Runge-Kutta",
-}
-"""Solvers in print."""
 
 
 class Standing(Pooled):
@@ -70,12 +35,12 @@ def standings(
 ) -> list[Standing]:
     """The rows made by the weights that ship now, blocks gathered.
 
-    Of the solvers in `EXTRAPOLATING` those that end at low order, or those that do not; the others
+    Of the solvers that extrapolate those that end at low order, or those that do not; the others
     are there in both.
     """
 
     def asked(p: Mapping[str, Any]) -> bool:
-        as_asked = p["solver"] not in EXTRAPOLATING or p.get("lower_final", False) == lower_final
+        as_asked = not extrapolates(p["solver"]) or p.get("lower_final", False) == lower_final
         return p["tier"] == tier and methods.is_current(p) and as_asked
 
     return pool(rows, asked, Standing)

@@ -25,13 +25,11 @@ from ppap_lib import zoo
 from ppap_lib.diffusion.denoisers import Denoise, Prediction
 from ppap_lib.diffusion.levels import CLEAN, Level
 from ppap_lib.diffusion.noise import Noise
-from ppap_lib.diffusion.schedules import ContinuousSchedule, Schedule
+from ppap_lib.diffusion.schedules import ContinuousSchedule
 from ppap_lib.errors import InputError
 from ppap_lib.parameters import param, suggestion
 from ppap_lib.samplers import (
-    EXTRAPOLATING,
-    FEWEST_STEPS,
-    OTHER_NAMES,
+    SOLVERS,
     Step,
     adaptive,
     analytic_ddim,
@@ -39,9 +37,8 @@ from ppap_lib.samplers import (
     finest_grid,
     karras_grid,
     log_snr_grid,
-    noise_solvers,
-    ode_solvers,
     quadratic_grid,
+    solver,
     uniform_grid,
 )
 from ppap_lib.samplers.draw import generate
@@ -61,16 +58,7 @@ ESTIMATION_IMAGES = 50  # on which A-DDIM estimates its variance
 ESTIMATION_SEED = 2**31  # of their noise, far from every block
 
 
-def _by_name(
-    schedule: Schedule | ContinuousSchedule, lower_final: Sequence[Level] | None = None
-) -> dict[str, Step]:
-    return ode_solvers(schedule, lower_final) | noise_solvers(schedule)
-
-
-FIXED = (
-    *(name for name in _by_name(ContinuousSchedule()) if name not in OTHER_NAMES),
-    "analytic_ddim",
-)
+FIXED = (*(one.name for one in SOLVERS.values() if one.same_as is None), "analytic_ddim")
 """Every solver that keeps to a grid, once: of several names for one, the first."""
 
 FOLLOWED = ("ddim", "dpmpp_2m", "f_pndm", "unipc_2")
@@ -85,9 +73,19 @@ ETAS = {
 }
 """DDIM's eta, as the published table writes it, and the solver."""
 
-SOLVERS = (*FIXED, "pf")
+TITLES: Mapping[str, str] = {name: one.title for name, one in SOLVERS.items()} | {
+    "analytic_ddim": "A-DDIM",
+    "pf": "adaptive Runge-Kutta",
+}
+"""Solvers in print: the catalogue's, and the two that need more than a schedule."""
+
 TOLERANCES = (0.1, 0.03, 0.01)
 """Of "pf", the adaptive solver."""
+
+
+def extrapolates(name: str) -> bool:
+    """Whether a solver's runs differ by `lower_final`."""
+    return name in SOLVERS and SOLVERS[name].extrapolates
 
 
 @dataclass(frozen=True)
@@ -95,7 +93,7 @@ class Sampling(Guided):
     """One run: which solver, what it may spend, what guides it, from which seeds.
 
     `budget` bounds the evaluations of the denoiser; the adaptive "pf" has none, but a
-    `tolerance`, relative and absolute. The solvers in `EXTRAPOLATING` end at low order, as their
+    `tolerance`, relative and absolute. Solvers that extrapolate end at low order, as their
     public codes do, unless `lower_final` is off.
     """
 
@@ -110,11 +108,11 @@ class Sampling(Guided):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.solver in OTHER_NAMES:
-            known = OTHER_NAMES[self.solver]
-            raise InputError(f"{self.solver} is {known} by another name: run {known!r}")
-        if self.solver not in SOLVERS:
-            raise InputError(f"no solver {self.solver!r}: {suggestion(self.solver, SOLVERS)}")
+        if self.solver not in TITLES:
+            known = (*FIXED, "pf")
+            raise InputError(f"no solver {self.solver!r}: {suggestion(self.solver, known)}")
+        if self.solver in SOLVERS and (same := SOLVERS[self.solver].same_as):
+            raise InputError(f"{self.solver} is {same} by another name: run {same!r}")
         if (self.solver == "pf") != (self.tolerance is not None) or (
             (self.solver == "pf") != (self.budget is None)
         ):
@@ -139,7 +137,7 @@ class Sampling(Guided):
         """`lower_final` only where it is on and the solver knows it, so that rows without it are
         of full order to the end."""
         made = super().recorded()
-        if not (self.lower_final and self.solver in EXTRAPOLATING):
+        if not (self.lower_final and extrapolates(self.solver)):
             del made["lower_final"]
         return made
 
@@ -181,17 +179,17 @@ def levels(params: Sampling) -> Sequence[Level]:
     build = partial(GRIDS[params.grid], schedule)
     if params.solver == "analytic_ddim":
         return build(params.budget)  # one evaluation a step
-    step = _by_name(schedule)[params.solver]
-    return finest_grid(params.budget, step, build, FEWEST_STEPS.get(params.solver, 2))
+    one = solver(params.solver)
+    return finest_grid(params.budget, one.make(schedule), build, one.fewest)
 
 
 @cache
-def _least(solver: str) -> int:
+def _least(name: str) -> int:
     """Evaluations of the fewest steps that count, on any schedule."""
-    smooth, fewest = ContinuousSchedule(), FEWEST_STEPS.get(solver, 2)
-    if solver == "analytic_ddim":
-        return fewest
-    return count_evaluations(_by_name(smooth)[solver], uniform_grid(smooth, fewest, smooth.T, 1))
+    if name == "analytic_ddim":
+        return 2
+    smooth, one = ContinuousSchedule(), solver(name)
+    return count_evaluations(one.make(smooth), uniform_grid(smooth, one.fewest, smooth.T, 1))
 
 
 def reason_against(params: Sampling) -> str | None:
@@ -212,7 +210,7 @@ def _step(params: Sampling, grid: Sequence[Level], device: torch.device | str) -
         x0 = found.images(distances.balanced(found.labels, ESTIMATION_IMAGES)).double()
         eps = Noise(range(ESTIMATION_SEED, ESTIMATION_SEED + len(x0)), found.shape)()
         return analytic_ddim(denoise, x0.to(device), eps.to(device), grid)
-    return _by_name(schedule, grid if params.lower_final else None)[params.solver]
+    return solver(params.solver).make(schedule, grid if params.lower_final else None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,7 +222,7 @@ class Drawn:
 
     images: Tensor
     steps: int
-    count_evaluations: float
+    evaluations: float
     gradients: float
     seconds: float
 

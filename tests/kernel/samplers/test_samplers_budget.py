@@ -9,13 +9,10 @@ from ppap_lib.diffusion.noise import Noise
 from ppap_lib.diffusion.schedules import ContinuousSchedule
 from ppap_lib.errors import InputError
 from ppap_lib.samplers import (
-    FEWEST_STEPS,
-    OTHER_NAMES,
+    SOLVERS,
     adaptive,
     count_evaluations,
     finest_grid,
-    noise_solvers,
-    ode_solvers,
     probability_flow,
     sample,
     trajectory,
@@ -23,7 +20,8 @@ from ppap_lib.samplers import (
 )
 
 CONTINUOUS = ContinuousSchedule()
-SOLVERS = ode_solvers(CONTINUOUS) | noise_solvers(CONTINUOUS)
+STEPS = {name: one.make(CONTINUOUS) for name, one in SOLVERS.items()}
+SAME = {name: one.same_as for name, one in SOLVERS.items() if one.same_as}
 MIXTURE = Mixture(torch.tensor([[-1.0], [0.2], [1.1]]), [0.3, 0.2, 0.25], [0.3, 0.3, 0.4])
 
 
@@ -45,40 +43,40 @@ AFFORDED = {
 @pytest.mark.parametrize("name", AFFORDED)
 def test_the_finest_grid_within_the_budget(name):
     for budget, steps in zip((10, 20), AFFORDED[name], strict=True):
-        grid = finest_grid(budget, SOLVERS[name], build)
+        grid = finest_grid(budget, STEPS[name], build)
         assert len(grid) - 1 == steps
-        assert count_evaluations(SOLVERS[name], grid) <= budget
-        assert count_evaluations(SOLVERS[name], build(steps + 1)) > budget
+        assert count_evaluations(STEPS[name], grid) <= budget
+        assert count_evaluations(STEPS[name], build(steps + 1)) > budget
 
 
-@pytest.mark.parametrize("name", FEWEST_STEPS)
+@pytest.mark.parametrize("name", ["f_pndm", "fon"])
 def test_a_warm_up_and_the_last_step_are_the_least_that_counts(name):
     """F-PNDM and FON: 13 evaluations, for three steps of four and the last one."""
-    fewest = FEWEST_STEPS[name]
-    assert len(finest_grid(13, SOLVERS[name], build, fewest)) - 1 == 4
+    fewest = SOLVERS[name].fewest
+    assert len(finest_grid(13, STEPS[name], build, fewest)) - 1 == 4
     with pytest.raises(InputError, match="at least 13 evaluations, for 4 steps: the budget"):
-        finest_grid(12, SOLVERS[name], build, fewest)
+        finest_grid(12, STEPS[name], build, fewest)
 
 
 def test_a_budget_below_two_steps_is_refused_with_what_is_needed():
     with pytest.raises(InputError, match="needs at least 5 evaluations, for 2 steps"):
-        finest_grid(4, SOLVERS["prk"], build)
+        finest_grid(4, STEPS["prk"], build)
 
 
-@pytest.mark.parametrize("name", OTHER_NAMES)
+@pytest.mark.parametrize("name", SAME)
 def test_two_names_of_one_solver(name):
     ends = []
-    for solver in (name, OTHER_NAMES[name]):
+    for solver in (name, SAME[name]):
         noise = Noise(range(5), (1,))
-        ends.append(sample(MIXTURE.denoise, noise(), build(7), SOLVERS[solver], noise))
+        ends.append(sample(MIXTURE.denoise, noise(), build(7), STEPS[solver], noise))
     torch.testing.assert_close(*ends, rtol=1e-12, atol=1e-12)
 
 
 def test_all_other_names_mean_solvers_of_their_own():
     ends = {}
-    for name in SOLVERS.keys() - OTHER_NAMES.keys():
+    for name in SOLVERS.keys() - SAME.keys():
         noise = Noise(range(5), (1,))
-        ends[name] = sample(MIXTURE.denoise, noise(), build(7), SOLVERS[name], noise)
+        ends[name] = sample(MIXTURE.denoise, noise(), build(7), STEPS[name], noise)
     for name, end in ends.items():
         twins = [n for n, other in ends.items() if torch.allclose(end, other, atol=1e-9)]
         assert twins == [name]

@@ -16,9 +16,7 @@ from ppap_lib.diffusion.noise import Noise
 from ppap_lib.diffusion.schedules import ContinuousSchedule, Schedule
 from ppap_lib.errors import InputError
 from ppap_lib.samplers import (
-    EXTRAPOLATING,
-    ORDERS,
-    OTHER_NAMES,
+    SOLVERS,
     ddim,
     ddim_sigma_hat,
     deis,
@@ -28,7 +26,6 @@ from ppap_lib.samplers import (
     dpmpp_multistep,
     dpmpp_singlestep,
     k_lms,
-    ode_solvers,
     plms,
     probability_flow,
     sample,
@@ -46,7 +43,7 @@ from ppap_lib.samplers.quadrature import (
 )
 
 CONTINUOUS, LINEAR = ContinuousSchedule(), Schedule.linear()
-SOLVERS = ode_solvers(CONTINUOUS)
+FLOW = {name: one for name, one in SOLVERS.items() if not one.draws_noise}
 MIXTURE = Mixture(torch.tensor([[-1.0], [0.2], [1.1]]), [0.3, 0.2, 0.25], [0.3, 0.3, 0.4])
 X_T = torch.linspace(-2, 2, 11, dtype=torch.float64)[:, None]
 
@@ -64,7 +61,7 @@ def error(step, count):
 
 # Steps at which the order is read off, half of them and all. A multistep method shows its order
 # once the few low-order steps at its start have stopped to matter.
-STEPS = dict.fromkeys(SOLVERS, 80)
+STEPS = dict.fromkeys(FLOW, 80)
 STEPS |= dict.fromkeys(("ddim", "euler", "s_pndm", "fon", "deis_3_time", "unipc_1", "unipc_3"), 160)
 STEPS |= dict.fromkeys(("prk", "rk4", "dpm_solver_3"), 40)
 STEPS |= dict.fromkeys(("plms", "f_pndm", "dpmpp_3m_halved"), 320)
@@ -74,14 +71,19 @@ def order(step, count):
     return np.log2(error(step, count) / error(step, 2 * count))
 
 
-@pytest.mark.parametrize("name", [name for name in SOLVERS if name not in {*OTHER_NAMES, "k_lms"}])
+@pytest.mark.parametrize(
+    "name", [name for name, one in FLOW.items() if not one.same_as and name != "k_lms"]
+)
 def test_order_of_convergence(name):
-    assert order(SOLVERS[name], STEPS[name]) == pytest.approx(ORDERS[name], abs=0.25)
+    one = SOLVERS[name]
+    assert order(one.make(CONTINUOUS), STEPS[name]) == pytest.approx(one.order, abs=0.25)
 
 
-def test_every_solver_of_the_flow_has_an_order():
-    assert ORDERS.keys() == SOLVERS.keys()
-    assert all(ORDERS[a] == ORDERS[b] for a, b in OTHER_NAMES.items() if a in ORDERS)
+def test_names_of_one_solver_have_one_order():
+    for one in SOLVERS.values():
+        if one.same_as:
+            same = SOLVERS[one.same_as]
+            assert (one.order, one.fewest, same.same_as) == (same.order, same.fewest, None)
 
 
 @pytest.mark.parametrize(
@@ -130,11 +132,11 @@ class TestQuadrature:
 
 
 class TestLowerFinal:
-    @pytest.mark.parametrize("name", EXTRAPOLATING)
+    @pytest.mark.parametrize("name", [name for name, one in SOLVERS.items() if one.extrapolates])
     def test_the_step_to_the_last_noisy_level_is_of_first_order(self, name):
         """That is DDIM's step, but for UniPC's corrections of the step before it."""
         grid = (*falling(6), CLEAN)
-        lowered = ode_solvers(CONTINUOUS, grid)[name]
+        lowered = SOLVERS[name].make(CONTINUOUS, grid)
         path = list(trajectory(MIXTURE.denoise, X_T, grid, lowered))
         before, last, end = path[-3:]
         expected = sample(MIXTURE.denoise, before.x, grid[-3:-1], ddim())
@@ -142,7 +144,7 @@ class TestLowerFinal:
             torch.testing.assert_close(last.x, expected, rtol=1e-9, atol=1e-12)
         assert torch.equal(end.x, end.prediction.x0)
         # Both ways of ending agree until the order falls, at the step before if it was 3.
-        full = list(trajectory(MIXTURE.denoise, X_T, grid, ode_solvers(CONTINUOUS)[name]))
+        full = list(trajectory(MIXTURE.denoise, X_T, grid, SOLVERS[name].make(CONTINUOUS)))
         same = [torch.equal(a.x, b.x) for a, b in zip(path, full, strict=True)]
         assert same.index(False) == (4 if "_3" in name or "3m" in name else 5)
 

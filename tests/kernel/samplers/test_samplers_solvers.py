@@ -13,8 +13,7 @@ from ppap_lib.errors import InputError
 from ppap_lib.guidance import at_xt, gradient_field, guided
 from ppap_lib.guidance.tasks import Classification
 from ppap_lib.samplers import (
-    ORDERS,
-    OTHER_NAMES,
+    SOLVERS,
     adaptive,
     analytic_ddim,
     count_evaluations,
@@ -30,19 +29,18 @@ from ppap_lib.samplers import (
     karras_grid,
     log_snr_grid,
     noise_prediction_error,
-    noise_solvers,
-    ode_solvers,
     plms,
     probability_flow,
     quadratic_grid,
     sample,
+    solver,
     trajectory,
     uniform_grid,
     unipc,
 )
 
 LINEAR, CONTINUOUS = Schedule.linear(), ContinuousSchedule()
-SOLVERS = ode_solvers(LINEAR) | noise_solvers(LINEAR)
+STEPS = {name: one.make(LINEAR) for name, one in SOLVERS.items()}
 LABELLED = Mixture(
     torch.tensor([[-1.0], [0.2], [1.1], [0.6]]),
     [0.3, 0.2, 0.25, 0.2],
@@ -67,36 +65,35 @@ def normal(count, seed=0):
 
 
 def test_an_unknown_name_is_answered_with_others():
-    for solvers in (ode_solvers(LINEAR), SOLVERS):
-        with pytest.raises(InputError, match="no solver 'dpmpp2m': did you mean 'dpmpp_2m'"):
-            solvers["dpmpp2m"]
-    with pytest.raises(InputError, match="no solver 'x': there are .*, karras"):
-        SOLVERS["x"]
-    assert SOLVERS.get("dpmpp2m") is None and "dpmpp2m" not in SOLVERS
+    assert solver("dpmpp_2m") is SOLVERS["dpmpp_2m"]
+    with pytest.raises(InputError, match="no solver 'dpmpp2m': did you mean 'dpmpp_2m'"):
+        solver("dpmpp2m")
+    with pytest.raises(InputError, match="no solver 'x': there are ddim, .*, karras"):
+        solver("x")
 
 
-@pytest.mark.parametrize("name", ode_solvers(CONTINUOUS))
+@pytest.mark.parametrize("name", [name for name in SOLVERS if not SOLVERS[name].draws_noise])
 def test_guidance_at_scale_1_leads_to_the_conditional_law(name):
     """Quantile for quantile, after 100 steps: within 0.005 (solvers of order 1: 0.05)."""
-    step = ode_solvers(CONTINUOUS)[name]
+    step = SOLVERS[name].make(CONTINUOUS)
     x_T = torch.linspace(-2, 2, 9, dtype=torch.float64)[:, None]
     grid = CONTINUOUS.grid(torch.linspace(1000, 50, 101, dtype=torch.float64).tolist())
     exact = [of_class(label).quantile_map(x_T, grid[0], grid[-1]) for label in (0, 1)]
     target = torch.tensor([0, 1]).repeat_interleave(9)
     end = sample(steered(target), x_T.repeat(2, 1), grid, step)
-    tolerance = 0.05 if ORDERS[name] == 1 else 0.005
+    tolerance = 0.05 if SOLVERS[name].order == 1 else 0.005
     torch.testing.assert_close(end, torch.cat(exact), rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in noise_solvers(LINEAR) if name not in OTHER_NAMES]
+    "name", [one.name for one in SOLVERS.values() if one.draws_noise and not one.same_as]
 )
 def test_guidance_at_scale_1_draws_from_the_conditional_law(name):
     """Kolmogorov-Smirnov distance below 0.03 with 10,000 draws and 100 steps.
 
     Sampling alone reaches 0.016 once in a hundred; the rest is for the discretisation.
     """
-    step, noise = SOLVERS[name], normal(10_000)
+    step, noise = STEPS[name], normal(10_000)
     denoise = steered(torch.ones(10_000, dtype=torch.long))
     end = sample(denoise, noise(), LINEAR.grid("100"), step, noise)
     assert distance_from_class_1(end) < 0.03
@@ -144,12 +141,12 @@ COSTS |= dict.fromkeys(("plms", "s_pndm"), lambda n: n + 1)
 @pytest.mark.parametrize("name", SOLVERS)
 def test_evaluations_at_n_steps(name):
     for steps in (5, 10):
-        assert count_evaluations(SOLVERS[name], LINEAR.grid(str(steps))) == COSTS[name](steps)
+        assert count_evaluations(STEPS[name], LINEAR.grid(str(steps))) == COSTS[name](steps)
 
 
 def test_f_pndm_needs_13_evaluations():
     """Three steps of four and the last one: with fewer it is PRK by another name."""
-    assert count_evaluations(SOLVERS["f_pndm"], LINEAR.grid("4")) == 13
+    assert count_evaluations(STEPS["f_pndm"], LINEAR.grid("4")) == 13
 
 
 @pytest.mark.parametrize("name", SOLVERS)
@@ -159,7 +156,7 @@ def test_the_clean_end_is_never_evaluated_and_reached_by_euler(name):
         return LABELLED.denoise(x_t, level)
 
     noise = normal(3)
-    *_, last = trajectory(never_clean, noise(), LINEAR.grid("ddim5"), SOLVERS[name], noise)
+    *_, last = trajectory(never_clean, noise(), LINEAR.grid("ddim5"), STEPS[name], noise)
     assert last.level is CLEAN
     torch.testing.assert_close(last.x, last.prediction.x0, rtol=1e-12, atol=1e-12)
 
@@ -169,7 +166,7 @@ def test_mean_form_guidance_is_refused(name):
     mean = guided(LABELLED.denoise, gradient_field(lambda x, level, p: x), 1.0, "mean")
     noise = normal(2)
     with pytest.raises(InputError, match="mean-form guidance"):
-        sample(mean, noise(), LINEAR.grid("ddim5"), SOLVERS[name], noise)
+        sample(mean, noise(), LINEAR.grid("ddim5"), STEPS[name], noise)
 
 
 @pytest.mark.parametrize("name", ["heun", "prk", "rk4", "karras", "dpm2_ancestral"])
@@ -181,7 +178,7 @@ def test_mean_form_guidance_is_refused_at_a_later_stage_too(name):
 
     noise = normal(2)
     with pytest.raises(InputError, match="mean-form guidance"):
-        sample(late, noise(), [LINEAR.at(800), LINEAR.at(400)], SOLVERS[name], noise)
+        sample(late, noise(), [LINEAR.at(800), LINEAR.at(400)], STEPS[name], noise)
 
 
 def test_mean_form_guidance_is_refused_by_the_adaptive_solver():
@@ -200,7 +197,7 @@ def test_the_state_keeps_its_precision(name):
             return Prediction(known.x0.to(dtype), known.eps.to(dtype))
 
         draw = lambda dtype=dtype: noise().to(dtype)  # noqa: E731
-        assert sample(denoise, draw(), LINEAR.grid("ddim5"), SOLVERS[name], draw).dtype == dtype
+        assert sample(denoise, draw(), LINEAR.grid("ddim5"), STEPS[name], draw).dtype == dtype
 
 
 class TestKarras:
