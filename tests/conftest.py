@@ -11,8 +11,6 @@ import hypothesis
 import pytest
 import torch
 
-from ppap_book import ledger
-from ppap_book.measures import cost, distances, features
 from ppap_lib.files import provenance
 
 # The same examples on every machine, and no time limit: the suite asserts nothing about speed.
@@ -50,32 +48,13 @@ def pytest_make_collect_report(collector):
 
 
 @pytest.fixture
-def own_features(tmp_path, monkeypatch):
-    """Features of real images are this test's alone: for tests that replace the extractor."""
-    monkeypatch.setenv("PPAP_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(distances, "extract_real", distances.extract_real.__wrapped__)
-
-
-class _Pooled(torch.nn.Module):
-    """Means over 9x9 patches of every channel as features, ten of them as class scores."""
-
-    def forward(self, images):
-        means = torch.nn.functional.adaptive_avg_pool2d(images.float() / 255, 9).flatten(1)
-        return means, means[:, :10]
-
-
-@pytest.fixture
-def pixel_features(own_features, monkeypatch):
-    """An extractor that costs nothing in place of lite2."""
-    monkeypatch.setitem(features.EXTRACTORS, "lite2", lambda device: _Pooled())
-
-
-@pytest.fixture
 def moving_head(monkeypatch):
     """Commits of a repository that no one asked for its HEAD yet: append to move it."""
     commits = ["earlier"]
-    answers = {"--show-toplevel": lambda: str(ledger._ROOT), "HEAD": lambda: commits[-1]}
-    monkeypatch.setattr(ledger, "_git", lambda *arguments: answers.get(arguments[-1], lambda: "")())
+    answers = {"--show-toplevel": lambda: str(provenance._ROOT), "HEAD": lambda: commits[-1]}
+    monkeypatch.setattr(
+        provenance, "_git", lambda *arguments: answers.get(arguments[-1], lambda: "")()
+    )
     provenance.commit.cache_clear()
     yield commits
     provenance.commit.cache_clear()
@@ -83,10 +62,9 @@ def moving_head(monkeypatch):
 
 @pytest.fixture
 def quick_training(monkeypatch):
-    """One thread, no waiting for the disk, and no measuring of the processor."""
+    """One thread, and no waiting for the disk."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-    monkeypatch.setattr(cost, "matmul_rate", lambda device, dtype: 1e12)
     yield
     torch.set_num_threads(threads)

@@ -1,8 +1,8 @@
 """The ledger of finished runs: one small immutable JSON file each, read back as a table.
 
-A file is named by its study and a digest of the parameters that decide the result, so the same
-run always has the same place: `guidance-1f0c9a2b77e4.json`. Beside parameters and results it
-says what made it: commit, seconds, device, versions.
+A study has a folder, and a file in it is named by a digest of the parameters that decide the
+result, so that one run always has one place: `guidance/1f0c9a2b77e4.json`. Beside parameters and
+results it says what made it: commit, seconds, device, versions.
 
 A result is never replaced. Recording the same parameters again leaves the first file as it is
 if the results agree to `AGREEMENT`, and raises `StudyError` naming the differences if they do
@@ -17,6 +17,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
+from functools import cache
 from pathlib import Path
 from statistics import mode
 from typing import Any
@@ -28,49 +29,44 @@ from ppap_lib.device import device_title
 from ppap_lib.files.atomic import write_text
 from ppap_lib.files.provenance import commit, versions
 
+Row = dict[str, Any]
+
 AGREEMENT = 1e-6
 """Relative difference below which two numbers are the same result (other devices and thread
 counts sum in another order)."""
 
-
 ZERO = 1e-9
 """Absolute difference below which they are, too: a distance may be zero but for rounding."""
 
-
 LISTED = 1e-4
-"""The same of lists with an entry for each of the row's `n` images, as a share of the largest: what
-images contribute is kept to few digits, of which the last may fall either way."""
-
-
-Row = dict[str, Any]
-
+"""Difference below which two entries are, in lists with an entry for each of the row's `n` images,
+as a share of the largest: what images contribute is kept to few digits, of which the last may fall
+either way."""
 
 DIGITS = 9
 """Significant digits of the numbers in results: more than `AGREEMENT` tells apart."""
 
+_BOOK = Path(__file__).resolve().parents[1]
 
 _MANY = 16  # entries make a list long, which a file keeps under one of these keys:
-
-
 _BITS = "bits"  # zeros and ones, as their count and one hexadecimal number
-
-
 # decimal numbers, as whole multiples of such a power of ten, or of BASE+STEP of it, BASE added
 _UNITS = re.compile(r"(?:(-?\d+)\+(\d+))?(e-\d+)")
 
 
-_BOOK = Path(__file__).resolve().parents[1]
-
-
 def folder() -> Path:
-    """Where rows live: `$PPAP_RESULTS`, else `book/results` of the checkout this runs from."""
-    if chosen := os.environ.get("PPAP_RESULTS"):
-        return Path(chosen)
-    return _BOOK / "results"
+    """Return the folder of all rows: `$PPAP_RESULTS`, else `book/results` of the checkout."""
+    chosen = os.environ.get("PPAP_RESULTS")
+    return Path(chosen) if chosen else _BOOK / "results"
+
+
+def studies(where: Path | None = None) -> list[str]:
+    """Return the names of the studies that have rows, in order."""
+    return sorted({path.parent.name for path in (where or folder()).glob("*/*.json")})
 
 
 def digest(params: Mapping[str, Any]) -> str:
-    """Twelve hexadecimal digits of the parameters; their order and list or tuple do not matter."""
+    """Return twelve hexadecimal digits of the parameters, in any order, lists like tuples."""
     text = json.dumps(_plain("params", dict(params)), sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -86,9 +82,26 @@ def record(
 ) -> Path:
     """File a finished run and return the path; the file appears whole or not at all.
 
-    `results` holds finite numbers, strings, bools, None, and lists and dicts of them (tensor and
-    array values are converted). Raises `StudyError` if they cannot be recorded, or differ from
-    the results already there.
+    Parameters
+    ----------
+    study : str
+        The study's name: a-z, 0-9 and _.
+    params : Mapping[str, Any]
+        What decides the result, and so the name of the file.
+    results : Mapping[str, Any]
+        Finite numbers, strings, bools, None, and lists and dicts of them; tensors and arrays are
+        converted.
+    seconds : float
+        What the run took.
+    device : torch.device or str
+        Where it ran.
+    into : Path, optional
+        The folder of all rows, if another than `folder()`.
+
+    Raises
+    ------
+    StudyError
+        If results cannot be recorded, or differ from those already there.
     """
     if not re.fullmatch(r"[a-z0-9][a-z0-9_]*", study):
         raise StudyError(f"a study is named with a-z, 0-9 and _, not {study!r}")
@@ -101,33 +114,35 @@ def record(
         "commit": commit(),
         "versions": versions(),
     }
-    into = into or folder()
-    path = into / f"{study}-{digest(params)}.json"
+    path = _path(study, params, into)
     try:
         write_text(path, _text(row) + "\n", new=True)
     except FileExistsError as error:
         old, n = _read(path)["results"], row["params"].get("n")
         if differences := list(_differences("", old, row["results"], n)):
             raise StudyError(
-                f"{path.name} already holds another result of these parameters "
+                f"{_named(path)} already holds another result of these parameters "
                 f"({'; '.join(differences[:4])}): delete it to accept the new one"
             ) from error
     return path
 
 
 def find(study: str, params: Mapping[str, Any], where: Path | None = None) -> Row | None:
-    """The row of exactly these parameters, or None if that run is not in the ledger."""
-    path = (where or folder()) / f"{study}-{digest(params)}.json"
+    """Return the row of exactly these parameters, or None if the ledger lacks that run."""
+    path = _path(study, params, where)
     return _read(path) if path.exists() else None
 
 
 def rows(study: str, where: Path | None = None) -> list[Row]:
-    """All rows of a study, in the order of their file names."""
-    return [_read(path) for path in sorted((where or folder()).glob(f"{study}-*.json"))]
+    """Return all rows of a study, in the order of their file names.
+
+    A file is parsed once a process, until it changes: rows are shared, and not to be changed.
+    """
+    return [_read(path) for path in sorted((where or folder()).glob(f"{study}/*.json"))]
 
 
 def table(entries: Iterable[Row]) -> list[Row]:
-    """Rows flattened to one dict each: parameters and results side by side, and the seconds.
+    """Return rows flattened to one dict each: parameters and results side by side, and seconds.
 
     Raises `StudyError` where a result is named like a parameter.
     """
@@ -141,18 +156,34 @@ def table(entries: Iterable[Row]) -> list[Row]:
     return flat
 
 
+def _path(study: str, params: Mapping[str, Any], where: Path | None) -> Path:
+    return (where or folder()) / study / f"{digest(params)}.json"
+
+
+def _named(path: Path) -> str:
+    """A row's file as messages name it: with its study."""
+    return f"{path.parent.name}/{path.name}"
+
+
 def _read(path: Path) -> Row:
     """One ledger file, checked to be what its name says."""
+    state = path.stat()
+    return _parsed(path, state.st_mtime_ns, state.st_size, state.st_ino)
+
+
+@cache
+def _parsed(path: Path, *state: int) -> Row:
+    """The row in a file, read again only where the file's state is another."""
     try:
         row = json.loads(path.read_text(encoding="utf-8"), object_hook=_unpacked)
-        named = f"{row['study']}-{digest(row['params'])}.json"
+        own = f"{row['study']}/{digest(row['params'])}.json"
         row["results"], row["seconds"]
     except (ValueError, KeyError, TypeError) as error:
         raise StudyError(
-            f"{path.name} is not a ledger file ({type(error).__name__}: {error})"
+            f"{_named(path)} is not a ledger file ({type(error).__name__}: {error})"
         ) from error
-    if named != path.name:
-        raise StudyError(f"{path.name} was edited or renamed: its parameters belong to {named}")
+    if own != _named(path):
+        raise StudyError(f"{_named(path)} was edited or renamed: its parameters belong to {own}")
     return row
 
 

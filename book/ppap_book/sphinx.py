@@ -28,7 +28,7 @@ def library_digest(root: Path = ROOT) -> str:
     code = (path for package in packages for path in package.rglob("*") if path.is_file())
     inputs = [
         *(path for path in code if "__pycache__" not in path.parts),
-        *(root / "book" / "results").glob("*.json"),
+        *(root / "book" / "results").glob("**/*.json"),
         *(root / "book").glob("[!_]*.yml"),
         *root.glob("requirements.lock"),
     ]

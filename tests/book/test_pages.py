@@ -91,10 +91,10 @@ def test_what_a_page_prints_is_carried_out(page, small_world):
     for folder in sets - made:  # another page says how
         carry_out("generate", ["--images", "20", "--folder", folder])
     for program, given in told:
-        before = len(list(small_world.glob("results/*.json")))
+        before = len(list(small_world.glob("results/*/*.json")))
         carry_out(program, given)
         if program == "studies":
-            assert len(list(small_world.glob("results/*.json"))) > before
+            assert len(list(small_world.glob("results/*/*.json"))) > before
         else:
             assert any((small_world / "runs").rglob("*.safetensors"))
 
@@ -104,7 +104,7 @@ def test_what_a_page_prints_is_carried_out(page, small_world):
     [
         "ppap_lib/module.py",
         "ppap_lib/assets/published/table.csv",
-        "book/results/study-0.json",
+        "book/results/study/0.json",
         "book/claims.yml",
         "requirements.lock",
     ],
