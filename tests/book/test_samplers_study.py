@@ -10,6 +10,7 @@ from ppap_book.studies import methods, sampler_standings, samplers
 from ppap_book.studies.samplers import Sampling
 from ppap_lib import zoo
 from ppap_lib.diffusion.denoisers import Prediction
+from ppap_lib.diffusion.model import Diffusion
 from ppap_lib.errors import InputError
 from ppap_lib.samplers import SOLVERS
 
@@ -28,7 +29,10 @@ def quick(monkeypatch, tmp_path, pixel_features):
     """Denoiser, features and judge that cost nothing, and a ledger of its own."""
     monkeypatch.setenv("PPAP_RESULTS", str(tmp_path))
     monkeypatch.setattr(methods, "steering", lambda *_, **__: lambda part: white)
-    monkeypatch.setattr(zoo, "denoiser", lambda *_, **__: white)
+    model, load = Diffusion(white, zoo.schedule("fashion/denoiser"), (1, 32, 32)), zoo.load
+    monkeypatch.setattr(
+        zoo, "load", lambda name, *rest: model if "denoiser" in name else load(name, *rest)
+    )
     real = distances.Features(
         torch.rand(2 * N, 81, generator=torch.Generator().manual_seed(0)), "lite2"
     )
