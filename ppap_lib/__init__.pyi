@@ -55,7 +55,6 @@ from ppap_lib.samplers import deis as deis
 from ppap_lib.samplers import dpm_solver as dpm_solver
 from ppap_lib.samplers import dpmpp_multistep as dpmpp_multistep
 from ppap_lib.samplers import dpmpp_singlestep as dpmpp_singlestep
-from ppap_lib.samplers import euler as euler
 from ppap_lib.samplers import euler_ancestral as euler_ancestral
 from ppap_lib.samplers import finest_grid as finest_grid
 from ppap_lib.samplers import heun as heun

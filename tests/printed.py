@@ -3,6 +3,7 @@
 import re
 import shlex
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -19,21 +20,27 @@ def texts() -> Iterator[tuple[str, str]]:
         yield page.stem, "\n".join(c.source for c in cells if c.cell_type == "markdown")
 
 
+COMMAND = r"bin/ppap |-m ppap_(lib|book) "
+"""A command of ours: the console script, or a package that is run."""
+
+PACKAGES = {"ppap": "ppap_lib", "ppap_lib": "ppap_lib", "ppap_book": "ppap_book"}
+
+
 def lines(program: str) -> list[tuple[str, str]]:
-    """(page, command) of every line of a bash block in which `program` occurs."""
+    """(page, command) of every line of a bash block that the regular expression `program` finds."""
     found = []
     for name, text in texts():
         for block in re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL):
             commands = block.replace("\\\n", " ").splitlines()
-            found += [(name, " ".join(line.split())) for line in commands if program in line]
+            found += [(name, " ".join(c.split())) for c in commands if re.search(program, c)]
     return found
 
 
 def arguments(command: str) -> tuple[str, list[str]]:
-    """The program of ours that a command line runs, and what it hands to it."""
+    """The package whose command a line runs, and the arguments that it hands to it."""
     words = shlex.split(command)
-    place = next(i for i, word in enumerate(words) if word.startswith("ppap_lib."))
-    return words[place].removeprefix("ppap_lib."), words[place + 1 :]
+    place = next(i for i, word in enumerate(words) if Path(word).name in PACKAGES)
+    return PACKAGES[Path(words[place]).name], words[place + 1 :]
 
 
 def papermills(command: str) -> tuple[str, dict[str, Any]]:

@@ -10,8 +10,8 @@ from docutils import nodes
 from docutils.utils import new_document
 from printed import ROOT
 
-from ppap_book import run, study
-from ppap_book import study as filed
+import ppap_book.__main__
+from ppap_book import study
 from ppap_book.sphinx import describe_figures, library_digest, restructured, with_aliases
 from ppap_book.studies import (
     attention,
@@ -23,19 +23,19 @@ from ppap_book.studies import (
     noisy_accuracy,
     scales,
 )
-from ppap_lib import data
-from ppap_lib.commands import distill, generate, train
+from ppap_lib import cli
 from ppap_lib.samplers import ddim
 from ppap_lib.zoo import datasets
 
-PROGRAMS = {"distill": distill, "generate": generate, "studies": run, "train": train}
+MAINS = {"ppap_lib": cli.main, "ppap_book": ppap_book.__main__.main}
 # Those of the paper's tier are carried out by test_imagenet256, which has networks for them.
-COMMANDS = [c for c in printed.lines("-m ppap_lib.") if "imagenet256" not in c[1]]
+COMMANDS = [c for c in printed.lines(printed.COMMAND) if "imagenet256" not in c[1]]
 
 # What makes a printed command one of a few seconds; most studies make the last of their runs alone.
 SMALLER = {
     "distill": "--images 10 --batch 2 --device cpu --quiet",
     "generate": "--images 20 --spacing 2 --device cpu --quiet",
+    "list": "",
     "train": "--minutes 0.01 --batch 4 --device cpu --quiet",
     "ablation": "--n 2 --device cpu",
     "ablations": "--images 10 --only shared-time --n 2 --device cpu",
@@ -57,45 +57,52 @@ def test_there_are_such_commands():
 def small_world(tmp_path, monkeypatch, quick_training, pixel_features):
     """An empty folder to work in; a copy of the ledger, few images, and a cheap extractor."""
     images = datasets.load("fashion", "test").subset(range(200))
-    file_last = filed.record
+    record_all = study.record
 
-    def record(study, runs, *rest, **options):
-        file_last(study, list(runs)[-1:], *rest, **options)
+    def record(name, runs, *rest, **options):
+        record_all(name, list(runs)[-1:], *rest, **options)
 
     shutil.copytree(ROOT / "book" / "results", tmp_path / "results")
     monkeypatch.setenv("PPAP_RESULTS", str(tmp_path / "results"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(study, "record", record)
-    for study in (attention, gradients, guidance, intervals, noise, noisy_accuracy, scales):
-        own = study.record  # the same with the study's name and measure
-        monkeypatch.setattr(study, "record", partial(record, *own.args, **own.keywords))
+    for module in (attention, gradients, guidance, intervals, noise, noisy_accuracy, scales):
+        own = module.record  # the same with the study's name and measure
+        monkeypatch.setattr(module, "record", partial(record, *own.args, **own.keywords))
     monkeypatch.setattr(guidance, "sampler", lambda name: guidance.Sampler("2", ddim, "score"))
-    monkeypatch.setattr(data, "require", lambda name, split: images)
-    monkeypatch.setattr(data, "test_images", lambda name: images)
+    monkeypatch.setattr(datasets, "require", lambda name, split: images)
+    monkeypatch.setattr(datasets, "test_images", lambda name: images)
     monkeypatch.setattr(distillation, "HELD_OUT", 20)
     return tmp_path
 
 
-def carry_out(program: str, given: list[str]) -> None:
+def program(words: list[str]) -> str:
+    """What a command's `words` run: a study, or one of the library's commands."""
+    return words[1] if words[0] == "run" else words[0]
+
+
+def carry_out(package: str, words: list[str]) -> None:
     """A printed command, made small."""
-    smaller = SMALLER[given[0] if program == "studies" else program]
-    assert PROGRAMS[program].main([*given, *smaller.split()]) == 0
+    assert MAINS[package]([*words, *SMALLER[program(words)].split()]) == 0
 
 
 @pytest.mark.parametrize("page", dict.fromkeys(page for page, _ in COMMANDS))
 def test_what_a_page_prints_is_carried_out(page, small_world):
-    """In the order of the page: a study files a row, and other programs leave their folder."""
-    told = [printed.arguments(command) for name, command in COMMANDS if name == page]
-    sets = {words[words.index("--data") + 1] for _, words in told if "--data" in words}
-    made = {words[words.index("--folder") + 1] for program, words in told if program == "generate"}
-    for folder in sets - made:  # another page says how
-        carry_out("generate", ["--images", "20", "--folder", folder])
-    for program, given in told:
+    """In the order of the page: a study files a row, and what trains or draws leaves its folder."""
+    commands = [printed.arguments(command) for name, command in COMMANDS if name == page]
+    folders = {"--data": set(), "--folder": set()}
+    for _, words in commands:
+        for option in folders.keys() & set(words):
+            if program(words) == "generate" or option == "--data":
+                folders[option].add(words[words.index(option) + 1])
+    for folder in folders["--data"] - folders["--folder"]:  # another page says how
+        carry_out("ppap_lib", ["generate", "--images", "20", "--folder", folder])
+    for package, words in commands:
         before = len(list(small_world.glob("results/*/*.json")))
-        carry_out(program, given)
-        if program == "studies":
+        carry_out(package, words)
+        if package == "ppap_book":
             assert len(list(small_world.glob("results/*/*.json"))) > before
-        else:
+        elif program(words) != "list":
             assert any((small_world / "runs").rglob("*.safetensors"))
 
 
@@ -152,7 +159,8 @@ def test_a_figure_s_image_is_described_by_the_first_sentence_of_its_caption():
 
 
 def test_signatures_name_the_aliases():
-    denoise = "~collections.abc.Callable[[~torch.Tensor, ~ppap_lib.diffusion.schedules.Level], Prediction]"
+    level = "~ppap_lib.diffusion.levels.Level"
+    denoise = f"~collections.abc.Callable[[~torch.Tensor, {level}], Prediction]"
     rest = "Tensor, Level, Level, Sequence[Moment], Callable[[], torch.Tensor]"
     step = f"Callable[[{denoise}, {rest}], Tensor]"
     found = with_aliases(f"(denoise: {denoise}, step: {step}, eta: float = 0.5)")

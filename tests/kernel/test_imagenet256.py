@@ -19,7 +19,6 @@ from torch import nn
 from ppap_book import cards, ledger, run
 from ppap_lib import zoo
 from ppap_lib.commands import distill, generate
-from ppap_lib.data import MissingData
 from ppap_lib.data.imagenet_classes import imagenet
 from ppap_lib.data.shards import generated
 from ppap_lib.errors import DataError, InputError
@@ -93,7 +92,7 @@ def test_images_are_read_from_imagenet_s_own_folders(tmp_path, monkeypatch):
     monkeypatch.setenv("PPAP_DATA", str(tmp_path))
     few = replace(IMAGENET, wnids=IMAGENET.wnids[:20], classes=IMAGENET.classes[:20])
     monkeypatch.setattr(datasets, "tier", lambda name: few)
-    with pytest.raises(MissingData, match=r"put its val images, in a folder for every wnid, into"):
+    with pytest.raises(DataError, match=r"put its val images, in a folder for every wnid, into"):
         datasets.require("imagenet256")
     for label, wnid in enumerate(few.wnids):
         folder = tmp_path / "imagenet" / "val" / wnid
@@ -143,13 +142,13 @@ def networks(monkeypatch):
 PROGRAMS = {
     "generate": (generate, "--images 2 --spacing ddim2 --device cpu --quiet"),
     "distill": (distill, "--experts 2 --first 2 --batch 2 --steps 1 --device cpu --quiet"),
-    "studies": (run, "--methods none,naive --sampler ddim2 --n 2 --blocks 1 --device cpu"),
+    "run": (run, "--methods none,naive --sampler ddim2 --n 2 --blocks 1 --device cpu"),
 }
 
 
 def carry_out(command, assets):
-    program, given = printed.arguments(command)
-    if program == "studies.cards":
+    _, (program, *given) = printed.arguments(command)
+    if program == "cards":
         return cards.main(["--assets", str(assets), *given])
     run, smaller = PROGRAMS[program]
     return run.main([*given, *smaller.split()])
@@ -162,7 +161,7 @@ def test_the_page_s_commands_pass_at_256(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assets = tmp_path / "assets"
     shutil.copytree(ASSETS / "cards", assets / "cards")
-    commands = [line for _, line in printed.lines("-m ppap_lib.") if "imagenet256" in line]
+    commands = [line for _, line in printed.lines(printed.COMMAND) if "imagenet256" in line]
     assert len(commands) == 5
     for command in commands:
         assert carry_out(command, assets) == 0
