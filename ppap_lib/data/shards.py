@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ppap_lib.data.imageset import ImageSet, MissingData
+from ppap_lib.data.imageset import ImageSet
 from ppap_lib.diffusion.noise import SEEDS
 from ppap_lib.errors import DataError, WeightsError
 from ppap_lib.files import weights
@@ -94,7 +94,10 @@ def read_manifest(folder: Path) -> Manifest:
     """The manifest of the set in `folder`."""
     path = folder / MANIFEST
     if not path.exists():
-        raise MissingData(f"no generated set in {folder}: python -m ppap_lib generate makes one")
+        raise DataError(
+            f"no generated set in {folder}: python -m ppap_lib generate makes one",
+            missing=True,
+        )
     try:
         return Manifest(**json.loads(path.read_text("utf8")))
     except (json.JSONDecodeError, TypeError) as error:
@@ -124,8 +127,8 @@ def read_shard(folder: Path, block: range, shape: tuple[int, int, int]) -> Tenso
 def generated(folder: str | Path, first: int | None = None) -> ImageSet:
     """The whole set or the `first` images, in order of seeds; unlabelled (all of one class).
 
-    No more is held in memory than is asked for. Raises `MissingData` if shards of the set are
-    missing, `DataError` if one is not what its name says or there are not so many images.
+    No more is held in memory than is asked for. Raises `DataError` if shards are missing,
+    if one is not what its name says, or if there are not so many images.
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
@@ -135,9 +138,10 @@ def generated(folder: str | Path, first: int | None = None) -> ImageSet:
         raise DataError(f"{folder} has not {source}: ask for 1 to {manifest.n}")
     missing = [b for b in manifest.blocks() if not shard_path(folder, b).exists()]
     if missing:
-        raise MissingData(
+        raise DataError(
             f"{len(missing)} of {len(manifest.blocks())} shards of {folder} are not drawn yet: "
-            f"run the same command again to finish the set"
+            f"run the same command again to finish the set",
+            missing=True,
         )
     pixels = torch.empty(count, *manifest.shape, dtype=torch.uint8)  # never held twice
     for block in manifest.blocks():

@@ -11,7 +11,7 @@ import torch
 
 from ppap_lib.data.folders import decode
 from ppap_lib.data.imagenet_classes import Synsets
-from ppap_lib.data.imageset import ImageSet, MissingData
+from ppap_lib.data.imageset import ImageSet
 from ppap_lib.data.pixels import from_bytes, resize, to_bytes
 from ppap_lib.errors import DataError
 from ppap_lib.files.download import cache_folder, data_folder, download_file
@@ -32,9 +32,10 @@ def find(download: bool = False) -> Path:
                 return place / name
     if download:
         return download_file(_URL, cache / _ARCHIVES[0], _SHA256)
-    raise MissingData(
+    raise DataError(
         f"Tiny-ImageNet is not here: put {_ARCHIVES[0]} (from {_URL}) or the unpacked folder "
-        f"{_ROOT} into $PPAP_DATA, or fetch it with `python -m ppap_lib data tin10`"
+        f"{_ROOT} into $PPAP_DATA, or fetch it with `python -m ppap_lib data tin10`",
+        missing=True,
     )
 
 
@@ -58,7 +59,10 @@ def tiny_imagenet(
         with zipfile.ZipFile(path) as archive:
             return _read(zipfile.Path(archive, f"{_ROOT}/"), split, classes, size)
     except FileNotFoundError:
-        raise MissingData(f"there is no Tiny-ImageNet archive or folder at {path}") from None
+        raise DataError(
+            f"there is no Tiny-ImageNet archive or folder at {path}",
+            missing=True,
+        ) from None
     except zipfile.BadZipFile as error:
         raise DataError(f"{path} is truncated or not a zip archive ({error}): replace it") from None
 

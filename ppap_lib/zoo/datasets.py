@@ -3,25 +3,24 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from ppap_lib.data.drawn import drawn
 from ppap_lib.data.fashion import fashion, shipped
 from ppap_lib.data.folders import image_folder, imagenet_photographs
-from ppap_lib.data.imageset import ImageSet, MissingData
+from ppap_lib.data.imageset import ImageSet
 from ppap_lib.data.tiny_imagenet import find, tiny_imagenet
 from ppap_lib.errors import DataError
 from ppap_lib.files.download import data_folder
 from ppap_lib.zoo.tiers import tier
 
-_DRAWN = 1000
 _PER_CLASS = {"train": 100, "val": 20}  # of ImageNet: 20 GB and 4 GB at 256x256
 
 
 def require(name: str, split: str = "test", download: bool = False) -> ImageSet:
-    """The images of the tier `name`, 'train' or 'test', or `MissingData` saying what to put where.
+    """Read the images of the tier `name`, 'train' or 'test'.
 
     'test' is the official val split of Tiny-ImageNet and of ImageNet, the one with labels;
     'imagenet256' takes the first 100 training or 20 validation images of every class. Nothing is
-    fetched from the network unless `download` is true.
+    fetched from the network unless `download` is true. Raises `DataError`, with `missing` set where
+    the images are not on this machine; the message says what to put where.
     """
     if name not in _REAL:
         raise DataError(f"no images called {name!r}: there are {', '.join(_REAL)}")
@@ -31,36 +30,39 @@ def require(name: str, split: str = "test", download: bool = False) -> ImageSet:
 
 
 def load(name: str, split: str = "test") -> ImageSet:
-    """As `require`, but where the images are missing, a stand-in whose `source` says so.
+    """Read the images of a tier, or where they are missing a stand-in whose `source` says so.
 
-    That is the shipped 1,000 test images for 'fashion', drawn shapes for 'tin10', 20 photographs
-    for 'imagenet256'. Damaged files still raise `DataError`; the network is never used.
+    That is the shipped 1,000 test images for 'fashion' and 20 photographs for 'imagenet256';
+    'tin10' has none. Raises `DataError` for missing images without a stand-in and for damaged
+    files. The network is never used.
     """
     try:
         return require(name, split)
-    except MissingData:
+    except DataError as error:
+        if not error.missing or name not in _STAND_INS:
+            raise
         stand_in = _STAND_INS[name]()
         source = f"{stand_in.source}; they stand in for the {split} images, which are not here"
         return replace(stand_in, source=source, stand_in=True)
 
 
 def test_images(name: str) -> ImageSet:
-    """Real test images to measure with: all of them, or those that are shipped; never drawn ones.
+    """Read real test images of a tier to measure with: all of them, or those that are shipped.
 
-    Raises `MissingData` where there are neither.
+    Raises `DataError`, with `missing` set, where there are neither.
     """
     try:
         return require(name)
-    except MissingData:
-        if name not in _SHIPPED:
+    except DataError as error:
+        if not error.missing or name not in _SHIPPED:
             raise
         return _SHIPPED[name]()
 
 
 def reference_images(name: str) -> ImageSet:
-    """Real images that a tier's generated ones are held against: its `reference` split.
+    """Read the real images that a tier's generated ones are held against: its `reference` split.
 
-    Raises `MissingData` where they are not here.
+    Raises `DataError`, with `missing` set, where they are not here.
     """
     return test_images(name) if tier(name).reference == "test" else require(name, "train")
 
@@ -72,18 +74,14 @@ def _tin10(split: str, download: bool) -> ImageSet:
     return replace(found, classes=ten.classes)
 
 
-def _drawn_tin10() -> ImageSet:
-    ten = tier("tin10")
-    return drawn(ten.classes, _DRAWN, ten.shape)
-
-
 def _imagenet256(split: str, download: bool) -> ImageSet:
     official = {"train": "train", "test": "val"}[split]
     data, chosen = data_folder(), tier("imagenet256")
     if data is None or not (folder := data / "imagenet" / official).is_dir():
-        raise MissingData(
+        raise DataError(
             f"ImageNet is not here: put its {official} images, in a folder for every wnid, into "
-            f"$PPAP_DATA/imagenet/{official} (image-net.org gives them to those who sign up)"
+            f"$PPAP_DATA/imagenet/{official} (image-net.org gives them to those who sign up)",
+            missing=True,
         )
     if lost := set(chosen.wnids) ^ {path.name for path in folder.iterdir() if path.is_dir()}:
         raise DataError(
@@ -101,6 +99,5 @@ _REAL: Mapping[str, Callable[[str, bool], ImageSet]] = {
 _SHIPPED: Mapping[str, Callable[[], ImageSet]] = {"fashion": shipped}
 _STAND_INS: Mapping[str, Callable[[], ImageSet]] = {
     **_SHIPPED,
-    "tin10": _drawn_tin10,
     "imagenet256": lambda: imagenet_photographs(tier("imagenet256").size),
 }

@@ -90,7 +90,7 @@ class TestReading:
         try:
             data.folders.imagenet_photographs(32)
             zoo.load(noisy_accuracy.OFF_THE_SHELF)
-        except (data.MissingData, WeightsError) as error:
+        except (DataError, WeightsError) as error:
             pytest.skip(str(error))
         found = noisy_accuracy.measure(
             replace(noisy_accuracy.photographs(), times=(0.0, 300.0, 900.0))

@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from ppap_lib.commands.generate import main as generate
-from ppap_lib.data.imageset import MissingData
 from ppap_lib.data.shards import (
     Manifest,
     Origin,
@@ -155,7 +154,7 @@ def test_a_process_of_two_may_die_and_the_other_goes_on(tmp_path, whole):
     with pytest.raises(KeyboardInterrupt):
         draw(folder, dies, rank=1, world=2)
     draw(folder, rank=0, world=2)
-    with pytest.raises(MissingData, match="3 of 6 shards .* run the same command again"):
+    with pytest.raises(DataError, match="3 of 6 shards .* run the same command again"):
         generated(folder)
     draw(folder, rank=1, world=2)
     assert torch.equal(generated(folder).pixels, whole)
@@ -214,7 +213,7 @@ def test_another_sets_folder_and_damaged_shards_are_refused(tmp_path, whole):
     path.unlink()
     draw(folder)
     assert torch.equal(generated(folder).pixels, whole)
-    with pytest.raises(MissingData, match="python -m ppap_lib generate makes one"):
+    with pytest.raises(DataError, match="python -m ppap_lib generate makes one"):
         generated(tmp_path)
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(DataError, match="not a manifest"):

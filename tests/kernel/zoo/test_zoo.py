@@ -14,7 +14,6 @@ from ppap_book import cards, publishing
 from ppap_book.publishing import publish, verify
 from ppap_book.studies import quality
 from ppap_lib import zoo
-from ppap_lib.data import MissingData
 from ppap_lib.data.folders import imagenet_photographs
 from ppap_lib.diffusion import denoisers
 from ppap_lib.diffusion.schedules import Schedule
@@ -278,7 +277,7 @@ def test_verify_compares_numbers_within_the_card_s_tolerance(assets, guide, tmp_
     assert verdict(0.91) == [True] and verdict(0.911) == [False] and verdict(0.89) == [True]
 
     def skip(card, module):
-        raise publishing.Skipped("no data")
+        return "no data"
 
     assert verify("fashion/judge", {"accuracy": skip}, assets)[-1].ok is None
     assert verify("fashion/judge", {}, assets)[-1].ok is None
@@ -298,7 +297,7 @@ def test_efficientnet_lite_loads_strictly_and_recognises_photographs(number, ten
     assert vision.classes[151] == "Chihuahua" and vision.size == {0: 224, 2: 260}[number]
     try:
         photographs = imagenet_photographs(vision.size)
-    except MissingData as reason:
+    except DataError as reason:
         pytest.skip(str(reason))
     # DESIGN's figure for lite0; a wrong key, padding or normalisation costs tens of points.
     assert cards.accuracy(vision, photographs, 5) == pytest.approx(0.9)
@@ -457,7 +456,7 @@ def test_what_needs_data_that_is_not_here_is_not_checked(assets, capsys, monkeyp
     """Real photographs, in `verify`; and nothing is drawn to be compared with them."""
 
     def absent(*_):
-        raise MissingData("Tiny-ImageNet is not here")
+        raise DataError("Tiny-ImageNet is not here", missing=True)
 
     monkeypatch.setattr(quality.metrics, "real_features", absent)
     monkeypatch.setattr(quality, "generate", lambda *_, **__: pytest.fail("drawn in vain"))
