@@ -1,11 +1,17 @@
 """The ADM networks: U-Net, upsampler and noisy classifier (Dhariwal & Nichol 2021, appendix).
 
-Argument names and state-dict keys are those of the public code, so its checkpoints load as
-they are. Every switch of the paper's architecture ablation (table 1) is an argument.
+State-dict keys and the fields of `Architecture` are those of the public code, so its checkpoints
+load as they are and `from_flags` takes its command lines. Timesteps may be real.
+
+>>> tiny = Architecture(3, 32, 3, 1, attention_resolutions=(2,), channel_mult=(1, 2))
+>>> network = UNet(replace(tiny, num_classes=10))
+>>> network(torch.zeros(1, 3, 8, 8), torch.tensor([999.0]), torch.tensor([4])).shape
+torch.Size([1, 3, 8, 8])
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,91 +21,61 @@ from ppap_lib.errors import InputError
 from ppap_lib.networks.blocks import (
     Architecture,
     AttentionPool,
-    Downsample,
     TimestepSequential,
-    Upsample,
     count_heads,
     group_norm,
     timestep_embedding,
     zeroed,
 )
 
+__all__ = ["Architecture", "Classifier", "UNet", "Upsampler", "from_flags"]
+
 
 class _Encoder(nn.Module):
-    """What the U-Net and the classifier share: time embedding, descending path, middle."""
+    """The part that U-Net and classifier share: time embedding, descending path, middle."""
 
-    def __init__(
-        self,
-        in_channels: int,
-        model_channels: int,
-        num_res_blocks: int,
-        attention_resolutions: Sequence[int],
-        dropout: float,
-        channel_mult: Sequence[float],
-        conv_resample: bool,
-        num_heads: int,
-        num_head_channels: int,
-        use_scale_shift_norm: bool,
-        resblock_updown: bool,
-        use_new_attention_order: bool,
-        rescale_residuals: bool,
-    ):
+    def __init__(self, architecture: Architecture):
         super().__init__()
-        self.in_channels = in_channels
-        self.model_channels = model_channels
-        self.emb_channels = 4 * model_channels
+        self.architecture = arch = architecture
         self.time_embed = nn.Sequential(
-            nn.Linear(model_channels, self.emb_channels),
+            nn.Linear(arch.model_channels, arch.emb_channels),
             nn.SiLU(),
-            nn.Linear(self.emb_channels, self.emb_channels),
+            nn.Linear(arch.emb_channels, arch.emb_channels),
         )
-
-        self.style = style = Architecture(
-            self.emb_channels,
-            dropout,
-            num_heads,
-            num_head_channels,
-            use_scale_shift_norm,
-            use_new_attention_order,
-            rescale_residuals,
-        )
-        channels = int(channel_mult[0] * model_channels)
+        channels = arch.width(0)
         self.input_blocks = nn.ModuleList(
-            [TimestepSequential(nn.Conv2d(in_channels, channels, 3, padding=1))]
+            [TimestepSequential(nn.Conv2d(arch.in_channels, channels, 3, padding=1))]
         )
         self.skip_channels = [channels]
-        factor = 1
-        for level, mult in enumerate(channel_mult):
-            for _ in range(num_res_blocks):
-                out = int(mult * model_channels)
-                layers: list[nn.Module] = [style.block(channels, out)]
-                channels = out
-                if factor in attention_resolutions:
-                    layers.append(style.attention(channels))
-                self._descend(TimestepSequential(*layers), channels)
-            if level < len(channel_mult) - 1:
-                down = (
-                    style.block(channels, channels, Downsample(channels, conv=False))
-                    if resblock_updown
-                    else Downsample(channels, conv_resample)
-                )
-                self._descend(TimestepSequential(down), channels)
-                factor *= 2
+        self.factor = 1  # by which the map is smaller than the image
+        levels = range(len(arch.channel_mult))
+        for level in levels:
+            for _ in range(arch.num_res_blocks):
+                layers: list[nn.Module] = [arch.block(channels, arch.width(level))]
+                channels = arch.width(level)
+                if self.factor in arch.attention_resolutions:
+                    layers.append(arch.attention(channels))
+                self._descend(channels, *layers)
+            if level != levels[-1]:
+                self._descend(channels, arch.downsample(channels))
+                self.factor *= 2
         self.middle_block = TimestepSequential(
-            style.block(channels, channels),
-            style.attention(channels),
-            style.block(channels, channels),
+            arch.block(channels, channels),
+            arch.attention(channels),
+            arch.block(channels, channels),
         )
-        self.factor, self.channels = factor, channels
+        self.channels = channels
 
-    def _descend(self, stage: TimestepSequential, channels: int) -> None:
-        self.input_blocks.append(stage)
+    def _descend(self, channels: int, *layers: nn.Module) -> None:
+        self.input_blocks.append(TimestepSequential(*layers))
         self.skip_channels.append(channels)
 
     def _embed(self, x: Tensor, t: Tensor) -> Tensor:
-        if x.ndim != 4 or x.shape[1] != self.in_channels:
+        """The timestep embedding [B, emb_channels] of checked images and times."""
+        arch = self.architecture
+        if x.ndim != 4 or x.shape[1] != arch.in_channels:
             raise InputError(
-                f"{type(self).__name__} takes [B, {self.in_channels}, H, W], not {list(x.shape)}"
+                f"{type(self).__name__} takes [B, {arch.in_channels}, H, W], not {list(x.shape)}"
             )
         if x.shape[2] % self.factor or x.shape[3] % self.factor:
             raise InputError(
@@ -108,88 +84,70 @@ class _Encoder(nn.Module):
         if t.shape != x.shape[:1]:
             raise InputError(f"one timestep per image: t must be [{len(x)}], not {list(t.shape)}")
         dtype = self.time_embed[0].weight.dtype
-        return self.time_embed(timestep_embedding(t, self.model_channels).to(dtype))
+        return self.time_embed(timestep_embedding(t, arch.model_channels).to(dtype))
 
 
 class UNet(_Encoder):
-    """The ADM U-Net: `(x [B,C,H,W], t [B], y [B] or None) -> [B, out_channels, H, W]`.
+    """The ADM U-Net, from images and times to images.
 
-    `attention_resolutions` are downsampling factors (1 = full size); `num_head_channels`
-    overrides `num_heads`; `num_heads_upsample` (-1: the same) is for the ascending path.
-    `resblock_updown` resamples in residual blocks, `rescale_residuals` multiplies their sums
-    by sqrt(1/2), `use_scale_shift_norm` is AdaGN. `t` may be real.
+    Parameters
+    ----------
+    architecture
+        Its widths and switches.
+
+    Raises
+    ------
+    InputError
+        If widths cannot be normalised in 32 groups or cut into such heads.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        model_channels: int,
-        out_channels: int,
-        num_res_blocks: int,
-        attention_resolutions: Sequence[int],
-        dropout: float = 0.0,
-        channel_mult: Sequence[float] = (1, 2, 4, 8),
-        conv_resample: bool = True,
-        num_classes: int | None = None,
-        num_heads: int = 1,
-        num_head_channels: int = -1,
-        num_heads_upsample: int = -1,
-        use_scale_shift_norm: bool = False,
-        resblock_updown: bool = False,
-        use_new_attention_order: bool = False,
-        rescale_residuals: bool = False,
-    ):
-        super().__init__(
-            in_channels,
-            model_channels,
-            num_res_blocks,
-            attention_resolutions,
-            dropout,
-            channel_mult,
-            conv_resample,
-            num_heads,
-            num_head_channels,
-            use_scale_shift_norm,
-            resblock_updown,
-            use_new_attention_order,
-            rescale_residuals,
-        )
-        self.out_channels = out_channels
-        self.num_classes = num_classes
-        if num_classes is not None:
-            self.label_emb = nn.Embedding(num_classes, self.emb_channels)
-        heads = num_heads if num_heads_upsample == -1 else num_heads_upsample
-        style = replace(self.style, num_heads=heads)
+    def __init__(self, architecture: Architecture):
+        super().__init__(architecture)
+        arch = architecture.ascending
+        if arch.num_classes is not None:
+            self.label_emb = nn.Embedding(arch.num_classes, arch.emb_channels)
         skips, channels, factor = list(self.skip_channels), self.channels, self.factor
         self.output_blocks = nn.ModuleList()
-        for level, mult in reversed(list(enumerate(channel_mult))):
-            for i in range(num_res_blocks + 1):
-                out = int(mult * model_channels)
-                layers: list[nn.Module] = [style.block(channels + skips.pop(), out)]
-                channels = out
-                if factor in attention_resolutions:
-                    layers.append(style.attention(channels))
-                if level and i == num_res_blocks:
-                    layers.append(
-                        style.block(channels, channels, Upsample(channels, conv=False))
-                        if resblock_updown
-                        else Upsample(channels, conv_resample)
-                    )
+        for level in reversed(range(len(arch.channel_mult))):
+            for i in range(arch.num_res_blocks + 1):
+                layers: list[nn.Module] = [arch.block(channels + skips.pop(), arch.width(level))]
+                channels = arch.width(level)
+                if factor in arch.attention_resolutions:
+                    layers.append(arch.attention(channels))
+                if level and i == arch.num_res_blocks:
+                    layers.append(arch.upsample(channels))
                     factor //= 2
                 self.output_blocks.append(TimestepSequential(*layers))
         self.out = nn.Sequential(
             group_norm(channels),
             nn.SiLU(),
-            zeroed(nn.Conv2d(channels, out_channels, 3, padding=1)),
+            zeroed(nn.Conv2d(channels, arch.out_channels, 3, padding=1)),
         )
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        """Return the prediction [B, out_channels, H, W], in the network's dtype.
+
+        Parameters
+        ----------
+        x
+            Images [B, in_channels, H, W]; H and W are multiples of the smallest map's factor.
+        t
+            Training timesteps [B], whole or real.
+        y
+            Labels, int64 [B], for a class-conditional network and no other.
+
+        Raises
+        ------
+        InputError
+            For other shapes, or labels that are missing or not read.
+        """
         emb = self._embed(x, t)
-        if (y is None) != (self.num_classes is None):
+        classes = self.architecture.num_classes
+        if (y is None) != (classes is None):
             raise InputError(
                 "this U-Net is unconditional: give no labels"
-                if self.num_classes is None
-                else f"this U-Net is conditional: give labels y in [0, {self.num_classes})"
+                if classes is None
+                else f"this U-Net is conditional: give labels y in [0, {classes})"
             )
         if y is not None:
             if y.shape != t.shape:
@@ -208,12 +166,22 @@ class UNet(_Encoder):
 
 
 class Upsampler(UNet):
-    """A U-Net that also reads a low-resolution image, enlarged bilinearly and concatenated."""
+    """A U-Net that also reads a low-resolution image, enlarged bilinearly and concatenated.
 
-    def __init__(self, in_channels: int, *args, **kwargs):
-        super().__init__(2 * in_channels, *args, **kwargs)
+    Parameters
+    ----------
+    architecture
+        As for `UNet`, with the `in_channels` of x; the network itself reads twice as many.
+    """
+
+    def __init__(self, architecture: Architecture):
+        super().__init__(replace(architecture, in_channels=2 * architecture.in_channels))
 
     def forward(self, x: Tensor, t: Tensor, low_res: Tensor, y: Tensor | None = None) -> Tensor:
+        """Return the prediction [B, out_channels, H, W]; `low_res` is [B, C, h, w] of any size.
+
+        Other parameters and errors are those of `UNet.forward`.
+        """
         if low_res.shape[:2] != x.shape[:2]:
             raise InputError(
                 f"low_res must be {list(x.shape[:2])} images and channels like x, "
@@ -224,59 +192,38 @@ class Upsampler(UNet):
 
 
 class Classifier(_Encoder):
-    """The noisy classifier of classifier guidance: `(x [B,C,S,S], t [B]) -> [B, out_channels]`.
+    """The noisy classifier of classifier guidance, from images and times to logits.
 
-    `image_size` sets the attention pool; `pool` is "attention" (all public classifiers) or
-    "adaptive" (average), the two that keep the spatial map.
+    Parameters
+    ----------
+    architecture
+        As for `UNet`; it descends only, so it reads no labels and has no heads for the way up.
+    image_size
+        Height and width of its images, for which the attention pool is built.
+    pool
+        "attention" (all public classifiers) or "adaptive" (the average, at any size).
+
+    Raises
+    ------
+    InputError
+        For another pool, or as `UNet` does.
     """
 
-    def __init__(
-        self,
-        image_size: int,
-        in_channels: int,
-        model_channels: int,
-        out_channels: int,
-        num_res_blocks: int,
-        attention_resolutions: Sequence[int],
-        dropout: float = 0.0,
-        channel_mult: Sequence[float] = (1, 2, 4, 8),
-        conv_resample: bool = True,
-        num_heads: int = 1,
-        num_head_channels: int = -1,
-        use_scale_shift_norm: bool = False,
-        resblock_updown: bool = False,
-        use_new_attention_order: bool = False,
-        rescale_residuals: bool = False,
-        pool: str = "attention",
-    ):
-        super().__init__(
-            in_channels,
-            model_channels,
-            num_res_blocks,
-            attention_resolutions,
-            dropout,
-            channel_mult,
-            conv_resample,
-            num_heads,
-            num_head_channels,
-            use_scale_shift_norm,
-            resblock_updown,
-            use_new_attention_order,
-            rescale_residuals,
-        )
-        self.image_size, self.out_channels = image_size, out_channels
-        channels = self.channels
+    def __init__(self, architecture: Architecture, image_size: int, pool: str = "attention"):
+        super().__init__(architecture)
+        channels, classes = self.channels, architecture.out_channels
         if pool == "attention":
-            heads = count_heads(channels, num_heads, num_head_channels)
-            head = [AttentionPool(image_size // self.factor, channels, heads, out_channels)]
+            heads = count_heads(channels, architecture.num_heads, architecture.num_head_channels)
+            head = [AttentionPool(image_size // self.factor, channels, heads, classes)]
         elif pool == "adaptive":
-            conv = zeroed(nn.Conv2d(channels, out_channels, 1))
+            conv = zeroed(nn.Conv2d(channels, classes, 1))
             head = [nn.AdaptiveAvgPool2d(1), conv, nn.Flatten()]
         else:
             raise InputError(f"pool must be 'attention' or 'adaptive', not {pool!r}")
         self.out = nn.Sequential(group_norm(channels), nn.SiLU(), *head)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """Return logits [B, out_channels] of images [B, in_channels, S, S] at timesteps t [B]."""
         emb = self._embed(x, t)
         h = x.to(emb.dtype)
         for stage in self.input_blocks:
@@ -308,7 +255,8 @@ _OTHER_FLAGS = {
 }
 
 
-def _mult(flags: dict, size: int, defaults: Mapping[int, tuple]) -> tuple:
+def _mult(flags: dict[str, Any], size: int, defaults: Mapping[int, tuple]) -> tuple:
+    """The widths that the flags name, or else the public script's for this image size."""
     if text := flags.pop("channel_mult", ""):
         return tuple(float(m) if "." in m else int(m) for m in text.split(","))
     if size not in defaults:
@@ -324,12 +272,21 @@ def _factors(text: str, size: int) -> tuple[int, ...]:
     return tuple(size // int(resolution) for resolution in text.split(","))
 
 
-def from_flags(config: Mapping) -> UNet | Upsampler | Classifier:
-    """The network that the public scripts build from these command-line flags.
+def from_flags(config: Mapping[str, Any]) -> UNet | Upsampler | Classifier:
+    """Build the network that the public scripts build from these command-line flags.
 
-    Flags named `classifier_*` give a `Classifier`, `large_size` an `Upsampler`, everything
-    else a `UNet`. Flags about the diffusion process are passed over; unknown or missing ones
-    raise `InputError`. The `class_cond` networks have ImageNet's 1000 classes.
+    Flags named `classifier_*` give a `Classifier`, `large_size` an `Upsampler`, all others a
+    `UNet`. Networks for labels have ImageNet's 1,000 classes.
+
+    Parameters
+    ----------
+    config
+        Flags by name, without dashes. Flags about the diffusion process are passed over.
+
+    Raises
+    ------
+    InputError
+        For unknown or missing flags, or an image size without default widths.
     """
     flags = {key: value for key, value in config.items() if key not in _OTHER_FLAGS}
     try:
@@ -341,10 +298,9 @@ def from_flags(config: Mapping) -> UNet | Upsampler | Classifier:
     return network
 
 
-def _classifier(flags: dict) -> Classifier:
+def _classifier(flags: dict[str, Any]) -> Classifier:
     size = flags.pop("image_size")
-    return Classifier(
-        image_size=size,
+    architecture = Architecture(
         in_channels=3,
         model_channels=flags.pop("classifier_width"),
         out_channels=_IMAGENET_CLASSES,
@@ -354,11 +310,11 @@ def _classifier(flags: dict) -> Classifier:
         num_head_channels=64,
         use_scale_shift_norm=flags.pop("classifier_use_scale_shift_norm"),
         resblock_updown=flags.pop("classifier_resblock_updown"),
-        pool=flags.pop("classifier_pool"),
     )
+    return Classifier(architecture, size, flags.pop("classifier_pool"))
 
 
-def _unet(flags: dict) -> UNet | Upsampler:
+def _unet(flags: dict[str, Any]) -> UNet | Upsampler:
     kind, mults = UNet, _UNET_MULT
     if "large_size" in flags:
         kind, mults = Upsampler, _UPSAMPLER_MULT
@@ -366,7 +322,7 @@ def _unet(flags: dict) -> UNet | Upsampler:
         size = flags.pop("large_size")
     else:
         size = flags.pop("image_size")
-    return kind(
+    architecture = Architecture(
         in_channels=3,
         model_channels=flags.pop("num_channels"),
         out_channels=6 if flags.pop("learn_sigma") else 3,
@@ -382,3 +338,4 @@ def _unet(flags: dict) -> UNet | Upsampler:
         resblock_updown=flags.pop("resblock_updown"),
         use_new_attention_order=flags.pop("use_new_attention_order", False),
     )
+    return kind(architecture)

@@ -1,7 +1,7 @@
 """The building blocks of the ADM networks, under the public code's parameter names."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ GROUPS = 32  # the public networks normalise in 32 groups, so every width is a m
 
 
 def timestep_embedding(t: Tensor, dim: int) -> Tensor:
-    """Sinusoids of real timesteps: [B] to [B, dim], cosines first (Ho et al. 2020)."""
+    """Return sinusoids [B, dim] of real timesteps `t` [B], cosines first (Ho et al. 2020)."""
     half = dim // 2
     rates = torch.exp(-math.log(10000) / half * torch.arange(half, device=t.device))
     angles = t[:, None].float() * rates
@@ -21,6 +21,7 @@ def timestep_embedding(t: Tensor, dim: int) -> Tensor:
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
+    """Make a normalisation in 32 groups; `InputError` for a width that 32 does not divide."""
     if channels % GROUPS:
         raise InputError(
             f"{channels} channels: group normalisation needs a multiple of {GROUPS}; "
@@ -30,6 +31,7 @@ def group_norm(channels: int) -> nn.GroupNorm:
 
 
 def zeroed(module: nn.Module) -> nn.Module:
+    """Set all parameters of the module to zero, and return it."""
     for parameter in module.parameters():
         nn.init.zeros_(parameter)
     return module
@@ -62,7 +64,21 @@ class Downsample(nn.Module):
 
 
 class ResBlock(nn.Module):
-    """Residual block with the timestep embedding, optionally resampling (BigGAN's up/down)."""
+    """A residual block that reads the timestep embedding, and resamples where it is told to.
+
+    Parameters
+    ----------
+    channels, out_channels
+        Channels of its input and output.
+    emb_channels
+        Width of the timestep embedding.
+    dropout
+        Share of activations that are dropped in training.
+    use_scale_shift_norm, rescale_residuals
+        As in `Architecture`.
+    resample
+        A layer that halves or doubles the map in both branches (BigGAN's up and down).
+    """
 
     def __init__(
         self,
@@ -120,6 +136,7 @@ def _attend(qkv: Tensor, heads: int, new_order: bool) -> Tensor:
 
 
 def count_heads(channels: int, num_heads: int, num_head_channels: int) -> int:
+    """Return how many heads `channels` are cut into; `InputError` where they cannot be."""
     if num_head_channels != -1:
         if num_head_channels < 1 or channels % num_head_channels:
             raise InputError(f"{channels} channels cannot be cut into heads of {num_head_channels}")
@@ -180,17 +197,82 @@ class TimestepSequential(nn.Sequential):
 
 @dataclass(frozen=True)
 class Architecture:
-    """How the blocks of one network are built, whatever their width."""
+    """Widths and switches of an ADM network, under the public code's argument names.
 
-    emb_channels: int
-    dropout: float
-    num_heads: int
-    num_head_channels: int
-    use_scale_shift_norm: bool
-    use_new_attention_order: bool
-    rescale_residuals: bool
+    `dataclasses.replace` makes a variant. Every switch of the paper's ablation (table 1 of
+    Dhariwal & Nichol 2021) is a field.
+
+    Parameters
+    ----------
+    in_channels, out_channels
+        Channels of x, and of the output: twice as many with learned variance, the number of
+        classes of a classifier.
+    model_channels
+        The width that the `channel_mult` multiply; all widths are multiples of 32.
+    num_res_blocks
+        Residual blocks of a level on the way down; there is one more on the way up.
+    attention_resolutions
+        Downsampling factors at which blocks attend (1 is full size); the middle always does.
+    dropout
+        Share of activations that are dropped in training.
+    channel_mult
+        The width of each level; between two levels the map is halved.
+    conv_resample
+        Whether maps are resampled with a convolution.
+    num_classes
+        Number of labels of a class-conditional U-Net; None for an unconditional one.
+    num_heads, num_head_channels
+        Attention heads, or else the channels of a head: -1 leaves it to `num_heads`.
+    num_heads_upsample
+        Heads on the way up, where others than on the way down; -1 for as many.
+    use_scale_shift_norm
+        Whether the timestep scales and shifts after the norm (AdaGN), or is added before it.
+    resblock_updown
+        Whether residual blocks resample, as BigGAN's do.
+    use_new_attention_order
+        Whether queries, keys and values are outside the heads in the channels of attention.
+    rescale_residuals
+        Whether every residual sum is multiplied by sqrt(1/2).
+    """
+
+    in_channels: int
+    model_channels: int
+    out_channels: int
+    num_res_blocks: int
+    attention_resolutions: tuple[int, ...]
+    dropout: float = 0.0
+    channel_mult: tuple[float, ...] = (1, 2, 4, 8)
+    conv_resample: bool = True
+    num_classes: int | None = None
+    num_heads: int = 1
+    num_head_channels: int = -1
+    num_heads_upsample: int = -1
+    use_scale_shift_norm: bool = False
+    resblock_updown: bool = False
+    use_new_attention_order: bool = False
+    rescale_residuals: bool = False
+
+    def __post_init__(self):
+        for name in ("attention_resolutions", "channel_mult"):  # JSON has lists
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+
+    @property
+    def emb_channels(self) -> int:
+        """Width of the timestep embedding."""
+        return 4 * self.model_channels
+
+    @property
+    def ascending(self) -> "Architecture":
+        """The architecture with the heads of the way up."""
+        heads = self.num_heads if self.num_heads_upsample == -1 else self.num_heads_upsample
+        return replace(self, num_heads=heads)
+
+    def width(self, level: int) -> int:
+        """Return the channels of one level, counted from full size."""
+        return int(self.channel_mult[level] * self.model_channels)
 
     def block(self, channels: int, out: int, resample: nn.Module | None = None) -> ResBlock:
+        """Make a residual block from `channels` to `out` channels."""
         return ResBlock(
             channels,
             self.emb_channels,
@@ -202,5 +284,18 @@ class Architecture:
         )
 
     def attention(self, channels: int) -> AttentionBlock:
+        """Make an attention block of so many channels."""
         heads = count_heads(channels, self.num_heads, self.num_head_channels)
         return AttentionBlock(channels, heads, self.use_new_attention_order, self.rescale_residuals)
+
+    def downsample(self, channels: int) -> nn.Module:
+        """Make a layer that halves a map of so many channels."""
+        if self.resblock_updown:
+            return self.block(channels, channels, Downsample(channels, conv=False))
+        return Downsample(channels, self.conv_resample)
+
+    def upsample(self, channels: int) -> nn.Module:
+        """Make a layer that doubles a map of so many channels."""
+        if self.resblock_updown:
+            return self.block(channels, channels, Upsample(channels, conv=False))
+        return Upsample(channels, self.conv_resample)

@@ -53,7 +53,7 @@ def test_rescaled_residuals_change_the_function_and_no_tensor():
     state = base.state_dict()
     assert all(state[key].equal(value) for key, value in rescaled.state_dict().items())
     x, t = torch.ones(1, *SHAPE), torch.zeros(1)
-    emb = base.time_embed(torch.zeros(1, base.model_channels))
+    emb = base.time_embed(torch.zeros(1, base.architecture.model_channels))
     assert not base.input_blocks[1](base.input_blocks[0](x, emb), emb).allclose(
         rescaled.input_blocks[1](rescaled.input_blocks[0](x, emb), emb)
     )

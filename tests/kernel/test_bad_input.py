@@ -7,7 +7,7 @@ not weights are in test_weights.py, because they have to be written first.
 import gzip
 import json
 import math
-from functools import partial
+from dataclasses import replace
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ from ppap_lib.errors import GuidanceError, InputError, ScheduleError, WeightsErr
 from ppap_lib.experts.intervals import Intervals
 from ppap_lib.files import weights
 from ppap_lib.guidance import gradient_field, guided
-from ppap_lib.networks.adm import Classifier, UNet, Upsampler, from_flags
+from ppap_lib.networks.adm import Architecture, Classifier, UNet, Upsampler, from_flags
 from ppap_lib.samplers import ddim, ddpm, heun, large_variance, sample
 from ppap_lib.zoo import tiers
 
@@ -41,12 +41,15 @@ FLAGS = json.loads(gzip.decompress((GOLDEN / "checkpoints.json.gz").read_bytes()
     "adm_64x64_cond"
 ]["config"]
 
-unet = partial(UNet, 3, 32, 3, 1, (2,), channel_mult=(1, 2))
-upsampler = partial(Upsampler, 3, 32, 3, 1, (2,), channel_mult=(1, 2))
+TINY = Architecture(3, 32, 3, 1, (2,), channel_mult=(1, 2))
+
+
+def unet(**changes) -> UNet:
+    return UNet(replace(TINY, **changes))
 
 
 def classifier(image_size: int = 16, pool: str = "attention") -> Classifier:
-    return Classifier(image_size, 3, 32, 10, 1, (2,), channel_mult=(1, 2), pool=pool)
+    return Classifier(replace(TINY, out_channels=10), image_size, pool)
 
 
 def flags(drop: str = "", **changes):
@@ -188,7 +191,7 @@ CASES = [
     # Networks: architecture
     (
         "48 channels",
-        lambda: UNet(3, 48, 3, 1, ()),
+        lambda: unet(model_channels=48),
         InputError,
         "48 channels: .*multiple of 32",
     ),
@@ -236,7 +239,7 @@ CASES = [
     ),
     (
         "a grey low_res",
-        lambda: upsampler()(X, T, X[:, :1]),
+        lambda: Upsampler(TINY)(X, T, X[:, :1]),
         InputError,
         r"low_res must be \[2, 3\]",
     ),
@@ -265,7 +268,7 @@ CASES = [
         "one channel out",
         lambda: output(lambda x: x[:, :1]),
         InputError,
-        r"\[2, 1, 16, 16\] for images \[2, 3, 16, 16\], expected 3 channels",
+        r"\[2, 1, 16, 16\] for x_t \[2, 3, 16, 16\], expected 3 channels",
     ),
     ("another size out", lambda: output(lambda x: x[..., :2]), InputError, "expected 3 chan"),
     ("the clean end", lambda: predict(X, CLEAN), InputError, "clean end .*never evaluated"),
@@ -277,7 +280,7 @@ CASES = [
     ("a grid of one", lambda: run(grid=LINEAR.grid([5])[:1]), InputError, "at least two levels"),
     ("a reversed grid", lambda: run(grid=LINEAR.grid(4)[::-1]), InputError, "noisy to clean"),
     ("an integer start", lambda: run(x_T=X.long()), InputError, "x_T is floating"),
-    ("ddpm without noise", lambda: run(ddpm(large_variance)), InputError, "pass noise=seeds"),
+    ("ddpm without noise", lambda: run(ddpm(large_variance)), InputError, "pass noise=Noise"),
     ("ddpm without variance", lambda: run(ddpm()), InputError, "no learned variance: use"),
     ("no draws", lambda: ddpm(draws=0), InputError, "draws must be at least 1, not 0"),
     ("eta of 2", lambda: ddim(2), InputError, r"eta must be in \[0, 1\], not 2"),

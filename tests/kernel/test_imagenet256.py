@@ -24,7 +24,7 @@ from ppap_lib.data.shards import generated
 from ppap_lib.errors import DataError, InputError
 from ppap_lib.files import weights
 from ppap_lib.files.download import ASSETS
-from ppap_lib.networks.adm import UNet
+from ppap_lib.networks.adm import Architecture, UNet
 from ppap_lib.networks.vision import Vision
 from ppap_lib.training.fit import SUMMARY
 from ppap_lib.zoo import datasets, loading
@@ -114,14 +114,8 @@ def test_images_are_read_from_imagenet_s_own_folders(tmp_path, monkeypatch):
 def networks(monkeypatch):
     """Random networks for the published ones: a small U-Net, small classifiers, a ResNet-50."""
     torch.manual_seed(0)
-    unet = UNet(
-        in_channels=3,
-        out_channels=6,
-        model_channels=32,
-        num_res_blocks=1,
-        channel_mult=(1, 1, 1, 1, 1),  # the middle block attends at 16x16
-        attention_resolutions=(),
-    )
+    widths = (1, 1, 1, 1, 1)  # the middle block attends at 16x16
+    unet = UNet(Architecture(3, 32, 6, 1, attention_resolutions=(), channel_mult=widths))
     small = nn.Sequential(nn.Conv2d(3, 4, 8, 8), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     judge = Vision(nn.Sequential(small, nn.Linear(4, 1000)), 224, 3, IMAGENET.classes)
     guide = Vision(timm.create_model("resnet50"), 256, 3, IMAGENET.classes)

@@ -101,7 +101,8 @@ def network(params: Architecture) -> UNet:
     """The variant, untrained; initialised by the seed alone."""
     with torch.random.fork_rng([]):
         torch.manual_seed(params.seed)
-        return tier(params.tier).denoiser(**VARIANTS[params.variant].changes)
+        preset = tier(params.tier).architecture
+        return UNet(replace(preset, **VARIANTS[params.variant].changes))
 
 
 def forward_rate(

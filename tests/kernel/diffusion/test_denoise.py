@@ -1,5 +1,6 @@
 """Denoisers: the adapters are one function in three parametrisations; wrappers keep x_t."""
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -21,9 +22,10 @@ from ppap_lib.diffusion.denoisers import (
 from ppap_lib.diffusion.levels import Level
 from ppap_lib.diffusion.schedules import Schedule
 from ppap_lib.errors import InputError
-from ppap_lib.networks.adm import UNet
+from ppap_lib.networks.adm import Architecture, UNet
 
 SCHEDULE = Schedule.linear()
+LABELLED = Architecture(3, 32, 3, 1, (), channel_mult=(1,), num_classes=4)
 ADAPTERS = {"eps": eps_model, "x0": x0_model, "v": v_model}
 LEVELS = {
     "nearly clean": SCHEDULE.at(0),
@@ -120,7 +122,7 @@ def test_networks_read_the_training_index_times_the_scale():
 
 
 def test_labels_enter_through_partial():
-    network = UNet(3, 32, 3, 1, (), channel_mult=(1,), num_classes=4).eval()
+    network = UNet(LABELLED).eval()
     torch.nn.init.normal_(network.out[-1].weight)
     level, y = SCHEDULE.at(100), torch.tensor([1, 3])
     x_t = X0.float()
@@ -133,7 +135,7 @@ def test_labels_enter_through_partial():
 @pytest.mark.parametrize("kind", ADAPTERS)
 def test_a_network_in_train_mode_is_refused(kind, labelled):
     """Its dropout would make an image more than its seed's."""
-    network = UNet(3, 32, 3, 1, (), channel_mult=(1,), num_classes=4, dropout=0.5)
+    network = UNet(replace(LABELLED, dropout=0.5))
     bound = partial(network, y=torch.tensor([1, 3])) if labelled else network
     with pytest.raises(InputError, match=r"a UNet, is in train mode, .* network.eval\(\) first"):
         ADAPTERS[kind](bound)(X0.float(), SCHEDULE.at(100))

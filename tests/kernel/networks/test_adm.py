@@ -3,6 +3,7 @@
 import gzip
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,11 +13,24 @@ from torch import Tensor, nn
 
 from ppap_lib.files import weights
 from ppap_lib.networks import blocks
-from ppap_lib.networks.adm import Classifier, UNet, Upsampler, from_flags
+from ppap_lib.networks.adm import Architecture, Classifier, UNet, Upsampler, from_flags
 
 CHECKPOINTS = json.loads(gzip.decompress((GOLDEN / "checkpoints.json.gz").read_bytes()))
-KINDS = {"adm_classifier": Classifier, "adm_upsampler": Upsampler}  # the others: from_flags
-NETWORKS = ["adm_plain", "adm_cond_new_attention", "adm_uncond", *KINDS]
+TINY = Architecture(3, 32, 3, 1, (2,), channel_mult=(1, 2))  # two levels
+
+
+def classifier(config: dict) -> Classifier:
+    size, pool = config.pop("image_size"), config.pop("pool")
+    return Classifier(Architecture(**config), size, pool)
+
+
+def upsampler(config: dict) -> Upsampler:
+    del config["image_size"]  # the public constructor wants it and never reads it
+    return Upsampler(Architecture(**config))
+
+
+MAKERS = {"adm_classifier": classifier, "adm_upsampler": upsampler}
+NETWORKS = ["adm_plain", "adm_cond_new_attention", "adm_uncond", *MAKERS]
 
 
 def golden(name: str) -> tuple[nn.Module, dict[str, Tensor], Tensor]:
@@ -27,9 +41,7 @@ def golden(name: str) -> tuple[nn.Module, dict[str, Tensor], Tensor]:
     with np.load(GOLDEN / f"{name}.npz") as file:
         arrays = {key: file[key] for key in file.files}
     config = json.loads(str(arrays.pop("config")))
-    if name == "adm_upsampler":
-        del config["image_size"]  # the public constructor wants it and never reads it
-    network = KINDS[name](**config) if name in KINDS else from_flags(config)
+    network = MAKERS.get(name, from_flags)(config)
     generator = torch.Generator().manual_seed(int(arrays["seed"]))
     state = {}
     for key, shape in json.loads(str(arrays["shapes"])).items():
@@ -54,15 +66,7 @@ def relative(found: Tensor, expected: Tensor) -> float:
 
 def small(**switches) -> UNet:
     """A two-level U-Net on 16x16 with random (never zero) weights."""
-    arguments = dict(
-        in_channels=3,
-        model_channels=32,
-        out_channels=3,
-        num_res_blocks=1,
-        attention_resolutions=(2,),
-        channel_mult=(1, 2),
-    )
-    return randomised(UNet(**{**arguments, **switches}))
+    return randomised(UNet(replace(TINY, **switches)))
 
 
 def randomised(network: nn.Module) -> nn.Module:
@@ -152,7 +156,7 @@ def test_it_compiles_to_one_graph_that_computes_the_same():
 @torch.no_grad()
 def test_an_untrained_network_predicts_zero(x, t):
     # The last convolution starts at zero, so training starts from the zero prediction.
-    network = UNet(3, 32, 6, 1, (2,), channel_mult=(1, 2)).eval()
+    network = UNet(replace(TINY, out_channels=6)).eval()
     assert not network(x, t).any()
 
 
@@ -325,8 +329,8 @@ def test_labels_reach_the_output_through_the_embedding(x, t):
 
 @torch.no_grad()
 def test_the_upsampler_reads_an_enlarged_image_beside_x(x, t):
-    upsampler = randomised(Upsampler(3, 32, 3, 1, (2,), channel_mult=(1, 2)))
-    unet = randomised(UNet(6, 32, 3, 1, (2,), channel_mult=(1, 2)))
+    upsampler = randomised(Upsampler(TINY))
+    unet = small(in_channels=6)
     low_res = torch.full((2, 3, 4, 4), 0.5)  # a flat image stays flat when enlarged
     beside = torch.cat([x, torch.full_like(x, 0.5)], dim=1)
     torch.testing.assert_close(upsampler(x, t, low_res), unet(beside, t))
@@ -334,7 +338,7 @@ def test_the_upsampler_reads_an_enlarged_image_beside_x(x, t):
 
 @torch.no_grad()
 def test_the_average_pool_is_the_mean_of_the_map_at_any_image_size():
-    network = randomised(Classifier(16, 3, 32, 10, 1, (2,), channel_mult=(1, 2), pool="adaptive"))
+    network = randomised(Classifier(replace(TINY, out_channels=10), 16, pool="adaptive"))
     maps = []
     network.out.register_forward_pre_hook(lambda module, inputs: maps.append(inputs[0]))
     norm, activation, _, readout, _ = network.out

@@ -15,7 +15,7 @@ from torch import nn
 from ppap_lib.diffusion.schedules import Schedule
 from ppap_lib.errors import TrainingError
 from ppap_lib.files import weights
-from ppap_lib.networks.adm import UNet
+from ppap_lib.networks.adm import Architecture, UNet
 from ppap_lib.training.checkpoints import Epochs, Log, snapshot_file, snapshots
 from ppap_lib.training.objectives import ClassifierLoss, DenoiserLoss
 from ppap_lib.training.settings import Settings
@@ -52,14 +52,16 @@ def classifier() -> nn.Module:
 def denoiser() -> nn.Module:
     torch.manual_seed(0)
     return UNet(
-        in_channels=1,
-        model_channels=32,
-        out_channels=2,
-        num_res_blocks=1,
-        attention_resolutions=(),
-        channel_mult=(1,),
-        dropout=0.2,
-        use_scale_shift_norm=True,
+        Architecture(
+            in_channels=1,
+            model_channels=32,
+            out_channels=2,
+            num_res_blocks=1,
+            attention_resolutions=(),
+            channel_mult=(1,),
+            dropout=0.2,
+            use_scale_shift_norm=True,
+        )
     )
 
 
