@@ -1,7 +1,7 @@
 """Data distributions whose denoiser, classifier and sampling paths are known exactly.
 
 Mixtures of isotropic Gaussians stay mixtures at every noise level: the yardstick against which
-samplers and guidance are proven. Everything is float64.
+samplers and guidance are proven. All of it is float64.
 """
 
 import math
@@ -14,16 +14,29 @@ from torch import Tensor
 
 from ppap_lib.diffusion.denoisers import Denoise, Prediction
 from ppap_lib.diffusion.levels import Level, per_image
-from ppap_lib.diffusion.schedules import ContinuousSchedule, Schedule
+from ppap_lib.diffusion.schedules import AnySchedule
 from ppap_lib.errors import InputError
 
 
 @dataclass(frozen=True, eq=False)
 class Mixture:
-    """sum_k weights[k] N(means[k], stds[k]^2 I) over x0 [*shape], component k of class labels[k].
+    """The law sum_k weights[k] N(means[k], stds[k]^2 I) of data x0 [*shape], with classes.
 
-    `means` [K, *shape]; `weights` [K] positive (normalised here), `stds` [K] not negative,
-    `labels` [K] integers from 0; without labels every component is a class of its own.
+    Parameters
+    ----------
+    means
+        [K, *shape].
+    stds
+        [K], not negative.
+    weights
+        [K], positive; normalised here, and equal by default.
+    labels
+        Classes [K] of the components, integers from 0; by default each is a class of its own.
+
+    Raises
+    ------
+    InputError
+        If there is no component, or the parts differ in length or are out of range.
     """
 
     means: Tensor
@@ -60,6 +73,7 @@ class Mixture:
 
     @property
     def num_classes(self) -> int:
+        """Number of classes."""
         return int(self.labels.max()) + 1
 
     def _components(self, x_t: Tensor, level: Level) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -78,29 +92,40 @@ class Mixture:
         return residual, variance, alpha * stds**2 / variance, log_joint
 
     def log_density(self, x_t: Tensor, level: Level) -> Tensor:
-        """log p(x_t) at the level: [B]."""
+        """Return log p(x_t) at a level, [B], for `x_t` [B, *shape]."""
         return self._components(x_t, level)[3].logsumexp(1)
 
     def log_posterior(self, x_t: Tensor, level: Level) -> Tensor:
-        """log p(class | x_t): [B, num_classes], the exact noisy classifier."""
+        """Return log p(class | x_t), [B, num_classes]: the exact noisy classifier."""
         joint = self._components(x_t, level)[3]
         parts = [joint[:, self.labels == c].logsumexp(1) for c in range(self.num_classes)]
         return torch.stack(parts, 1).log_softmax(1)
 
     def at(self, level: Level) -> Callable[[Tensor], Tensor]:
-        """The exact classifier at one level, as guides read noise-aware models."""
+        """Return the exact classifier at one level, as guides read noise-aware models."""
         return lambda x_t: self.log_posterior(x_t, level)
 
     def denoise(self, x_t: Tensor, level: Level) -> Prediction:
-        """The exact E[x0 | x_t] and E[eps | x_t]."""
+        """Return the exact E[x0 | x_t] and E[eps | x_t], for `x_t` [B, *shape]."""
         return self._predict(x_t, level, 0.0)
 
     def conditioned(self, target: Tensor) -> Denoise:
-        """The exact denoiser of p(x0 | class), image i given class `target[i]`."""
+        """Return the exact denoiser of p(x0 | class).
+
+        Parameters
+        ----------
+        target
+            The class of every sample, [B].
+
+        Raises
+        ------
+        InputError
+            If no component has one of the classes.
+        """
         target = torch.as_tensor(target)
-        known = torch.isin(target, self.labels)
-        if not bool(known.all()):
-            raise InputError(f"no component has class {int(target[~known][0])}")
+        populated = torch.isin(target, self.labels)
+        if not bool(populated.all()):
+            raise InputError(f"no component has class {int(target[~populated][0])}")
         mask = torch.where(self.labels == target[:, None], 0.0, -torch.inf)
         return lambda x_t, level: self._predict(x_t, level, mask)
 
@@ -113,7 +138,7 @@ class Mixture:
         return Prediction(x0, sigma * (share * residual / variance).sum(1))
 
     def sample(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Draws x0 [count, *shape] with their labels [count]."""
+        """Draw `count` data: x0 [count, *shape] and their labels [count]."""
         index = torch.multinomial(
             self._log_weights.exp(), count, replacement=True, generator=generator
         )
@@ -122,7 +147,7 @@ class Mixture:
         return self.means[index] + per_image(self.stds[index], eps) * eps, self.labels[index]
 
     def _tails(self, x_t: Tensor, level: Level) -> tuple[Tensor, Tensor]:
-        """P(X < x) and P(X > x) of a one-dimensional mixture; both, to keep the small one exact."""
+        """P(X < x) and P(X > x) in one dimension; both, to keep the small one exact."""
         z = (x_t.reshape(-1, 1) - level.alpha * self.means.reshape(1, -1)) / (
             (level.alpha * self.stds) ** 2 + level.sigma**2
         ).sqrt()
@@ -132,10 +157,22 @@ class Mixture:
         return below, above
 
     def quantile_map(self, x_t: Tensor, now: Level, nxt: Level) -> Tensor:
-        """Where the probability-flow ODE takes x_t from `now` to `nxt`, in one dimension.
+        """Return where the probability-flow ODE leads from `now` to `nxt`, in one dimension.
 
         The flow is monotone there and carries the law of one level to the other, so it keeps
         every quantile. Solved by bisection to rounding.
+
+        Parameters
+        ----------
+        x_t
+            [B, 1], or any shape of as many numbers, at the level `now`.
+        now, nxt
+            Levels from noisy to less noisy.
+
+        Raises
+        ------
+        InputError
+            If the data have more dimensions than one.
         """
         if self.means[0].numel() != 1:
             raise InputError(
@@ -153,14 +190,25 @@ class Mixture:
 
 
 class Gaussian(Mixture):
-    """N(mean, std^2 I): the one distribution whose probability flow is a formula."""
+    """The law N(mean, std^2 I), the one whose probability flow is a formula.
+
+    Parameters
+    ----------
+    mean
+        [*shape].
+    std
+        Not negative.
+    """
 
     def __init__(self, mean: Tensor | Sequence[float], std: float):
         mean = torch.as_tensor(mean, dtype=torch.float64)
         super().__init__(mean[None], torch.tensor([std], dtype=torch.float64))
 
     def trajectory(self, x_t: Tensor, now: Level, nxt: Level) -> Tensor:
-        """The probability-flow ODE's exact path: the standardised value never changes."""
+        """Return where the probability-flow ODE leads `x_t` [B, *shape] from `now` to `nxt`.
+
+        The standardised value never changes.
+        """
         (a, s), (b, r) = now.scales(x_t), nxt.scales(x_t)
         mean, std = self.means[0], self.stds[0]
         ratio = ((b**2 * std**2 + r**2) / (a**2 * std**2 + s**2)) ** 0.5
@@ -168,12 +216,28 @@ class Gaussian(Mixture):
 
 
 def reference_trajectory(
-    denoise: Denoise, x_t: Tensor, now: Level, nxt: Level, schedule: Schedule | ContinuousSchedule
+    denoise: Denoise, x_t: Tensor, now: Level, nxt: Level, schedule: AnySchedule
 ) -> Tensor:
-    """The probability-flow ODE from `now` to `nxt` by adaptive Runge-Kutta (DOP853, rtol 1e-12).
+    """Integrate the probability-flow ODE by adaptive Runge-Kutta (DOP853, rtol 1e-12).
 
     A reference, not a sampler: one step size for the whole batch, hundreds of evaluations. It
     integrates d(x/alpha) = eps d(sigma/alpha), in log(sigma/alpha).
+
+    Parameters
+    ----------
+    denoise
+        A denoiser in float64 on the CPU.
+    x_t
+        [B, ...], at the level `now`.
+    now, nxt
+        Levels from noisy to less noisy, not clean.
+    schedule
+        Source of the levels between the two.
+
+    Raises
+    ------
+    InputError
+        If a level is clean, or the integration fails.
     """
     from scipy.integrate import solve_ivp
 
@@ -187,7 +251,7 @@ def reference_trajectory(
 
     span = (-0.5 * float(now.log_snr), -0.5 * float(nxt.log_snr))
     start = (x_t.double() / now.alpha).flatten().numpy()
-    solved = solve_ivp(slope, span, start, method="DOP853", rtol=1e-12, atol=1e-12)
-    if not solved.success:
-        raise InputError(f"the reference integration failed: {solved.message}")
-    return nxt.alpha * torch.from_numpy(solved.y[:, -1].copy()).view(x_t.shape)
+    solution = solve_ivp(slope, span, start, method="DOP853", rtol=1e-12, atol=1e-12)
+    if not solution.success:
+        raise InputError(f"the reference integration failed: {solution.message}")
+    return nxt.alpha * torch.from_numpy(solution.y[:, -1].copy()).view(x_t.shape)

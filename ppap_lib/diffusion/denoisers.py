@@ -17,15 +17,24 @@ from ppap_lib.diffusion.levels import Level, per_image
 from ppap_lib.errors import InputError
 
 Network = Callable[[Tensor, Tensor], Tensor]
+"""`network(x_t [B, C, ...], t [B]) -> [B, C, ...]`, or [B, 2C, ...] with learned variance."""
 
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What a denoiser says of x_t: `x0` and `eps` [B, C, H, W], with x_t = alpha x0 + sigma eps.
+    """A denoiser's answer for x_t [B, ...]: data and noise, with x_t = alpha x0 + sigma eps.
 
-    `v` in [0, 1] is ADM's variance fraction: log Sigma = v log beta + (1 - v) log beta-tilde.
-    `shift` is a mean-form guidance gradient, for the ddpm step alone. `gradients` counts the
-    guide gradients that went into this prediction.
+    Parameters
+    ----------
+    x0, eps
+        Predicted data and noise [B, ...], like x_t.
+    v
+        ADM's variance fraction in [0, 1], like x_t, for log Sigma = v log beta + (1 - v) log
+        beta-tilde; None without learned variance.
+    shift
+        Gradient of mean-form guidance, like x_t, for the ddpm step alone.
+    gradients
+        Number of guide gradients that went into the prediction.
     """
 
     x0: Tensor
@@ -35,21 +44,22 @@ class Prediction:
     gradients: int = 0
 
     def with_x0(self, x0: Tensor, x_t: Tensor, level: Level) -> "Prediction":
-        """The same prediction with another x0, and the eps that x_t then implies."""
+        """Return the prediction with another `x0`, and the eps that `x_t` then implies."""
         alpha, sigma = level.scales(x_t)
         return replace(self, x0=x0, eps=(x_t - alpha * x0) / sigma)
 
     def with_eps(self, eps: Tensor, x_t: Tensor, level: Level) -> "Prediction":
-        """The same prediction with another eps, and the x0 that x_t then implies."""
+        """Return the prediction with another `eps`, and the x0 that `x_t` then implies."""
         alpha, sigma = level.scales(x_t)
         return replace(self, x0=(x_t - sigma * eps) / alpha, eps=eps)
 
 
 Denoise = Callable[[Tensor, Level], Prediction]
+"""`denoise(x_t [B, ...], level) -> Prediction`."""
 
 
 def in_train_mode(model: Any) -> bool:
-    """Whether the model is a module any part of which would move, or read by chance."""
+    """Return whether the model is a module with any part in train mode, which moves or draws."""
     return isinstance(model, nn.Module) and any(part.training for part in model.modules())
 
 
@@ -61,7 +71,7 @@ def _unbound(network: Callable) -> Callable:
 
 
 def as_computed(x: Tensor, network: Callable) -> Tensor:
-    """`x` in the dtype of the network's parameters; where it has none, float64 becomes float32."""
+    """Return `x` in the dtype of a network's parameters; without any, float64 becomes float32."""
     network = _unbound(network)
     # The state may be float64, networks seldom are.
     if isinstance(network, nn.Module) and (first := next(network.parameters(), None)) is not None:
@@ -94,11 +104,11 @@ def _evaluate(
     if out.shape != (len(x_t), expected, *x_t.shape[2:]):
         hint = (
             "; its second half looks like ADM's learned variance: pass learned_variance=True"
-            if out.ndim == 4 and out.shape[1] == 2 * channels and not learned_variance
+            if out.ndim == x_t.ndim and out.shape[1] == 2 * channels and not learned_variance
             else ""
         )
         raise InputError(
-            f"the network returned {list(out.shape)} for images {list(x_t.shape)}, expected "
+            f"the network returned {list(out.shape)} for x_t {list(x_t.shape)}, expected "
             f"{expected} channels{hint}"
         )
     # x0 would have a graph all the same, through x_t / alpha, and differentiate as if eps had none.
@@ -115,10 +125,24 @@ def _evaluate(
 
 
 def eps_model(network: Network, learned_variance: bool = False, time_scale: float = 1.0) -> Denoise:
-    """A denoiser from `network(x_t, t) -> eps`, t [B] being `time_scale` * training index.
+    """Make a denoiser of a network that predicts the noise: `network(x_t, t) -> eps`.
 
-    With `learned_variance` the network has twice the channels, the second half ADM's variance.
-    Give a class-conditional network its labels with `functools.partial(network, y=labels)`.
+    Parameters
+    ----------
+    network
+        A function or a module in eval mode, from x_t [B, C, ...] and t [B]. It is called in the
+        dtype of its parameters, or in float32 where x_t is float64. A class-conditional one has
+        its labels bound: `functools.partial(network, y=labels)`.
+    learned_variance
+        Whether the network has twice the channels, the second half ADM's variance.
+    time_scale
+        What the training index is multiplied by to make t.
+
+    Returns
+    -------
+    Denoise
+        Raises `InputError` at the clean end, for a network in train mode, and for an output that
+        is no tensor, has another shape, or lacks the graph that was asked for.
     """
 
     def denoise(x_t: Tensor, level: Level) -> Prediction:
@@ -130,7 +154,13 @@ def eps_model(network: Network, learned_variance: bool = False, time_scale: floa
 
 
 def x0_model(network: Network, learned_variance: bool = False, time_scale: float = 1.0) -> Denoise:
-    """A denoiser from `network(x_t, t) -> x0`; arguments as for `eps_model`."""
+    """Make a denoiser of a network that predicts the data: `network(x_t, t) -> x0`.
+
+    Parameters
+    ----------
+    network, learned_variance, time_scale
+        See `eps_model`.
+    """
 
     def denoise(x_t: Tensor, level: Level) -> Prediction:
         x0, v = _evaluate(network, x_t, level, learned_variance, time_scale)
@@ -141,9 +171,18 @@ def x0_model(network: Network, learned_variance: bool = False, time_scale: float
 
 
 def v_model(network: Network, learned_variance: bool = False, time_scale: float = 1.0) -> Denoise:
-    """A denoiser from `network(x_t, t) -> alpha eps - sigma x0` (Salimans & Ho 2022).
+    """Make a denoiser of a network that predicts the velocity alpha eps - sigma x0.
 
-    Arguments as for `eps_model`. This v is the target, not `Prediction.v`.
+    The letter v is the paper's for this target, and not `Prediction.v`.
+
+    Parameters
+    ----------
+    network, learned_variance, time_scale
+        See `eps_model`.
+
+    References
+    ----------
+    Salimans & Ho 2022.
     """
 
     def denoise(x_t: Tensor, level: Level) -> Prediction:
@@ -157,15 +196,20 @@ def v_model(network: Network, learned_variance: bool = False, time_scale: float 
 ADAPTERS: Mapping[str, Callable[..., Denoise]] = MappingProxyType(
     {"eps": eps_model, "x0": x0_model, "v": v_model}
 )
-"""By what the network predicts, as trainings and cards name it."""
+"""The three adapters by what the network predicts, as trainings and cards name it."""
 
 
 def diffusers_network(unet: nn.Module) -> Network:
-    """A diffusers `UNet2DModel` as a network for the adapters above.
+    """Make a network for the adapters of a diffusers model.
 
-    Choose the adapter by the pipeline's `prediction_type`: `eps_model` for "epsilon",
-    `x0_model` for "sample", `v_model` for "v_prediction". One with class embeddings takes labels
-    as others do: `functools.partial(diffusers_network(unet), y=labels)`.
+    Choose the adapter by the pipeline's `prediction_type`: `eps_model` for "epsilon", `x0_model`
+    for "sample", `v_model` for "v_prediction".
+
+    Parameters
+    ----------
+    unet
+        A `UNet2DModel`, or one that is called in the same way. One with class embeddings takes
+        labels as others do: `functools.partial(diffusers_network(unet), y=labels)`.
     """
 
     def network(x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
@@ -177,16 +221,23 @@ def diffusers_network(unet: nn.Module) -> Network:
 
 
 def clamp_straight_through(x: Tensor, low: float = -1.0, high: float = 1.0) -> Tensor:
-    """`x` clamped, with the gradient of `x` itself, so that saturated pixels still steer."""
+    """Clamp `x` to [low, high] with the gradient of `x` itself, so that saturated values steer."""
     clamped = x.clamp(low, high)
     # x - x is exactly zero, so the value is that of clamp whether or not a graph is recorded.
     return clamped.detach() + (x - x.detach()) if x.requires_grad else clamped
 
 
 def clipped(denoise: Denoise, low: float = -1.0, high: float = 1.0) -> Denoise:
-    """`denoise` with x0 clamped and eps recomputed from it; goes *inside* guidance, as in ADM.
+    """Clamp a denoiser's x0 and recompute eps; goes *inside* guidance, as in ADM.
 
     Gradients pass straight through, so a guide that reads x0 differentiates the unclipped one.
+
+    Parameters
+    ----------
+    denoise
+        `(x_t [B, ...], level) -> Prediction`.
+    low, high
+        The range of the data; the default is that of images.
     """
 
     def clip(x_t: Tensor, level: Level) -> Prediction:
@@ -197,9 +248,25 @@ def clipped(denoise: Denoise, low: float = -1.0, high: float = 1.0) -> Denoise:
 
 
 def thresholded(denoise: Denoise, quantile: float = 0.995) -> Denoise:
-    """Dynamic thresholding (Saharia et al. 2022): goes *around* guidance, which it tames.
+    """Threshold a denoiser's x0 dynamically; goes *around* guidance, which it tames.
 
-    Per image, s = max(quantile of |x0|, 1); x0 becomes clamp(x0, -s, s)/s, eps follows.
+    For every sample s = max(quantile of |x0|, 1); x0 becomes clamp(x0, -s, s) / s, and eps follows.
+
+    Parameters
+    ----------
+    denoise
+        `(x_t [B, ...], level) -> Prediction`, for data in [-1, 1].
+    quantile
+        In (0, 1].
+
+    Raises
+    ------
+    InputError
+        If the quantile is out of range.
+
+    References
+    ----------
+    Saharia et al. 2022.
     """
     if not 0 < quantile <= 1:
         raise InputError(f"quantile must be in (0, 1], not {quantile}")

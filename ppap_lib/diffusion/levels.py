@@ -1,7 +1,7 @@
-"""Noise levels: how much of the image and how much noise is in x_t = alpha x0 + sigma eps.
+"""Noise levels: how much of the data and how much noise is in x_t = alpha x0 + sigma eps.
 
-The process is variance-preserving: alpha^2 + sigma^2 = 1. Levels are float64; `t` is always the
-training index.
+The process is variance-preserving: alpha^2 + sigma^2 = 1. Levels are float64 on the CPU; `t` is
+always the training index.
 """
 
 from dataclasses import dataclass
@@ -13,25 +13,59 @@ from ppap_lib.errors import ScheduleError
 
 
 def per_image(value: Tensor, like: Tensor) -> Tensor:
-    """One value, or one for each image of `like` [B, ...], shaped to broadcast over their pixels.
+    """Shape one value, or one for each sample of a batch, to broadcast over the batch.
 
-    In `like`'s dtype and on its device.
+    Parameters
+    ----------
+    value
+        [] or [B].
+    like
+        The batch [B, ...].
+
+    Returns
+    -------
+    Tensor
+        In `like`'s dtype. [B, 1, ...] on its device, or [] where `value` is: a number on the CPU
+        joins tensors of every device without a copy, for which the device would have to wait.
     """
-    value = value.to(like.device, like.dtype)
-    return value.view(-1, *[1] * (like.ndim - 1)) if value.ndim else value
+    if not value.ndim:
+        return value.to(like.dtype)
+    return value.to(like.device, like.dtype).view(-1, *[1] * (like.ndim - 1))
+
+
+_WHOLE = 1e-9
+"""Timesteps nearer to a whole one are that one, rounded on the way."""
 
 
 @dataclass(frozen=True, eq=False)
 class Level:
-    """A noise level: `t` (training index, may be real), `alpha`, `sigma`; float64, [] or [B]."""
+    """A noise level, or one for each sample of a batch.
+
+    Parameters
+    ----------
+    t
+        Training index, which may be real: float64, [] or [B].
+    alpha, sigma
+        Scales of the data and of the noise in x_t: float64, shaped as `t`.
+    """
 
     t: Tensor
     alpha: Tensor
     sigma: Tensor
 
+    @classmethod
+    def from_log_abar(cls, t: float | Tensor, log_abar: float | Tensor) -> "Level":
+        """Return the level at which log alpha^2 is `log_abar` ([] or [B]), exact near both ends."""
+        t, log_abar = (torch.as_tensor(v, dtype=torch.float64) for v in (t, log_abar))
+        # A rounding error below an interval's edge, and the expert below would read the sample.
+        whole = t.round()
+        t = torch.where((t - whole).abs() < _WHOLE, whole, t)
+        # sigma through expm1: 1 - abar would lose the digits of a nearly clean level.
+        return cls(t, (log_abar / 2).exp(), (-torch.expm1(log_abar)).sqrt())
+
     @property
     def clean(self) -> bool:
-        """Whether this is the noise-free end, which no network is ever evaluated at."""
+        """Whether this is the noise-free end, at which no network is ever evaluated."""
         return not bool(self.sigma.any())
 
     @property
@@ -40,38 +74,33 @@ class Level:
         return 2 * (self.alpha.log() - self.sigma.log())
 
     def scales(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """(alpha, sigma) in `like`'s dtype and device, shaped to broadcast over its images."""
+        """Return alpha and sigma, shaped by `per_image` to broadcast over `like` [B, ...]."""
         return per_image(self.alpha, like), per_image(self.sigma, like)
 
     def times(self, like: Tensor) -> Tensor:
-        """The training index, one per image of `like`: [B] float32 on its device."""
-        if self.t.ndim and len(self.t) != len(like):
+        """Return the training index of every sample of `like` [B, ...]: float32 [B], on its device.
+
+        Raises
+        ------
+        ScheduleError
+            If there are several levels, but not one for each sample.
+        """
+        if not self.t.ndim:
+            return torch.full((len(like),), float(self.t), dtype=torch.float32, device=like.device)
+        if len(self.t) != len(like):
             raise ScheduleError(
                 f"{len(self.t)} levels for {len(like)} images: give one, or one each"
             )
-        return self.t.to(like.device, torch.float32).expand(len(like))
+        return self.t.to(like.device, torch.float32)
 
     def noised(self, x0: Tensor, eps: Tensor) -> Tensor:
-        """x_t = alpha x0 + sigma eps."""
+        """Return x_t = alpha x0 + sigma eps, for `x0` and `eps` [B, ...]."""
         alpha, sigma = self.scales(x0)
         return alpha * x0 + sigma * eps
 
     def __getitem__(self, index) -> "Level":
-        """The levels of some images of a batched level."""
+        """The levels of some samples of a batched level."""
         return Level(self.t[index], self.alpha[index], self.sigma[index])
-
-
-_WHOLE = 1e-9
-"""Timesteps nearer to a whole one are that one, rounded on the way."""
-
-
-def _level(t, log_abar) -> Level:
-    t, log_abar = (torch.as_tensor(v, dtype=torch.float64) for v in (t, log_abar))
-    # A rounding error below an interval's edge, and the expert below would read the image.
-    whole = t.round()
-    t = torch.where((t - whole).abs() < _WHOLE, whole, t)
-    # sigma through expm1: 1 - abar would lose the digits of a nearly clean level.
-    return Level(t, (log_abar / 2).exp(), (-torch.expm1(log_abar)).sqrt())
 
 
 CLEAN = Level(*(torch.tensor(v, dtype=torch.float64) for v in (-1.0, 1.0, 0.0)))
@@ -80,7 +109,17 @@ CLEAN = Level(*(torch.tensor(v, dtype=torch.float64) for v in (-1.0, 1.0, 0.0)))
 
 @dataclass(frozen=True, eq=False)
 class Posterior:
-    """q(x_nxt | x_now, x0) = N(from_x0 x0 + from_x_t x_now, variance), and the step's beta."""
+    """The law q(x_nxt | x_now, x0) = N(from_x0 x0 + from_x_t x_now, variance I) of a step back.
+
+    Parameters
+    ----------
+    beta
+        Variance of the step from `nxt` to `now`: float64 [], like all others.
+    variance
+        Variance of x_nxt: beta-tilde.
+    from_x0, from_x_t
+        Weights of x0 and x_now in the mean.
+    """
 
     beta: Tensor
     variance: Tensor
@@ -89,7 +128,12 @@ class Posterior:
 
     @classmethod
     def between(cls, now: Level, nxt: Level) -> "Posterior":
-        """Of one step of the grid (Ho et al. 2020, eq. 6-7, for a respaced process)."""
+        """Return the law of one step of a grid, from `now` to the less noisy `nxt`.
+
+        References
+        ----------
+        Ho et al. 2020, eq. 6-7, for a respaced process.
+        """
         ratio = now.alpha / nxt.alpha
         # 1 - ratio^2, without its cancellation near the clean end.
         beta = now.sigma**2 - (ratio * nxt.sigma) ** 2

@@ -16,23 +16,23 @@ from ppap_lib.diffusion.schedules import Schedule
 
 @dataclass(frozen=True, eq=False)
 class Diffusion:
-    """A diffusion model: what to sample from it takes besides seeds and a solver.
+    """A diffusion model, with all that sampling needs besides seeds and a solver.
 
     Parameters
     ----------
     denoise
         `(x_t [B, *shape], level) -> Prediction`.
     schedule
-        The noise schedule that it was trained with.
+        The noise schedule that the model was trained with.
     shape
-        Of one sample, such as (C, H, W) or (C, L).
+        Shape of one sample, such as (C, H, W), (C, L) or (D,).
     bounds
-        The range of the data, if they have one: x0 is clamped to it before guidance, and what is
-        drawn at the end. None for latents and series.
+        Range of the data, to which x0 is clamped before guidance, and samples at the end; None for
+        data without a range, such as latents and series.
     decode
         From samples to images, for latents.
     device
-        Where noise is to be put.
+        Device of the model, where noise is put.
     within_bounds
         Whether `denoise` keeps x0 within the bounds already.
     """
@@ -46,16 +46,26 @@ class Diffusion:
     within_bounds: bool = False
 
     def clipped(self) -> Diffusion:
-        """The model with x0 clamped to its bounds and eps recomputed; itself if it has none."""
+        """Return the model with x0 clamped to its bounds, or itself where it has none."""
         if self.bounds is None or self.within_bounds:
             return self
         return replace(self, denoise=clipped(self.denoise, *self.bounds), within_bounds=True)
 
     def guided(self, guide: Any, scale: float = 1.0, form: str = "score") -> Diffusion:
-        """The clipped model steered by `scale` times a `Guide`; see `ppap_lib.guidance.guided`."""
+        """Return the clipped model, steered by a guide.
+
+        Parameters
+        ----------
+        guide
+            A `ppap_lib.guidance.Guide`.
+        scale
+            Factor of the guide's gradient.
+        form
+            "score" or "mean"; see `ppap_lib.guidance.guided`.
+        """
         inner = self.clipped()
         return replace(inner, denoise=guide.steer(inner.denoise, scale, form))
 
     def grid(self, spacing: str | int | Sequence[float] = "") -> tuple[Level, ...]:
-        """The levels of a respacing, from the noisiest to the clean end; see `Schedule.grid`."""
+        """Return the levels of a respacing, from the noisiest to clean; see `Schedule.grid`."""
         return self.schedule.grid(spacing)

@@ -1,7 +1,7 @@
-"""One noise stream per image: batch size, device count and resuming change no image.
+"""One noise stream per sample: batch size, device count and resuming change no draw.
 
-Each image owns a generator seeded with its own seed. Draws are made on the CPU in float64
-and moved, so that every device sees the same numbers.
+Every sample owns a generator, seeded with its own seed. Draws are made on the CPU in float64 and
+moved, so that every device sees the same numbers.
 """
 
 from collections.abc import Sequence
@@ -19,17 +19,49 @@ def _integers(seeds: Sequence[int]) -> list[int]:
 
 
 def seed_labels(seeds: Sequence[int], num_classes: int) -> Tensor:
-    """Class labels [B] of the seeds: seed modulo classes, so any block of seeds is balanced."""
+    """Return the class labels of seeds, seed modulo classes, so that any block is balanced.
+
+    Parameters
+    ----------
+    seeds
+        Whole numbers, B of them.
+    num_classes
+        At least 1.
+
+    Returns
+    -------
+    Tensor
+        int64 [B].
+
+    Raises
+    ------
+    InputError
+        If there is no class.
+    """
     if num_classes < 1:
         raise InputError(f"labels need at least one class, not {num_classes}")
     return torch.tensor(_integers(seeds), dtype=torch.int64) % num_classes
 
 
 class Noise:
-    """Standard normal draws [B, *shape], image i from a stream that only `seeds[i]` decides.
+    """Standard normal draws [B, *shape], sample i from a stream that `seeds[i]` alone decides.
 
     Call it for the next draw. The first is the starting noise x_T, by convention: give the sampler
     the same object, for a new one of the same seeds would repeat x_T as the first step's noise.
+
+    Parameters
+    ----------
+    seeds
+        One a sample, in [0, 2^32), each once.
+    shape
+        Shape of one sample, such as (C, H, W), (C, L) or (D,).
+    dtype, device
+        What draws are rounded and moved to.
+
+    Raises
+    ------
+    InputError
+        If there is no seed, one occurs twice, or one is out of range.
     """
 
     def __init__(

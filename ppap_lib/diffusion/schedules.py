@@ -1,6 +1,6 @@
 """Noise schedules and their respacings.
 
-Everything here is float64; `t` is always the training index.
+Schedules are float64 on the CPU; `t` is always the training index.
 """
 
 import math
@@ -11,15 +11,14 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ppap_lib.diffusion.levels import CLEAN, Level, _level
+from ppap_lib.diffusion.levels import CLEAN, Level
 from ppap_lib.errors import ScheduleError
 
 _SLACK = 1e-9
-"""Of log-SNRs at a schedule's ends: `at(t).log_snr` comes back through exp and log, rounded."""
-
+"""By which log-SNRs may leave a schedule: `at(t).log_snr` goes through exp and log, rounded."""
 
 _RESOLVED = 1e-15
-"""Of fractions of a step: what Newton's last move may be."""
+"""Newton's last move, at most, as a fraction of a step."""
 
 
 def _log_abar_of_log_snr(log_snr: Tensor) -> Tensor:
@@ -58,10 +57,19 @@ def _where_cubic_is(cubic: Cubic, target: Tensor) -> Tensor:
 
 
 class Schedule:
-    """A discrete variance-preserving schedule, from its betas [T] (float64, each in (0, 1)).
+    """A variance-preserving schedule of T steps, read between them too.
 
-    `at(t)` reads it at real `t` in [0, T-1], exact at integers, and monotone cubic in log-SNR
-    between them; `at_log_snr` is the inverse.
+    Between whole `t` the log-SNR is a monotone cubic: `at` and `at_log_snr` are inverse.
+
+    Parameters
+    ----------
+    betas
+        Variances of the T steps, each in (0, 1).
+
+    Raises
+    ------
+    ScheduleError
+        If a beta is out of its range, or there is none.
     """
 
     def __init__(self, betas: Sequence[float] | Tensor):
@@ -79,7 +87,15 @@ class Schedule:
     def linear(
         cls, T: int = 1000, beta_start: float | None = None, beta_end: float | None = None
     ) -> "Schedule":
-        """Betas rising linearly (Ho et al. 2020: 1e-4 to 0.02, scaled by 1000/T)."""
+        """Return the schedule of Ho et al. 2020, whose betas rise linearly.
+
+        Parameters
+        ----------
+        T
+            Number of steps, at least 1.
+        beta_start, beta_end
+            The first and the last beta; by default 1e-4 and 0.02, times 1000 / T.
+        """
         _check_steps(T)
         start = 1e-4 * 1000 / T if beta_start is None else beta_start
         end = 0.02 * 1000 / T if beta_end is None else beta_end
@@ -87,7 +103,15 @@ class Schedule:
 
     @classmethod
     def cosine(cls, T: int = 1000, max_beta: float = 0.999) -> "Schedule":
-        """abar a squared cosine (Nichol & Dhariwal 2021, eq. 17), betas capped at `max_beta`."""
+        """Return the schedule of Nichol & Dhariwal 2021 (eq. 17), whose abar is a squared cosine.
+
+        Parameters
+        ----------
+        T
+            Number of steps, at least 1.
+        max_beta
+            What betas are capped at.
+        """
         _check_steps(T)
         u = torch.arange(T + 1, dtype=torch.float64) / T
         abar = ((u + 0.008) / 1.008 * math.pi / 2).cos() ** 2
@@ -95,6 +119,7 @@ class Schedule:
 
     @property
     def T(self) -> int:
+        """Number of steps."""
         return len(self.betas)
 
     @cached_property
@@ -130,21 +155,43 @@ class Schedule:
         return t
 
     def log_snr_slope(self, t: float | Tensor) -> Tensor:
-        """d log-SNR / dt at training index `t`, of the interpolant that `at` reads; negative."""
+        """Return d log-SNR / dt, negative, at training index `t` (real, [] or [B], in [0, T-1])."""
         t = self._times(t)
         left = t.floor().long().clamp(max=max(self.T - 2, 0))
         return _cubic_slope(self._cubic(left), t - left)
 
     def at(self, t: float | Tensor) -> Level:
-        """The level at training index `t` (real, scalar or [B], in [0, T-1])."""
+        """Return the level at training index `t`.
+
+        Parameters
+        ----------
+        t
+            Real, [] or [B], in [0, T-1].
+
+        Raises
+        ------
+        ScheduleError
+            If a `t` is out of range.
+        """
         t = self._times(t)
         left = t.floor().long()
         u = t - left
         between = _log_abar_of_log_snr(_cubic_value(self._cubic(left), u))
-        return _level(t, torch.where(u == 0, self.alphas_cumprod[left].log(), between))
+        return Level.from_log_abar(t, torch.where(u == 0, self.alphas_cumprod[left].log(), between))
 
     def at_log_snr(self, log_snr: float | Tensor) -> Level:
-        """The level with this log-SNR; the inverse of `at`, to rounding."""
+        """Return the level with a log-SNR: the inverse of `at`, to rounding.
+
+        Parameters
+        ----------
+        log_snr
+            Real, [] or [B], between those of t = T-1 and t = 0.
+
+        Raises
+        ------
+        ScheduleError
+            If the schedule does not reach a log-SNR.
+        """
         target = torch.as_tensor(log_snr, dtype=torch.float64).cpu()
         low, high = self.log_snr[-1], self.log_snr[0]
         inside = (target >= low - _SLACK) & (target <= high + _SLACK)
@@ -157,10 +204,22 @@ class Schedule:
         left = torch.searchsorted(-self.log_snr, -target, right=True) - 1
         left = left.clamp(0, max(self.T - 2, 0))
         u = _where_cubic_is(self._cubic(left), target)
-        return _level(left + u, _log_abar_of_log_snr(target))
+        return Level.from_log_abar(left + u, _log_abar_of_log_snr(target))
 
     def grid(self, spacing: str | int | Sequence[float] = "") -> tuple[Level, ...]:
-        """Levels from the noisiest to `CLEAN` at a respacing (see `respace`) or given times."""
+        """Return the levels of a grid, from the noisiest to `CLEAN`.
+
+        Parameters
+        ----------
+        spacing
+            A respacing in the public code's notation, such as 25, "ddim25" or "10,15,20" (see
+            `respace`), or falling times.
+
+        Raises
+        ------
+        ScheduleError
+            If there is no such respacing, or the times do not fall.
+        """
         if isinstance(spacing, str | int):
             times = respace(self.T, str(spacing))[::-1]
         else:
@@ -169,10 +228,21 @@ class Schedule:
 
 
 class ContinuousSchedule:
-    """The VP diffusion on t in (0, T]: log abar = -(beta_min u + (beta_max - beta_min) u^2/2).
+    """The variance-preserving diffusion in continuous time, with the interface of `Schedule`.
 
-    u = t/T (Song et al. 2021, eq. 33). The same interface as `Schedule` without a table:
-    smooth in t, which convergence orders need.
+    On t in (0, T], with u = t / T, log abar = -(beta_min u + (beta_max - beta_min) u^2 / 2):
+    smooth in t, as convergence orders need.
+
+    Parameters
+    ----------
+    beta_min, beta_max
+        Rates of the diffusion at both ends: 0 < beta_min < beta_max.
+    T
+        The time at which there is most noise.
+
+    References
+    ----------
+    Song et al. 2021 (score SDE), eq. 33.
     """
 
     def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0, T: int = 1000):
@@ -187,17 +257,20 @@ class ContinuousSchedule:
         return t
 
     def at(self, t: float | Tensor) -> Level:
+        """Return the level at time `t` (real, [] or [B], in (0, T])."""
         t = self._times(t)
         u = t / self.T
-        return _level(t, -(self.linear * u + self.quadratic * u**2))
+        return Level.from_log_abar(t, -(self.linear * u + self.quadratic * u**2))
 
     def log_snr_slope(self, t: float | Tensor) -> Tensor:
-        """d log-SNR / dt: that of log abar over 1 - abar."""
+        """Return d log-SNR / dt, negative, at time `t` (real, [] or [B], in (0, T])."""
         t = self._times(t)
+        # That of log abar, over 1 - abar.
         slope = -(self.linear + 2 * self.quadratic * t / self.T) / self.T
         return slope / self.at(t).sigma ** 2
 
     def at_log_snr(self, log_snr: float | Tensor) -> Level:
+        """Return the level with a log-SNR (real, [] or [B]): the inverse of `at`."""
         target = torch.as_tensor(log_snr, dtype=torch.float64).cpu()
         log_abar = _log_abar_of_log_snr(target)
         root = (self.linear**2 - 4 * self.quadratic * log_abar).sqrt()
@@ -208,15 +281,15 @@ class ContinuousSchedule:
                 f"log-SNR must be finite and at least {low:g}, which this schedule reaches at "
                 f"t = {self.T}, not [{target.min():g}, {target.max():g}]"
             )
-        return _level(t.clamp(max=self.T), log_abar)
+        return Level.from_log_abar(t.clamp(max=self.T), log_abar)
 
     def grid(self, times: Sequence[float]) -> tuple[Level, ...]:
-        """Levels at the given falling times; the clean end is not appended."""
+        """Return the levels at falling `times`, without the clean end."""
         return _falling(self.at, times)
 
 
 AnySchedule = Schedule | ContinuousSchedule
-"""What has a level at every time, and a time at every log-SNR."""
+"""A level at every time, and at every log-SNR."""
 
 
 def _falling(at: Callable[[float], Level], times: Sequence[float]) -> tuple[Level, ...]:
@@ -232,22 +305,33 @@ def _check_steps(T: int) -> None:
 
 
 def respace(T: int, spacing: str) -> list[int]:
-    """Rising training indices that a respacing keeps, in the public code's notation.
+    """Return the training indices of a respacing, rising.
 
-    "25": 25 steps spread evenly over 0..T-1; "ddim25": every (T/25)-th from 0, so that sampling
-    starts at T - T/25; "10,15,20": T cut into three equal sections with 10, 15 and 20 steps; "":
-    all T. One step would be t = 0, where x_t is nearly clean: it is refused.
+    Parameters
+    ----------
+    T
+        Number of steps of the schedule.
+    spacing
+        "25" spreads 25 steps evenly over 0..T-1; "ddim25" takes every (T/25)-th from 0, so that
+        sampling starts at T - T/25; "10,15,20" cuts T into three equal sections with 10, 15 and 20
+        steps; "" takes all T.
+
+    Raises
+    ------
+    ScheduleError
+        If the notation is unknown, asks for more steps than there are, or for one: that would be
+        t = 0, where x_t is nearly clean.
     """
-    kept = _kept(T, spacing)
-    if len(kept) < 2 <= T:
+    indices = _respaced(T, spacing)
+    if len(indices) < 2 <= T:
         raise ScheduleError(
             f"{spacing!r} keeps t = 0 alone, and sampling starts at the noisiest timestep kept: "
             f"ask for at least 2 steps"
         )
-    return kept
+    return indices
 
 
-def _kept(T: int, spacing: str) -> list[int]:
+def _respaced(T: int, spacing: str) -> list[int]:
     if spacing == "":
         return list(range(T))
     if spacing.startswith("ddim"):
@@ -257,7 +341,7 @@ def _kept(T: int, spacing: str) -> list[int]:
                 return list(range(0, T, stride))
         raise ScheduleError(f"{spacing!r}: no whole stride cuts {T} steps into {steps}")
     counts = [_count(part, spacing) for part in spacing.split(",")]
-    kept: list[int] = []
+    indices: list[int] = []
     start = 0
     for i, count in enumerate(counts):
         size = T // len(counts) + (i < T % len(counts))
@@ -270,10 +354,10 @@ def _kept(T: int, spacing: str) -> list[int]:
         # Accumulated and rounded half to even, as the public code does, to the last digit.
         position = 0.0
         for _ in range(count):
-            kept.append(start + round(position))
+            indices.append(start + round(position))
             position += stride
         start += size
-    return kept
+    return indices
 
 
 def _count(text: str, spacing: str) -> int:

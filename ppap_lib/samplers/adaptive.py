@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ppap_lib.diffusion.denoisers import Denoise, Prediction
 from ppap_lib.diffusion.levels import Level, per_image
-from ppap_lib.diffusion.schedules import ContinuousSchedule, Schedule
+from ppap_lib.diffusion.schedules import AnySchedule
 from ppap_lib.errors import InputError
 from ppap_lib.samplers.loop import (
     CountingDenoiser,
@@ -41,57 +41,86 @@ def probability_flow(
     x_T: Tensor,
     now: Level,
     nxt: Level,
-    schedule: Schedule | ContinuousSchedule,
+    schedule: AnySchedule,
     rtol: float = 1e-3,
     atol: float = 1e-3,
     limit: int = 1000,
 ) -> Iterator[State]:
-    """Take `x_T` [B, ...] from `now` to `nxt`, yielding the state after every round.
+    """Follow the probability flow within tolerances, and yield the state after every round.
 
-    A round tries one step of every image, six evaluations of the batch; an image keeps its step
+    A round tries one step of every sample, six evaluations of the batch. A sample keeps its step
     if the root mean square of error / (atol + rtol |x|), x in its own scaling and the larger of the
-    step's ends, is below 1, and repeats it smaller if not. `State.level` holds one level per image.
-    Images that have arrived wait, unchanged. Follows d(x / alpha) = eps d(sigma / alpha) in
-    log(sigma / alpha); to end clean, evaluate the last state once more and take its x0.
+    step's ends, is below 1, and repeats it smaller if not. Samples that have arrived wait,
+    unchanged. Follows d(x / alpha) = eps d(sigma / alpha) in log(sigma / alpha); to end clean,
+    evaluate the last state once more and take its x0.
+
+    Parameters
+    ----------
+    denoise
+        `(x_t [B, ...], level) -> Prediction`, guided in score form or not.
+    x_T
+        [B, ...], at the level `now`.
+    now, nxt
+        Levels from noisy to less noisy, not clean.
+    schedule
+        Source of the levels between the two.
+    rtol, atol
+        Relative and absolute tolerance, positive.
+    limit
+        Rounds, at most.
+
+    Yields
+    ------
+    State
+        One after each round; its level has one entry for each sample.
+
+    Raises
+    ------
+    InputError
+        If an argument is out of range, a prediction is not finite or shifted by mean-form
+        guidance, or samples have not arrived after `limit` rounds.
+
+    References
+    ----------
+    Dormand & Prince 1980; Song et al. 2021 (score SDE), section 4.3.
     """
     check_x(x_T)
     if now.clean or nxt.clean or not bool(now.log_snr < nxt.log_snr):
         raise InputError("probability_flow leads from a noisy level to a less noisy one, > 0")
     if not rtol > 0 or not atol > 0:
         raise InputError(f"tolerances must be positive, not rtol = {rtol}, atol = {atol}")
-    tally, count = CountingDenoiser(denoise), len(x_T)
+    counting, count = CountingDenoiser(denoise), len(x_T)
 
     def slope(y: Tensor, place: Tensor) -> tuple[Tensor, Prediction]:
         level = schedule.at_log_snr(-2 * place)
         with torch.no_grad():
-            prediction = tally(per_image(level.alpha, y) * y, level)
-        return per_image(place.exp(), y) * require_score_form(
-            prediction, "probability_flow"
-        ).eps, prediction
+            prediction = counting(per_image(level.alpha, y) * y, level)
+        require_score_form(prediction, "probability_flow")
+        return per_image(place.exp(), y) * prediction.eps, prediction
 
     # y = x / alpha; places are log(sigma / alpha) [B] and fall, so widths are negative.
     y, place, end = (x_T / now.alpha, *(-0.5 * at.log_snr.expand(count) for at in (now, nxt)))
     width = (end - place) / 20
     first, prediction = slope(y, place)
     for index in range(1, limit + 1):
-        tally.step = index
-        last = width <= end - place  # also where the image has arrived: its step is zero
+        last = width <= end - place  # also where the sample has arrived: its step is zero
         width = torch.where(last, end - place, width)
         slopes = [first]
         for share, shares in zip(_PLACES[1:], _STAGES[1:], strict=True):
-            tried = y + per_image(width, y) * weighted_sum(shares, slopes)
-            value, ahead = slope(tried, place + share * width)
-            slopes.append(value)
+            trial = y + per_image(width, y) * weighted_sum(shares, slopes)
+            last_slope, ahead = slope(trial, place + share * width)
+            slopes.append(last_slope)
+        counting.check(index - 1)
         old, new = (
             per_image(schedule.at_log_snr(-2 * at).alpha, y) for at in (place, place + width)
         )
-        size = torch.maximum(old * y.abs(), new * tried.abs())
+        size = torch.maximum(old * y.abs(), new * trial.abs())
         error = new * per_image(width, y) * weighted_sum(_ERROR, slopes) / (atol + rtol * size)
         ratio = error.flatten(1).square().mean(1).sqrt().double().cpu()
 
-        started, accepted = prediction, ratio <= 1
+        start, accepted = prediction, ratio <= 1
         keep = per_image(accepted, y).bool()
-        y, first = torch.where(keep, tried, y), torch.where(keep, value, first)
+        y, first = torch.where(keep, trial, y), torch.where(keep, last_slope, first)
         prediction = Prediction(
             torch.where(keep, ahead.x0, prediction.x0), torch.where(keep, ahead.eps, prediction.eps)
         )
@@ -100,7 +129,7 @@ def probability_flow(
         width = width * (0.9 * ratio.clamp(min=1e-10) ** -0.2).clamp(0.2, 5)
         level = schedule.at_log_snr(-2 * place)
         x = per_image(level.alpha, y) * y
-        yield State(index, level, x, started, tally.evaluations, tally.gradients)
+        yield State(index, level, x, start, counting.evaluations, counting.gradients)
         if bool((place == end).all()):
             return
     raise InputError(
@@ -109,13 +138,18 @@ def probability_flow(
     )
 
 
-def adaptive(
-    schedule: Schedule | ContinuousSchedule, rtol: float = 1e-3, atol: float = 1e-3
-) -> Step:
-    """`probability_flow` as a step, however long: a grid needs its ends only, and the clean one.
+def adaptive(schedule: AnySchedule, rtol: float = 1e-3, atol: float = 1e-3) -> Step:
+    """Make a step of `probability_flow`, however long: a grid needs its ends alone, and clean.
 
-    Evaluations as the tolerances ask: as many as the batch's hardest image needs, and one more,
-    for it looks at its start again.
+    The tolerances decide the evaluations: as many as the batch's hardest sample needs, and one
+    more, for the flow evaluates its start again.
+
+    Parameters
+    ----------
+    schedule
+        Source of the levels between those of the grid.
+    rtol, atol
+        Relative and absolute tolerance, positive.
     """
 
     @ode_step("adaptive")

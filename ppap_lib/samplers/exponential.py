@@ -1,8 +1,14 @@
 """DPM-Solver, DPM-Solver++, DEIS, UniPC and K-LMS: quadratures of the probability flow.
 
-Each solver is a choice of form, points, variable and rule of `quadrature`. Orders are global, on a
-smooth schedule and away from its clean end; N steps count the last, to the clean end, which is
-Euler's and costs nothing further.
+Each solver is a choice of form, points, variable and rule of `quadrature`. In closed form, with
+h = lambda_nxt - lambda_now and sum_k c_k s^k the polynomial through the x0 of the points, in
+s = (lambda - lambda_now) / h, the solvers on x0 are
+
+    x_nxt = sigma_nxt / sigma_now x + alpha_nxt sum_k psi_k c_k
+    psi_0 = 1 - exp(-h),  psi_k = 1 - k / h psi_{k-1}
+
+Orders are global, on a smooth schedule and away from its clean end; N steps count the last, to the
+clean end, which is Euler's and costs nothing further.
 
 `lower_final`, of the multistep solvers, is the grid that will be walked. Over its last two steps
 between noisy levels orders are then at most 2 and 1, as by the `lower_order_final` of public codes
@@ -16,7 +22,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ppap_lib.diffusion.levels import Level
-from ppap_lib.diffusion.schedules import ContinuousSchedule, Schedule
+from ppap_lib.diffusion.schedules import AnySchedule
 from ppap_lib.errors import InputError
 from ppap_lib.samplers.loop import Evaluation, Step, check_order, ode_step
 from ppap_lib.samplers.quadrature import (
@@ -71,9 +77,18 @@ def _multistep(
 
 
 def k_lms(order: int = 4) -> Step:
-    """Linear multistep of Karras et al. (k-diffusion): a polynomial in sigma / alpha.
+    """Make the linear multistep step of k-diffusion: eps is a polynomial in sigma / alpha.
 
-    Order 4 measures at least 3, for its first steps are of lower order; N evaluations.
+    N evaluations. Order 4 measures at least 3, for the first steps are of lower order.
+
+    Parameters
+    ----------
+    order
+        Number of eps that the polynomial goes through, 1 to 4.
+
+    References
+    ----------
+    Crowson et al. 2022 (k-diffusion), `sample_lms`.
     """
     check_order("k_lms", order, 4)
     return _multistep("k_lms", NOISE_PREDICTION, _orders(order, None), variable=noise_ratio)
@@ -81,14 +96,26 @@ def k_lms(order: int = 4) -> Step:
 
 def deis(
     order: int = 3,
-    schedule: Schedule | ContinuousSchedule | None = None,
+    schedule: AnySchedule | None = None,
     lower_final: Sequence[Level] | None = None,
 ) -> Step:
-    """DEIS (Zhang & Chen 2023), Adams-Bashforth: exact integrals; order `order`, N evaluations.
+    """Make the step of DEIS: exact integrals of the polynomial through the last eps.
 
-    With a schedule eps is a polynomial in t (the paper's tAB), without one in log(sigma / alpha)
-    (the public code's log-rho, which is DPM-Solver's multistep with exact coefficients). An order
-    counts points: 1 to 4 are the paper's tAB0 to tAB3.
+    N evaluations.
+
+    Parameters
+    ----------
+    order
+        Order, and number of eps that the polynomial goes through: 1 to 4 are tAB0 to tAB3.
+    schedule
+        With one the polynomial is in t (the paper's tAB), without in log(sigma / alpha) (the public
+        code's log-rho, which is DPM-Solver's multistep with exact coefficients).
+    lower_final
+        The grid that will be walked, to end at low order on it, or None.
+
+    References
+    ----------
+    Zhang & Chen 2023.
     """
     check_order("deis", order, 4)
     orders = _orders(order, lower_final)
@@ -110,11 +137,29 @@ def _halved(*step) -> np.ndarray:
 def dpmpp_multistep(
     order: int = 2, halved: bool = False, lower_final: Sequence[Level] | None = None
 ) -> Step:
-    """DPM-Solver++(1M, 2M, 3M) (Lu et al. 2022b): order `order`, N evaluations.
+    """Make the step of DPM-Solver++(1M, 2M, 3M): N evaluations.
 
-    2M takes the mean of x0 over a step at its middle, as the paper does. 3M gives the second
-    difference its full weight; `halved` gives it half, as the public code does, which is of order
-    2 only. 1M is DDIM.
+    With the last predictions x0, x0', x0'', made h' and h'' apart, and r = h' / h, r' = h'' / h,
+
+        1M  x_nxt = sigma_nxt / sigma_now x + alpha_nxt psi_0 x0, which is DDIM
+        2M  x0 + (x0 - x0') / (2 r) for x0: the line through two, at the middle of the step
+        3M  psi_0 x0 + psi_1 (d + r q) + psi_2 q for psi_0 x0: the parabola through three,
+            with d = (x0 - x0') / r, d' = (x0' - x0'') / r', q = (d - d') / (r + r')
+
+    and psi as above.
+
+    Parameters
+    ----------
+    order
+        Order, 1 to 3.
+    halved
+        Give psi_2 half its weight, as the public code of 3M does, which makes it of order 2.
+    lower_final
+        The grid that will be walked, to end at low order on it, or None.
+
+    References
+    ----------
+    Lu et al. 2022b.
     """
     check_order("dpmpp_multistep", order, 3)
     if halved and order != 3:
@@ -128,9 +173,7 @@ def dpmpp_multistep(
     return _multistep("dpmpp_multistep", DATA_PREDICTION, _orders(order, lower_final), rule)
 
 
-def _singlestep(
-    solver: str, form: Form, order: int, schedule: Schedule | ContinuousSchedule
-) -> Step:
+def _singlestep(solver: str, form: Form, order: int, schedule: AnySchedule) -> Step:
     """Predictions at even fractions of the step in lambda, none carried to the next step."""
     check_order(solver, order, 3)
 
@@ -149,23 +192,51 @@ def _singlestep(
     return step
 
 
-def dpm_solver(order: int, schedule: Schedule | ContinuousSchedule) -> Step:
-    """DPM-Solver-1, -2, -3 (Lu et al. 2022a): order `order`, order (N-1) + 1 evaluations.
+def dpm_solver(order: int, schedule: AnySchedule) -> Step:
+    """Make the step of DPM-Solver-1, -2, -3: order (N-1) + 1 evaluations.
 
     Stages halve a step in lambda, or cut it in three. DPM-Solver-1 is DDIM.
+
+    Parameters
+    ----------
+    order
+        Order, 1 to 3.
+    schedule
+        Source of the levels inside a step.
+
+    References
+    ----------
+    Lu et al. 2022a.
     """
     return _singlestep("dpm_solver", NOISE_PREDICTION, order, schedule)
 
 
-def dpmpp_singlestep(order: int, schedule: Schedule | ContinuousSchedule) -> Step:
-    """DPM-Solver++(1S, 2S, 3S): DPM-Solver with x0 for eps; order and evaluations the same."""
+def dpmpp_singlestep(order: int, schedule: AnySchedule) -> Step:
+    """Make the step of DPM-Solver++(1S, 2S, 3S): DPM-Solver with x0 for eps.
+
+    Parameters
+    ----------
+    order
+        Order, 1 to 3.
+    schedule
+        Source of the levels inside a step.
+
+    References
+    ----------
+    Lu et al. 2022b.
+    """
     return _singlestep("dpmpp_singlestep", DATA_PREDICTION, order, schedule)
 
 
-def dpm2(schedule: Schedule | ContinuousSchedule) -> Step:
-    """DPM2 (k-diffusion): order 2, 2N-1 evaluations.
+def dpm2(schedule: AnySchedule) -> Step:
+    """Make the step of k-diffusion's DPM2, which is DPM-Solver-2: order 2, 2N-1 evaluations.
 
-    eps in the middle, in log(sigma / alpha), carried over the whole step: DPM-Solver-2.
+    eps in the middle of the step, in log(sigma / alpha), is carried over the whole.
+
+    Parameters
+    ----------
+    schedule
+        Source of the levels inside a step.
     """
     return dpm_solver(2, schedule)
 
@@ -185,12 +256,31 @@ def _bh2(form: Form, now: Level, nxt: Level, count: int, variable: Variable) -> 
 
 
 def unipc(order: int = 3, variant: str = "bh2", lower_final: Sequence[Level] | None = None) -> Step:
-    """UniPC-1, -2, -3 on x0 (Zhao et al. 2023): order `order` + 1, N evaluations.
+    """Make the step of UniPC-1, -2, -3 on x0: order `order` + 1, N evaluations.
 
     Each step first corrects x: the prediction at `now` was made at the predicted x, and joins the
     quadrature that had led there. Predictor and corrector leave the same corrected x, so their
-    difference is one of quadratures alone, and the step needs no memory but the history. The
-    variants differ only where two points are weighed; with three or more both are exact.
+    difference is one of quadratures alone, and the step needs no memory but the history. In the
+    closed form of this module, with sums over k,
+
+        corrector  x += alpha_now (sum psi_k b_k - sum psi_k c_k), psi and s of the step to `now`
+        predictor  x_nxt = sigma_nxt / sigma_now x + alpha_nxt sum psi_k c_k
+
+    where c goes through the last `order` predictions, and b through that at `now` as well. With two
+    points psi_1 is not exact: psi_0 / 2 in variant bh2 (2M's), h / 2 in bh1.
+
+    Parameters
+    ----------
+    order
+        Number of predictions that the predictor weighs, 1 to 3.
+    variant
+        The paper's B(h), "bh1" or "bh2"; both are exact with three points or more.
+    lower_final
+        The grid that will be walked, to end at low order on it, or None.
+
+    References
+    ----------
+    Zhao et al. 2023.
     """
     check_order("unipc", order, 3)
     rules = {"bh1": _bh1, "bh2": _bh2}
@@ -202,11 +292,11 @@ def unipc(order: int = 3, variant: str = "bh2", lower_final: Sequence[Level] | N
     def step(denoise, x, now, nxt, history, noise):
         if len(history) > 1:
             before = history[-2].level
-            foretold = history[-orders(now) - 1 : -1]
-            known = history[-len(foretold) - 1 :]
+            predictor = history[-orders(now) - 1 : -1]
+            corrector = history[-len(predictor) - 1 :]
             x = x + DATA_PREDICTION.scale(now) * (
-                integral(DATA_PREDICTION, before, now, known, rule)
-                - integral(DATA_PREDICTION, before, now, foretold, rule)
+                integral(DATA_PREDICTION, before, now, corrector, rule)
+                - integral(DATA_PREDICTION, before, now, predictor, rule)
             )
         return integrate_step(DATA_PREDICTION, x, now, nxt, history[-orders(nxt) :], rule)
 

@@ -1,7 +1,6 @@
-"""Grids: the levels a sampler visits, evenly spaced in one coordinate or another.
+"""Grids: the levels that a sampler visits, evenly spaced in one coordinate or another.
 
-`steps` noisy levels from `start` down to `stop` (training indices; by default the whole schedule)
-and the clean end: `steps` steps. `Schedule.grid` has the respacings of the public code.
+`Schedule.grid` has the respacings of the public code.
 """
 
 import math
@@ -10,14 +9,14 @@ from collections.abc import Callable
 import numpy as np
 
 from ppap_lib.diffusion.levels import CLEAN, Level
-from ppap_lib.diffusion.schedules import ContinuousSchedule, Schedule
+from ppap_lib.diffusion.schedules import AnySchedule, Schedule
 from ppap_lib.errors import InputError
 
 Grid = tuple[Level, ...]
 
 
 def _spaced(
-    schedule: Schedule | ContinuousSchedule,
+    schedule: AnySchedule,
     steps: int,
     start: float | None,
     stop: float | None,
@@ -38,48 +37,94 @@ def _spaced(
 
 
 def uniform_grid(
-    schedule: Schedule | ContinuousSchedule,
+    schedule: AnySchedule,
     steps: int,
     start: float | None = None,
     stop: float | None = None,
 ) -> Grid:
-    """Even in t, which need not be whole."""
+    """Return levels that fall evenly in t, which need not be whole, and the clean end.
+
+    Parameters
+    ----------
+    schedule
+        Source of the levels.
+    steps
+        Number of noisy levels, at least 2: with the clean end, as many steps.
+    start, stop
+        Training indices of the first and the last noisy level; by default the whole schedule.
+
+    Raises
+    ------
+    InputError
+        If there are too few steps, start is not above stop, or a continuous schedule gets neither.
+    """
     return _spaced(schedule, steps, start, stop, lambda level: float(level.t), schedule.at)
 
 
 def quadratic_grid(
-    schedule: Schedule | ContinuousSchedule,
+    schedule: AnySchedule,
     steps: int,
     start: float | None = None,
     stop: float | None = None,
 ) -> Grid:
-    """Even in the square root of t (Song et al. 2021, appendix D.2, for CIFAR-10; the public
-    code's start is 0.8 T)."""
+    """Return levels that fall evenly in the square root of t, and the clean end.
+
+    Parameters
+    ----------
+    schedule, steps, start, stop
+        See `uniform_grid`.
+
+    References
+    ----------
+    Song et al. 2021 (DDIM), appendix D.2, for CIFAR-10; the public code's start is 0.8 T.
+    """
     return _spaced(
         schedule, steps, start, stop, lambda level: math.sqrt(level.t), lambda c: schedule.at(c**2)
     )
 
 
 def log_snr_grid(
-    schedule: Schedule | ContinuousSchedule,
+    schedule: AnySchedule,
     steps: int,
     start: float | None = None,
     stop: float | None = None,
 ) -> Grid:
-    """Even in log-SNR (Lu et al. 2022a)."""
+    """Return levels that fall evenly in log-SNR, and the clean end.
+
+    Parameters
+    ----------
+    schedule, steps, start, stop
+        See `uniform_grid`.
+
+    References
+    ----------
+    Lu et al. 2022a (DPM-Solver).
+    """
     return _spaced(
         schedule, steps, start, stop, lambda level: float(level.log_snr), schedule.at_log_snr
     )
 
 
 def karras_grid(
-    schedule: Schedule | ContinuousSchedule,
+    schedule: AnySchedule,
     steps: int,
     start: float | None = None,
     stop: float | None = None,
     rho: float = 7.0,
 ) -> Grid:
-    """Even in (sigma / alpha)^(1 / rho) (Karras et al. 2022, eq. 5)."""
+    """Return levels that fall evenly in (sigma / alpha)^(1 / rho), and the clean end.
+
+    Parameters
+    ----------
+    schedule, steps, start, stop
+        See `uniform_grid`.
+    rho
+        Positive; the larger, the more levels are nearly clean.
+
+    References
+    ----------
+    Karras et al. 2022, eq. 5.
+    """
     if not rho > 0:
         raise InputError(f"rho must be positive, not {rho}")
     return _spaced(

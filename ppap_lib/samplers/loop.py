@@ -1,8 +1,9 @@
 """The loop, and the contract of the steps it takes.
 
-`step(denoise, x, now, nxt, history, noise) -> x_next`. The loop evaluates the denoiser at `now`
-and appends it before the step, so `history[-1]` is the present; a step may evaluate further.
-It takes both its levels from the grid. No step evaluates the clean end.
+`step(denoise, x, now, nxt, history, noise) -> x_nxt`. The loop evaluates the denoiser at `now` and
+appends it before the step, so `history[-1]` is the present; a step may evaluate further. It takes
+both its levels from the grid. No step evaluates the clean end. The loop asks the device once a
+step, after it, whether all predictions were finite, and waits for it at no other time.
 """
 
 import functools
@@ -19,26 +20,44 @@ from ppap_lib.diffusion.denoisers import Denoise, Prediction
 from ppap_lib.diffusion.levels import Level
 from ppap_lib.errors import InputError
 
-HISTORY = 4  # what the highest-order multistep solvers (PLMS, UniPC-3) look back on
+HISTORY = 4
+"""Evaluations that the loop remembers: what PLMS and UniPC-3 look back on."""
 
 
 class Evaluation(NamedTuple):
-    """The denoiser's word at one level of the path."""
+    """A prediction, and the level of the path at which the denoiser made it."""
 
     level: Level
     prediction: Prediction
 
 
 History = Sequence[Evaluation]
+"""Evaluations at past levels of the path, oldest first; the last is the present."""
+
 Step = Callable[[Denoise, Tensor, Level, Level, History, Callable[[], Tensor]], Tensor]
+"""`step(denoise, x, now, nxt, history, noise) -> x_nxt`: one step of a solver.
+
+Takes x [B, ...] from the level `now` to `nxt`. `history[-1]` is the evaluation at (x, now),
+`denoise` evaluates further, and `noise()` returns the next normal draw, shaped as x.
+"""
 
 
 @dataclass(frozen=True, eq=False)
 class State:
-    """Where sampling stands after a step.
+    """The state of sampling after a step.
 
-    `index` steps taken, `x` now at `level`, `prediction` the one the step started from;
-    `evaluations` of the denoiser and `gradients` of guides so far.
+    Parameters
+    ----------
+    index
+        Steps taken so far.
+    level
+        The level of `x`, or one for each sample.
+    x
+        [B, ...].
+    prediction
+        The prediction that the step started from.
+    evaluations, gradients
+        Evaluations of the denoiser, and gradients of guides, so far.
     """
 
     index: int
@@ -50,7 +69,7 @@ class State:
 
 
 def require_score_form(prediction: Prediction, solver: str) -> Prediction:
-    """`prediction`, for steps that only understand score-form guidance."""
+    """Return `prediction`, for steps that only understand score-form guidance."""
     if prediction.shift is not None:
         raise InputError(
             f"{solver} cannot use mean-form guidance, which shifts the mean of a DDPM step: "
@@ -60,10 +79,10 @@ def require_score_form(prediction: Prediction, solver: str) -> Prediction:
 
 
 def ode_step(solver: str) -> Callable[[Step], Step]:
-    """Decorates a step of the probability-flow ODE with what all of them share.
+    """Decorate a step of the probability-flow ODE with what all of them share.
 
-    It refuses mean-form guidance, takes the last step to the clean end by Euler, which lands on
-    the present x0, and hands the history over as a tuple.
+    The decorated step refuses mean-form guidance, takes the last step to the clean end by Euler,
+    which lands on the present x0, and receives the history as a tuple.
     """
 
     def decorate(advance: Step) -> Step:
@@ -84,7 +103,7 @@ def ode_step(solver: str) -> Callable[[Step], Step]:
 
 
 def _no_noise() -> Tensor:
-    raise InputError("this step draws noise: pass noise=seeds.Noise(...)")
+    raise InputError("this step draws noise: pass noise=Noise(...)")
 
 
 def _like(x_T: Tensor, noise: Callable[[], Tensor]) -> Callable[[], Tensor]:
@@ -95,7 +114,7 @@ def _like(x_T: Tensor, noise: Callable[[], Tensor]) -> Callable[[], Tensor]:
         if z.shape != x_T.shape:
             raise InputError(
                 f"noise of shape {list(z.shape)} for x_T {list(x_T.shape)}: pass the "
-                f"seeds.Noise that drew x_T, or one with a seed for each of its images"
+                f"Noise that drew x_T, or one with a seed for each of its images"
             )
         return z
 
@@ -139,26 +158,54 @@ def check_order(solver: str, order: int, highest: int) -> None:
 
 
 class CountingDenoiser:
-    """A denoiser that counts its evaluations and stops at the first broken prediction."""
+    """A denoiser that counts its evaluations and gradients, and knows whether they were finite.
+
+    Parameters
+    ----------
+    denoise
+        `(x_t [B, ...], level) -> Prediction`.
+    """
 
     def __init__(self, denoise: Denoise):
-        self.denoise, self.evaluations, self.gradients, self.step = denoise, 0, 0, 0
+        self.denoise, self.evaluations, self.gradients = denoise, 0, 0
+        self._finite: list[tuple[str, Level, Tensor]] = []
 
     def __call__(self, x_t: Tensor, level: Level) -> Prediction:
         prediction = self.denoise(x_t, level)
         self.evaluations += 1
         self.gradients += prediction.gradients
         for name in ("x0", "eps", "v", "shift"):
-            value = getattr(prediction, name)
-            if value is not None and not bool(value.isfinite().all()):
-                broken = (~value.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
-                t = level.t[broken[0]] if level.t.ndim else level.t
-                raise InputError(
-                    f"{name} is not finite at step {self.step} (t = {t:g}) in images "
-                    f"{broken[:8]}: the network or the guidance broke down; lower the guidance "
-                    f"scale or evaluate in float32"
-                )
+            if (value := getattr(prediction, name)) is not None:
+                self._finite.append((name, level, value.isfinite().flatten(1).all(1)))
         return prediction
+
+    def check(self, step: int) -> None:
+        """Refuse the evaluations since the last check unless all were finite.
+
+        Waits for the device, once.
+
+        Parameters
+        ----------
+        step
+            Number of the step that the evaluations belong to, for the message.
+
+        Raises
+        ------
+        InputError
+            With the step, the timestep, the quantity and the samples that broke first.
+        """
+        quantities, self._finite = self._finite, []
+        finite = torch.stack([each for *_, each in quantities]).cpu()
+        if bool(finite.all()):
+            return
+        row = int(finite.all(1).int().argmin())
+        name, level, _ = quantities[row]
+        broken = (~finite[row]).nonzero().flatten().tolist()
+        t = level.t[broken[0]] if level.t.ndim else level.t
+        raise InputError(
+            f"{name} is not finite at step {step} (t = {t:g}) in images {broken[:8]}: the network "
+            f"or the guidance broke down; lower the guidance scale or evaluate in float32"
+        )
 
 
 def trajectory(
@@ -168,26 +215,44 @@ def trajectory(
     step: Step,
     noise: Callable[[], Tensor] = _no_noise,
 ) -> Iterator[State]:
-    """Take `x_T` [B, ...] at `grid[0]` down the grid, yielding the state after every step.
+    """Walk a grid down from noise, and yield the state after every step.
 
-    `noise` gives the draws of steps that need them: the object that drew x_T, called on. The
-    state keeps x_T's dtype (float64 is best: networks are still called in float32).
+    Parameters
+    ----------
+    denoise
+        `(x_t [B, ...], level) -> Prediction`, guided or not.
+    x_T
+        Noise [B, ...] at the level `grid[0]`. States keep its dtype; float64 is best, and networks
+        are called in their own.
+    grid
+        Levels from noisy to clean, at least two.
+    step
+        A solver's step: see `ppap_lib.samplers.SOLVERS`.
+    noise
+        Source of the draws of steps that need them: the `Noise` that drew x_T, called on.
+
+    Yields
+    ------
+    State
+        One after each step, without a graph.
+
+    Raises
+    ------
+    InputError
+        If an argument does not fit, or a prediction is not finite.
     """
     _check_start(x_T, grid)
     _check_step(step)
-    tally, history, x, noise = (
-        CountingDenoiser(denoise),
-        deque(maxlen=HISTORY),
-        x_T,
-        _like(x_T, noise),
-    )
+    counting, draw = CountingDenoiser(denoise), _like(x_T, noise)
+    history, x = deque(maxlen=HISTORY), x_T
     for index, (now, nxt) in enumerate(zip(grid, grid[1:], strict=False)):
-        tally.step = index
         # Not around the yield: a generator must not change its consumer's gradient mode.
         with torch.no_grad():
-            history.append(Evaluation(now, tally(x, now)))
-            x = step(tally, x, now, nxt, history, noise)
-        yield State(index + 1, nxt, x, history[-1].prediction, tally.evaluations, tally.gradients)
+            history.append(Evaluation(now, counting(x, now)))
+            x = step(counting, x, now, nxt, history, draw)
+            counting.check(index)
+        prediction = history[-1].prediction
+        yield State(index + 1, nxt, x, prediction, counting.evaluations, counting.gradients)
 
 
 def sample(
@@ -197,5 +262,16 @@ def sample(
     step: Step,
     noise: Callable[[], Tensor] = _no_noise,
 ) -> Tensor:
-    """The end of `trajectory`."""
+    """Walk a grid down from noise, and return the end of `trajectory`.
+
+    Parameters
+    ----------
+    denoise, x_T, grid, step, noise
+        See `trajectory`.
+
+    Returns
+    -------
+    Tensor
+        [B, ...] at the level `grid[-1]`, in x_T's dtype.
+    """
     return deque(trajectory(denoise, x_T, grid, step, noise), maxlen=1)[0].x

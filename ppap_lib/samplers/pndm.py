@@ -1,7 +1,7 @@
 """The solvers of Liu et al. 2022 (PNDM), under the paper's names, and Heun's.
 
 The pseudo-numerical ones average eps over time with the coefficients of a classical method and
-move along DDIM's `transfer` with the average. Averages over t, integral over sigma / alpha: that
+move along `ddim_transfer` with the average. Averages over t, integral over sigma / alpha: that
 is why they are of order 2 whatever the classical method's. FON and RK4 are the classical methods
 themselves, on dx/dt, and of order 4.
 
@@ -14,13 +14,10 @@ from torch import Tensor
 
 from ppap_lib.diffusion.denoisers import Prediction
 from ppap_lib.diffusion.levels import Level
-from ppap_lib.diffusion.schedules import ContinuousSchedule, Schedule
-from ppap_lib.samplers.loop import Evaluation, Step, check_order, ode_step
+from ppap_lib.diffusion.schedules import AnySchedule
+from ppap_lib.samplers.loop import Step, check_order, ode_step
 from ppap_lib.samplers.quadrature import (
-    NOISE_PREDICTION,
     ddim_transfer,
-    integrate_step,
-    midpoint,
     weighted_sum,
     weights,
 )
@@ -28,12 +25,17 @@ from ppap_lib.samplers.quadrature import (
 
 @ode_step("heun")
 def heun(denoise, x, now, nxt, history, noise):
-    """Heun's step in sigma / alpha (Karras et al. 2022, algorithm 1): order 2, 2N-1 evaluations."""
-    present = history[-1]
-    euler = ddim_transfer(x, now, nxt, present.prediction.eps)
-    return integrate_step(
-        NOISE_PREDICTION, x, now, nxt, [present, Evaluation(nxt, denoise(euler, nxt))], midpoint
-    )
+    """Take Heun's step in sigma / alpha, by the mean of eps at both ends: x at `nxt`.
+
+    Order 2; 2N-1 evaluations. The arguments are those of every `Step`.
+
+    References
+    ----------
+    Karras et al. 2022, algorithm 1.
+    """
+    eps = history[-1].prediction.eps
+    ahead = denoise(ddim_transfer(x, now, nxt, eps), nxt).eps
+    return ddim_transfer(x, now, nxt, (eps + ahead) / 2)
 
 
 def _adams_bashforth(count: int) -> np.ndarray:
@@ -42,14 +44,20 @@ def _adams_bashforth(count: int) -> np.ndarray:
 
 
 def _multistep(x: Tensor, now: Level, nxt: Level, history, order: int) -> Tensor:
-    recent = [moment.prediction.eps for moment in history[-order:]]
+    recent = [evaluation.prediction.eps for evaluation in history[-order:]]
     return ddim_transfer(x, now, nxt, weighted_sum(_adams_bashforth(len(recent)), recent))
 
 
 def plms(order: int = 4) -> Step:
-    """Pseudo linear multistep, started by one Heun step: order 2, N+1 evaluations.
+    """Make the pseudo linear multistep step, begun by one Heun step.
 
-    Then Adams-Bashforth averages of the last 2, 3, ... `order` eps, as on an even grid.
+    Then Adams-Bashforth averages of the last 2, 3, ... `order` eps, as on an even grid. Order 2;
+    N+1 evaluations.
+
+    Parameters
+    ----------
+    order
+        Number of eps averaged, 1 to 4.
     """
     check_order("plms", order, 4)
 
@@ -63,15 +71,21 @@ def plms(order: int = 4) -> Step:
 
 
 s_pndm = plms(2)
-"""S-PNDM: order 2, N+1 evaluations."""
+"""The step of S-PNDM, `plms` of two eps: order 2, N+1 evaluations."""
 
 
-def _middle(schedule: Schedule | ContinuousSchedule, now: Level, nxt: Level) -> Level:
+def _middle(schedule: AnySchedule, now: Level, nxt: Level) -> Level:
     return schedule.at((now.t + nxt.t) / 2)
 
 
-def prk(schedule: Schedule | ContinuousSchedule) -> Step:
-    """Pseudo Runge-Kutta: order 2, 4N-3 evaluations; half-way levels come from the schedule."""
+def prk(schedule: AnySchedule) -> Step:
+    """Make the pseudo Runge-Kutta step: order 2, 4N-3 evaluations.
+
+    Parameters
+    ----------
+    schedule
+        Source of the levels half-way between those of the grid.
+    """
 
     @ode_step("prk")
     def step(denoise, x, now, nxt, history, noise):
@@ -85,8 +99,16 @@ def prk(schedule: Schedule | ContinuousSchedule) -> Step:
     return step
 
 
-def f_pndm(schedule: Schedule | ContinuousSchedule) -> Step:
-    """F-PNDM: three PRK steps, then PLMS of four: order 2, N+9 evaluations, at least 13."""
+def f_pndm(schedule: AnySchedule) -> Step:
+    """Make the step of F-PNDM: three of PRK, then PLMS of four eps.
+
+    Order 2; N+9 evaluations, at least 13.
+
+    Parameters
+    ----------
+    schedule
+        Source of the levels half-way between those of the grid.
+    """
     start = prk(schedule)
 
     @ode_step("f_pndm")
@@ -98,16 +120,20 @@ def f_pndm(schedule: Schedule | ContinuousSchedule) -> Step:
     return step
 
 
-def _slope(
-    schedule: Schedule | ContinuousSchedule, x: Tensor, level: Level, prediction: Prediction
-) -> Tensor:
+def _slope(schedule: AnySchedule, x: Tensor, level: Level, prediction: Prediction) -> Tensor:
     """dx/dt of the probability flow: half the slope of the log-SNR, times sigma (sigma x - eps)."""
     _, sigma = level.scales(x)
     return schedule.log_snr_slope(level.t) / 2 * sigma * (sigma * x - prediction.eps)
 
 
-def rk4(schedule: Schedule | ContinuousSchedule) -> Step:
-    """The classical Runge-Kutta method on dx/dt: order 4, 4N-3 evaluations."""
+def rk4(schedule: AnySchedule) -> Step:
+    """Make the step of the classical Runge-Kutta method on dx/dt: order 4, 4N-3 evaluations.
+
+    Parameters
+    ----------
+    schedule
+        Source of the levels half-way between those of the grid, and of d log-SNR / dt.
+    """
 
     @ode_step("rk4")
     def step(denoise, x, now, nxt, history, noise):
@@ -125,8 +151,16 @@ def rk4(schedule: Schedule | ContinuousSchedule) -> Step:
     return step
 
 
-def fon(schedule: Schedule | ContinuousSchedule) -> Step:
-    """FON: three RK4 steps, then Adams-Bashforth of four in t: order 4, N+9 evaluations."""
+def fon(schedule: AnySchedule) -> Step:
+    """Make the step of FON: three of RK4, then Adams-Bashforth of four slopes dx/dt.
+
+    Order 4; N+9 evaluations, at least 13.
+
+    Parameters
+    ----------
+    schedule
+        Source of the levels half-way between those of the grid, and of d log-SNR / dt.
+    """
     start = rk4(schedule)
 
     @ode_step("fon")
@@ -134,7 +168,7 @@ def fon(schedule: Schedule | ContinuousSchedule) -> Step:
         if len(history) < 4:
             return start(denoise, x, now, nxt, history, noise)
         width = float(nxt.t - now.t)
-        nodes = [float(moment.level.t - now.t) / width for moment in history]
+        nodes = [float(evaluation.level.t - now.t) / width for evaluation in history]
         slopes = [_slope(schedule, level.noised(p.x0, p.eps), level, p) for level, p in history]
         shares = width * weights(nodes, 1 / np.arange(1, len(nodes) + 1))
         return x + weighted_sum(shares, slopes)

@@ -2,8 +2,8 @@
 
 With lambda = log(alpha / sigma), half of `Level.log_snr`, the ODE is a pure integral in two ways:
 
-    NOISE:  d(x / alpha) = eps d(sigma / alpha)        DDIM, PNDM, DPM-Solver, DEIS, K-LMS
-    DATA:   d(x / sigma) = x0  d(alpha / sigma)        DPM-Solver++, UniPC
+    NOISE_PREDICTION:  d(x / alpha) = eps d(sigma / alpha)      DDIM, PNDM, DPM-Solver, DEIS, K-LMS
+    DATA_PREDICTION:   d(x / sigma) = x0  d(alpha / sigma)      DPM-Solver++, UniPC
 
 Nothing but the prediction under the integral is unknown. A solver knows it at a few points of the
 path, and weighs them so that the integral of a polynomial through them comes out right. Solvers
@@ -33,46 +33,59 @@ _AT, _SHARE = (_AT + 1) / 2, _SHARE / 2
 
 @dataclass(frozen=True)
 class Form:
-    """d(x / scale) = f d(omega), with omega = exp(sign * lambda)."""
+    """A way to write the flow as an integral: d(x / scale) = f d(omega).
+
+    Parameters
+    ----------
+    sign
+        omega = exp(sign * lambda).
+    scale
+        alpha or sigma of a level.
+    f
+        eps or x0 of a prediction.
+    """
 
     sign: int
     scale: Callable[[Level], Tensor]
     f: Callable[[Prediction], Tensor]
 
     def omega(self, lam: float | np.ndarray) -> np.ndarray:
-        """The variable of integration at lambda."""
+        """Return the variable of integration at lambda."""
         return np.exp(self.sign * lam)
 
     def width(self, now: Level, nxt: Level) -> float:
-        """How far omega moves in a step."""
+        """Return how far omega moves in a step."""
         return float(self.omega(log_ratio(nxt)) - self.omega(log_ratio(now)))
 
     def carry(self, x: Tensor, now: Level, nxt: Level, integral: Tensor) -> Tensor:
-        """x at `nxt`, given the integral of f d(omega) from `now`."""
+        """Return x at `nxt`, given x at `now` and the integral of f d(omega) between them."""
         return self.scale(nxt) / self.scale(now) * x + self.scale(nxt) * integral
 
 
 NOISE_PREDICTION = Form(-1, attrgetter("alpha"), attrgetter("eps"))
+"""d(x / alpha) = eps d(sigma / alpha)."""
+
 DATA_PREDICTION = Form(+1, attrgetter("sigma"), attrgetter("x0"))
+"""d(x / sigma) = x0 d(alpha / sigma)."""
 
 
 def log_ratio(level: Level) -> float:
-    """lambda = log(alpha / sigma)."""
+    """Return lambda = log(alpha / sigma) of a level."""
     return float(level.log_snr) / 2
 
 
 def identity(lam: np.ndarray) -> np.ndarray:
-    """lambda itself: DPM-Solver, DEIS in log-rho, UniPC."""
+    """Return lambda itself, the variable of DPM-Solver, DEIS in log-rho and UniPC."""
     return lam
 
 
 def noise_ratio(lam: np.ndarray) -> np.ndarray:
-    """sigma / alpha, the noise level of Karras et al.: K-LMS."""
+    """Return sigma / alpha, the noise level of Karras et al. and the variable of K-LMS."""
     return np.exp(-lam)
 
 
 def exact_moments(form: Form, now: Level, nxt: Level, count: int, variable: Variable) -> np.ndarray:
-    """The integrals of s^k d(omega) over the step, k < count; s is 0 at `now` and 1 at `nxt`."""
+    """Integrate s^k d(omega) over the step for k < `count`; s is 0 at `now` and 1 at `nxt`."""
     start, width = log_ratio(now), log_ratio(nxt) - log_ratio(now)
     lam = start + width * _AT
     s = (variable(lam) - variable(start)) / (variable(start + width) - variable(start))
@@ -81,15 +94,16 @@ def exact_moments(form: Form, now: Level, nxt: Level, count: int, variable: Vari
 
 
 def midpoint(form: Form, now: Level, nxt: Level, count: int, variable: Variable) -> np.ndarray:
-    """The same with s held at 1/2: right to second order, and what the 2M and 2S solvers use."""
+    """Integrate s^k d(omega) with s held at 1/2: exact to second order, the rule of 2M and 2S."""
     return form.width(now, nxt) * 0.5 ** np.arange(count)
 
 
 Rule = Callable[[Form, Level, Level, int, Variable], np.ndarray]
+"""`rule(form, now, nxt, count, variable)`: the moments of a step, exact or not."""
 
 
 def weights(nodes: Sequence[float], moments: np.ndarray) -> np.ndarray:
-    """The w with sum_j w_j nodes_j^k = moments_k, one node per moment."""
+    """Solve for the w with sum_j w_j nodes_j^k = moments_k, one node per moment."""
     return np.linalg.solve(np.vander(nodes, increasing=True).T, moments)
 
 
@@ -101,7 +115,21 @@ def integral(
     rule: Rule = exact_moments,
     variable: Variable = identity,
 ) -> Tensor:
-    """The integral of f d(omega) over the step, f the polynomial in `variable` through `points`."""
+    """Integrate f d(omega) over a step, f being the polynomial through evaluations.
+
+    Parameters
+    ----------
+    form
+        `NOISE_PREDICTION` or `DATA_PREDICTION`.
+    now, nxt
+        Ends of the step.
+    points
+        Evaluations that the polynomial goes through.
+    rule
+        Moments of the step: `exact_moments`, or `midpoint`.
+    variable
+        The variable of the polynomial.
+    """
     zero, one = variable(log_ratio(now)), variable(log_ratio(nxt))
     nodes = [(variable(log_ratio(p.level)) - zero) / (one - zero) for p in points]
     shares = weights(nodes, rule(form, now, nxt, len(points), variable))
@@ -109,7 +137,7 @@ def integral(
 
 
 def weighted_sum(shares: Sequence[float], values: Sequence[Tensor]) -> Tensor:
-    """sum_j shares_j values_j, in the values' dtype and on their device."""
+    """Return sum_j shares_j values_j, in the values' dtype and on their device."""
     return sum(float(w) * value for w, value in zip(shares, values, strict=True))
 
 
@@ -122,10 +150,10 @@ def integrate_step(
     rule: Rule = exact_moments,
     variable: Variable = identity,
 ) -> Tensor:
-    """x at `nxt`, from x at `now` and the predictions at `points`."""
+    """Return x at `nxt`, from x at `now` and the evaluations `points`; see `integral`."""
     return form.carry(x, now, nxt, integral(form, now, nxt, points, rule, variable))
 
 
 def ddim_transfer(x: Tensor, now: Level, nxt: Level, eps: Tensor) -> Tensor:
-    """x at `nxt` with eps held constant: Euler in sigma / alpha, and DDIM's step at eta = 0."""
+    """Return x at `nxt` with eps held constant: Euler in sigma / alpha, DDIM's step at eta = 0."""
     return NOISE_PREDICTION.carry(x, now, nxt, NOISE_PREDICTION.width(now, nxt) * eps)

@@ -326,7 +326,7 @@ class TestVarianceExploding:
 
         generator = torch.Generator().manual_seed(5)
         drawn = iter([torch.randn(SHAPE, generator=generator).double() for _ in sigmas])
-        step = karras(LINEAR, gamma=0.2, inflation=1.01)
+        step = karras(LINEAR, gamma=0.2, S_noise=1.01)
         close(states(step, grid, lambda: next(drawn)), path)
 
 

@@ -228,13 +228,15 @@ class TestKarras:
 
     def test_noise_from_below_the_schedule_is_refused(self):
         """Below t = 0 there is no level to add noise from."""
-        with pytest.raises(InputError, match="does not reach .* up to t = 0: raise low"):
+        with pytest.raises(InputError, match="does not reach .* up to t = 0: raise S_min"):
             noise = normal(3)
-            sample(LABELLED.denoise, noise(), LINEAR.grid("ddim5"), karras(LINEAR, low=0.0), noise)
+            sample(
+                LABELLED.denoise, noise(), LINEAR.grid("ddim5"), karras(LINEAR, S_min=0.0), noise
+            )
 
     def test_without_churn_it_is_heun(self):
         x_T, grid = normal(3)(), LINEAR.grid("ddim10")
-        for step in (karras(LINEAR, 0.0), karras(LINEAR, low=60.0, high=70.0)):
+        for step in (karras(LINEAR, 0.0), karras(LINEAR, S_min=60.0, S_max=70.0)):
             assert torch.equal(
                 sample(LABELLED.denoise, x_T, grid, step), sample(LABELLED.denoise, x_T, grid, heun)
             )
