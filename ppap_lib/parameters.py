@@ -13,16 +13,20 @@ its range never makes an instance.
 
 import dataclasses
 import difflib
+import functools
 import math
 import types
 import typing
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any, Literal, Self, Union
 
 from ppap_lib.errors import InputError
 
 _RANGE = "ppap_range"
 _RECORDED = "ppap_recorded"
+HELP = "ppap_help"
+"""The key of a field's metadata under which `param` keeps what an option says of itself."""
 
 
 def param(
@@ -31,27 +35,30 @@ def param(
     low: float | None = None,
     high: float | None = None,
     recorded: bool = True,
+    help: str = "",
 ) -> Any:
     """A dataclass field with a range (both ends included; for tuples, of every element).
 
     `recorded=False` marks a parameter that does not change the result, such as `save` or a
-    device: it is left out of `Parameters.recorded`, so of the name of the result's file.
+    device: it is left out of `Parameters.recorded`, so of the name of the result's file. `help` is
+    a sentence that the command line shows of the option.
     """
-    return dataclasses.field(default=default, metadata={_RANGE: (low, high), _RECORDED: recorded})
+    metadata = {_RANGE: (low, high), _RECORDED: recorded, HELP: help}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclasses.dataclass(frozen=True)
 class Parameters:
     """Base of all parameter sets: checks every field when an instance is made.
 
-    Field types are bool, int, float, str, None, `Literal`, tuples and unions of these. An int
-    is accepted for a float, and a list (what YAML and JSON have) for a tuple; nothing else is
-    converted. A subclass with a rule across fields extends `__post_init__`, calling this one
-    first.
+    Field types are bool, int, float, str, Path, None, `Literal`, tuples and unions of these. An
+    int is accepted for a float, a str for a Path, and a list (what YAML and JSON have) for a
+    tuple; nothing else is converted. A subclass with a rule across fields extends `__post_init__`,
+    calling this one first.
     """
 
     def __post_init__(self) -> None:
-        hints = typing.get_type_hints(type(self))
+        hints = _hints(type(self))
         for field in dataclasses.fields(self):
             value = _typed(field.name, getattr(self, field.name), hints[field.name])
             _in_range(field.name, value, *field.metadata.get(_RANGE, (None, None)))
@@ -76,6 +83,11 @@ class Parameters:
             for field in dataclasses.fields(self)
             if field.metadata.get(_RECORDED, True)
         }
+
+
+@functools.cache  # resolving them takes longer than all else that an instance costs
+def _hints(kind: type) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
 
 
 def suggestion(name: str, known: Collection[str], n: int = 1) -> str:
@@ -110,6 +122,9 @@ def _typed(name: str, value: Any, hint: Any) -> Any:
     elif hint is float:
         if type(value) in (int, float) and math.isfinite(value):
             return float(value)
+    elif hint is Path:
+        if isinstance(value, str | Path):
+            return Path(value)
     elif hint in (bool, int, str, types.NoneType):
         if type(value) is hint:
             return value
@@ -141,6 +156,7 @@ def _spelt(hint: Any) -> str:
         int: "an int",
         float: "a finite float",
         str: "a str",
+        Path: "a path",
         types.NoneType: "None",
     }
     return known.get(hint, repr(hint))

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ppap_book.errors import StudyError
 from ppap_book.measures.cost import size
-from ppap_lib.commands import shell
+from ppap_lib.cli import run_command
 from ppap_lib.device import pick_device
 from ppap_lib.diffusion.denoisers import Network, diffusers_network
 from ppap_lib.zoo import tiers
@@ -148,7 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="cpu", help="auto, cpu, cuda or cuda:1 (default: cpu)")
     parser.add_argument("--batch", type=int, default=4, help="images per forward pass")
     parser.add_argument("--seconds", type=float, default=5.0, help="measured time per precision")
-    return shell.run(parser, compare, arguments)
+    return run_command(parser, compare, arguments)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from pathlib import Path
 import nbformat
 
 from ppap_book.errors import StudyError
-from ppap_lib.commands import shell
+from ppap_lib.cli import run_command
 
 FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m ppap_book.notebooks", description=__doc__)
     parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if unclean")
     parser.add_argument("paths", nargs="*", type=Path, help="notebooks (default: all of ours)")
-    return shell.run(parser, tidy, arguments)
+    return run_command(parser, tidy, arguments)
 
 
 if __name__ == "__main__":

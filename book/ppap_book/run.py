@@ -29,9 +29,9 @@ from ppap_book.studies import (
     training,
     variants,
 )
-from ppap_lib.commands import shell
+from ppap_lib.cli import run_command
 from ppap_lib.device import pick_device
-from ppap_lib.distill.fitting import IMAGES
+from ppap_lib.zoo.presets import IMAGES
 from ppap_lib.zoo.tiers import tier as preset
 
 _SCALES = [guidance.PUBLISHED_SCALE]
@@ -342,7 +342,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; 0, or 1 after saying what was wrong."""
-    return shell.run(parser(), lambda given: given.run(given), arguments)
+    return run_command(parser(), lambda given: given.run(given), arguments)
 
 
 if __name__ == "__main__":

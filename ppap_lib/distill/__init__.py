@@ -1,26 +1,24 @@
-"""Training experts on noisy images: data-free transfer from a clean teacher, or with labels.
+"""Training experts on noisy samples: data-free transfer from a clean teacher, or with labels.
 
-`Transfer` and `Supervised` are objectives of `ppap_lib.training`, `fit` trains a set of experts by
-one of them, and `train_experts` does all that an `ExpertTraining` asks for. How well the result
-reads noisy images is for `ppap_book.measures.noisy_accuracy` to say.
-
-`python -m ppap_lib distill transfer --guide resnet18 --experts 5 --data runs/generated/fashion`
-`python -m ppap_lib distill supervised --guide vit --experts 1 --minutes 20`
+`distil` trains experts of any network, task and samples; `ExpertTraining` names those of a tier,
+and `train_experts` trains them. Below, `Transfer` and `Supervised` are what is minimised, `updates`
+makes fresh low-rank experts, and `fit` trains a set. How well the result reads noisy images is for
+the book to measure.
 """
 
 from ppap_lib.distill.experts import ExpertTraining, train_experts
-from ppap_lib.distill.fitting import fit, settings, snapshots, updates
-from ppap_lib.distill.transfer import NoisyLoss, Supervised, Transfer, teacher_logits
+from ppap_lib.distill.fit import distil, fit, snapshots, updates
+from ppap_lib.distill.transfer import NoisyLoss, Supervised, Transfer, teacher_outputs
 
 __all__ = [
     "ExpertTraining",
     "NoisyLoss",
     "Supervised",
     "Transfer",
+    "distil",
     "fit",
-    "settings",
     "snapshots",
-    "teacher_logits",
+    "teacher_outputs",
     "train_experts",
     "updates",
 ]

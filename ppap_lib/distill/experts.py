@@ -1,82 +1,110 @@
-"""Whole trainings of experts: what the command line and the ablations both call.
+"""Trainings of experts by name: what the command line and the ablations both call.
 
 Each leaves experts.safetensors, which `experts.read` reads, and summary.json.
 """
 
-import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ppap_lib import experts, zoo
 from ppap_lib.data.imageset import ImageSet
 from ppap_lib.data.shards import generated
-from ppap_lib.distill.fitting import UPDATES, fit, updates
-from ppap_lib.distill.transfer import NoisyLoss, Supervised, Transfer, teacher_logits
+from ppap_lib.distill.fit import distil, updates
+from ppap_lib.distill.transfer import kept_outputs
 from ppap_lib.errors import DataError, TrainingError
 from ppap_lib.experts import Experts
 from ppap_lib.experts.intervals import Intervals
 from ppap_lib.files import weights
-from ppap_lib.files.atomic import write_text
-from ppap_lib.guidance.tasks import Classification
-from ppap_lib.training.fit import SUMMARY, finished
+from ppap_lib.guidance.tasks import Classification, Task
+from ppap_lib.parameters import Parameters, param
+from ppap_lib.training.checkpoints import described
+from ppap_lib.training.fit import finished
 from ppap_lib.training.settings import Settings
-from ppap_lib.training.trainer import crc32, described, refuse_torchrun
+from ppap_lib.training.trainer import refuse_torchrun
 from ppap_lib.zoo import datasets
+from ppap_lib.zoo.own import own_guide, own_task
+from ppap_lib.zoo.presets import ExpertKind, expert_preset
 from ppap_lib.zoo.tiers import tier as preset
-
-EXPERTS, TEACHER = "experts.safetensors", "teacher.safetensors"
-
-HABITS: Mapping[str, str] = MappingProxyType(
-    {"warm_start": "warm start", "shared_time": "shared time", "no_scale": "no scale"}
-)
-"""Other ways to train, by what records call them: fields of `ExpertTraining`.
-
-A warm start and no LoRA scale are those of PPAP's released code. It trains with a timestep for
-each image, as we do; that it *routes* by one for the whole batch is what the third is about.
-"""
 
 
 @dataclass(frozen=True)
-class ExpertTraining:
-    """Whose experts, how many, and what they learn from.
+class ExpertTraining(Parameters):
+    """Experts to be trained: of which network, how many, and what they learn from.
 
-    "transfer" learns from the clean network, "supervised" from labels. The images are those of
-    the set by `ppap_lib.samplers.draw` in the folder `generated`, or, where it is None, the tier's
-    training images, whose labels a transfer does not read; `first` keeps to so many of them.
-    Updates are trained, of the `rank` given or the guide's preset; labels can also train `whole`
-    networks. `warm_start`, `shared_time` and `no_scale` are `HABITS`.
+    A transfer learns from the clean network, a supervised training from labels. Updates are
+    trained; labels can also train `whole` networks.
+
+    Parameters
+    ----------
+    guide : str
+        A classifier of the tier, or a network of your own as "module:function": a function without
+        arguments that returns a module, which reads the tier's images in [-1, 1].
+    kind : {"transfer", "supervised"}
+        What teaches.
+    experts : int
+        Their number, one for each interval of timesteps.
+    tier : str
+        Whose images, schedule and classes.
+    generated : Path, optional
+        The folder of a set of generated images, for a transfer. Without it the images are the
+        tier's training images, whose labels a transfer does not read.
+    first : int, optional
+        How many of the images are used; all by default.
+    rank : int, optional
+        The updates' rank, in place of the preset's.
+    whole : bool
+        Whether whole networks are trained.
+    temperature : float
+        The teacher's softmax is sharpened by it.
+    warm_start, shared_time, lora_scale
+        Habits of PPAP's released code: one expert after another, each from the one before; and no
+        LoRA scale. It trains with a timestep for each image, as is done here; that it *routes* by
+        one for the whole batch is what a shared time is about.
+    task : str, optional
+        What the output of a network of your own means, if not logits: "module:function" returns
+        a task.
+
+    Raises
+    ------
+    InputError
+        If a value is of a wrong type or out of its range.
+    TrainingError
+        If the values contradict each other.
     """
 
-    guide: str
-    kind: Literal["transfer", "supervised"] = "transfer"
-    experts: int = 5
-    tier: str = "fashion"
-    generated: Path | None = None
-    first: int | None = None
-    rank: int | None = None
-    whole: bool = False
-    temperature: float = 0.25
-    warm_start: bool = False
-    shared_time: bool = False
-    no_scale: bool = False
+    guide: str = param(help="A guide of the tier, or your own network as module:function.")
+    kind: Literal["transfer", "supervised"] = param(
+        "transfer", help="Learn from the clean network, or from labels."
+    )
+    experts: int = param(5, low=1, help="Number of experts, one an interval of timesteps.")
+    tier: str = param("fashion", help="Whose images, schedule and classes.")
+    generated: Path | None = param(None, help="Folder of a set by ppap generate.")
+    first: int | None = param(None, low=1, help="Use only so many of the images.")
+    rank: int | None = param(None, low=1, help="Rank of the updates, in place of the guide's.")
+    whole: bool = param(False, help="Train whole networks.")
+    temperature: float = param(0.25, low=0, help="Sharpens the teacher's softmax.")
+    warm_start: bool = param(False, help="Train one expert after another, as released.")
+    shared_time: bool = param(False, help="Draw one timestep for the whole batch.")
+    lora_scale: bool = param(True, help="Scale the updates; the release does not.")
+    task: str | None = param(None, help="What your network's output means, as module:function.")
 
     def __post_init__(self):
-        if self.kind not in ("transfer", "supervised"):
-            raise TrainingError(f"kind must be 'transfer' or 'supervised', not {self.kind!r}")
+        super().__post_init__()
         if self.whole and self.transfers:
             raise TrainingError("whole networks learn from labels: a transfer trains updates")
         if self.whole and self.rank is not None:
             raise TrainingError(f"whole networks have no rank {self.rank}: give one or the other")
-        if self.whole and self.no_scale:
-            raise TrainingError("whole networks have no LoRA scale: leave out --no-scale")
+        if self.whole and not self.lora_scale:
+            raise TrainingError("whole networks have no LoRA scale to leave out")
         if self.generated is not None and not self.transfers:
             raise TrainingError("generated images have no labels to learn from: leave them out")
+        if self.task is not None and not self.own:
+            raise TrainingError(f"{self.guide} is a classifier: a task is for your own network")
 
     @property
     def transfers(self) -> bool:
@@ -84,55 +112,82 @@ class ExpertTraining:
         return self.kind == "transfer"
 
     @property
+    def own(self) -> bool:
+        """Whether the guide is a network of the user's own."""
+        return ":" in self.guide
+
+    @property
+    def trains(self) -> ExpertKind:
+        """Which kind of experts, as `zoo.presets.settings` asks."""
+        return "copies" if self.whole else "updates"
+
+    @property
     def backbone(self) -> str:
-        """The clean network's name in the zoo."""
-        return preset(self.tier).named(self.guide)
+        """The clean network's name: in the zoo, or the function that makes it."""
+        return self.guide if self.own else preset(self.tier).named(self.guide)
 
     @property
     def intervals(self) -> Intervals:
         """The experts' own."""
         return Intervals(preset(self.tier).schedule().T, self.experts)
 
-    def images(self) -> ImageSet:
-        """What is learned from; `DataError` if it has another shape than the tier's images."""
-        if self.generated is not None:
-            found = generated(self.generated, self.first)
-        else:
-            found = datasets.require(self.tier, "train")
-            found = found if self.first is None else found.first(self.first)
-        if found.shape != (shape := preset(self.tier).shape):
-            raise DataError(f"{found.source} are {found.shape}, {self.tier}'s {shape}")
-        return found
+    def network(self, device: torch.device | str = "cpu") -> nn.Module:
+        """Load the clean network, frozen and in evaluation mode."""
+        if self.own:
+            shape = preset(self.tier).shape
+            return own_guide(self.guide, shape, logits=self.task is None).to(device)
+        if self.guide not in (guides := zoo.guides(self.tier)):
+            raise TrainingError(
+                f"{self.tier} has no guide {self.guide!r}: use {' or '.join(guides)}, or a network "
+                f"of your own as module:function"
+            )
+        return zoo.load(self.backbone, device)
 
-    def loss(self) -> NoisyLoss:
-        """What the experts are trained by."""
-        schedule, shared = preset(self.tier).schedule(), self.shared_time
-        if self.transfers:
-            task = Classification(self.temperature)
-            return Transfer(schedule, self.intervals, task, shared_time=shared)
-        return Supervised(schedule, self.intervals, Classification(), shared_time=shared)
+    def images(self) -> ImageSet:
+        """Read what is learned from; `DataError` if its shape is not the tier's."""
+        if self.generated is not None:
+            images = generated(self.generated, self.first)
+        else:
+            images = datasets.require(self.tier, "train")
+            images = images if self.first is None else images.first(self.first)
+        if images.shape != (shape := preset(self.tier).shape):
+            raise DataError(f"{images.source} are {images.shape}, {self.tier}'s {shape}")
+        return images
+
+    def meaning(self) -> Task:
+        """Return the task: what the network's output means."""
+        if self.task is not None:
+            return own_task(self.task)
+        return Classification(self.temperature) if self.transfers else Classification()
 
     def fresh(self, backbone: nn.Module, seed: int) -> Experts:
-        """The untrained experts of `backbone`, which stays as it is."""
+        """Return the untrained experts of the clean network, which stays as it is."""
         if self.whole:
             return experts.full_copies(backbone, self.intervals)
-        return updates(backbone, self.guide, self.intervals, self.rank, not self.no_scale, seed)
+        return updates(backbone, self.guide, self.intervals, self.rank, self.lora_scale, seed)
 
     def recorded(self) -> dict[str, Any]:
-        """What tells it from another, but for the images: in summaries, and so in ledger rows."""
-        return {
+        """Return what tells it from another, but for the images, as summaries and rows say it."""
+        facts = {
             "tier": self.tier,
             "guide": self.guide,
             "kind": self.kind,
             "experts": self.experts,
-            "rank": None if self.whole else self.rank or UPDATES[self.guide].rank,
-            "temperature": self.temperature if self.transfers else None,
-            "released": {name: getattr(self, field) for field, name in HABITS.items()},
+            "rank": None if self.whole else self.rank or expert_preset(self.guide).rank,
+            "temperature": self.temperature if self.transfers and self.task is None else None,
+            "released": {
+                "warm start": self.warm_start,
+                "shared time": self.shared_time,
+                "no scale": not self.lora_scale,
+            },
         }
+        return facts if self.task is None else {**facts, "task": self.task}
 
-    def start(self) -> dict[str, Any]:
-        """Which clean network it starts from."""
-        return {"trunk": self.backbone, "trunk_sha256": zoo.card(self.backbone).sha256}
+    def digest(self, backbone: nn.Module) -> str | None:
+        """Return what the clean network's weights are known by."""
+        if self.own:
+            return weights.state_sha256(backbone.state_dict())
+        return zoo.card(self.backbone).sha256
 
 
 def train_experts(
@@ -145,47 +200,46 @@ def train_experts(
     on_start: Callable[[str], None] = lambda line: None,
     on_log: Callable[[dict[str, Any]], None] = lambda row: None,
 ) -> dict[str, Any]:
-    """Train in `folder`; returns the summary. `on_start` and `on_log` are those of `fit`.
+    """Train experts in `folder`, and return the summary.
 
-    Raises `DataError` where there are no images to learn from, or of another shape, and
-    `TrainingError` where the folder is another training's. How well the result reads noisy images
-    is for `python -m ppap_book run distillation --folder` to measure.
+    Parameters
+    ----------
+    training : ExpertTraining
+        Which experts.
+    settings, folder, device, resume, on_start, on_log
+        As for `distil`.
+
+    Raises
+    ------
+    DataError
+        If there are no images to learn from, or they have another shape than the tier's.
+    InputError
+        If a network or task of the user's own cannot be had, or is none.
+    TrainingError
+        If the folder is another training's, or as `distil` does.
     """
-    refuse_torchrun()  # before every process asks the teacher
-    device = torch.device(device)
-    loss, images = training.loss(), training.images()
-    backbone = zoo.load(training.backbone)
-    size = sum(parameter.numel() for parameter in backbone.parameters())
-    fresh = training.fresh(backbone, settings.seed)
-    trained, figures = fit(
-        fresh,
-        loss,
+    refuse_torchrun()  # before every process reads its images
+    images, backbone = training.images(), training.network()
+    facts = training.recorded() | {"source": images.source}
+    return distil(
+        backbone,
         images.pixels,
-        _targets(training, images, folder, device),
+        preset(training.tier).schedule(),
         settings,
         folder,
+        task=training.meaning(),
+        labels=None if training.transfers else images.labels,
+        experts=training.fresh(backbone, settings.seed),
+        name=training.backbone,
+        digest=training.digest(backbone),
+        facts=facts | {"generated": images.origin and asdict(images.origin)},
+        shared_time=training.shared_time,
         sequential=training.warm_start,
         device=device,
         resume=resume,
         on_start=on_start,
         on_log=on_log,
     )
-    file = folder / EXPERTS
-    experts.save(
-        trained, file, training.backbone, zoo.card(training.backbone).sha256, dtype=torch.float16
-    )
-    summary = {
-        **training.recorded(),
-        **training.start(),
-        "trunk_parameters": size,
-        "share_of_trunk": round(figures["parameters"] / size, 4),
-        "source": images.source,
-        **figures,
-        "file": file.name,
-        "sha256": weights.sha256(file),
-    }
-    write_text(folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
-    return summary
 
 
 def verify(training: ExpertTraining, folder: Path, device: torch.device | str = "cpu") -> None:
@@ -194,9 +248,17 @@ def verify(training: ExpertTraining, folder: Path, device: torch.device | str = 
     A summary of long ago, which does not say something, is not held to it.
     """
     summary, images = finished(folder, "distill"), training.images()
-    targets = _targets(training, images, folder, torch.device(device))
-    data_here = {"data": described(images.pixels, targets)}
-    here = training.recorded() | training.start() | data_here
+    backbone = training.network(device)
+    name, digest = training.backbone, training.digest(backbone)
+    targets = images.labels
+    if training.transfers:
+        targets = kept_outputs(lambda: backbone, images.pixels, folder, name, digest)
+    here = {
+        **training.recorded(),
+        "trunk": name,
+        "trunk_sha256": digest,
+        "data": described(images.pixels, targets),
+    }
     there = {key: summary.get(key, value) for key, value in here.items()}
     if differing := [key for key in here if there[key] != here[key]]:
         raise TrainingError(
@@ -204,30 +266,3 @@ def verify(training: ExpertTraining, folder: Path, device: torch.device | str = 
             + "; ".join(f"{key} {there[key]} there, {here[key]} asked for" for key in differing)
             + ". Use another folder, or remove it to train again"
         )
-
-
-def _targets(
-    training: ExpertTraining, images: ImageSet, folder: Path, device: torch.device
-) -> Tensor:
-    """What the experts are told of each image: the teacher's logits, or its label."""
-    if not training.transfers:
-        return images.labels
-    return _teacher(training.backbone, device, images.pixels, folder)
-
-
-def _teacher(name: str, device: torch.device, pixels: Tensor, folder: Path) -> Tensor:
-    """The teacher's logits, kept in `folder`, so that a resumed run reads the very same ones."""
-    path = folder / TEACHER
-    made_from = {
-        "teacher": f"{name} {zoo.card(name).sha256}",
-        "images": f"{len(pixels)}, crc32 {crc32(pixels):08x}",
-    }
-    if not path.is_file():
-        logits = teacher_logits(zoo.load(name, device), pixels)
-        weights.save({"logits": logits}, path, metadata=made_from)
-    elif (found := weights.metadata(path)) != made_from:
-        raise TrainingError(
-            f"{folder} is another run's, by its {path.name}: made from {found}, not {made_from}. "
-            f"Use another folder"
-        )
-    return weights.read(path)["logits"]

@@ -1,14 +1,23 @@
 """What experts are trained by: how far their reading of x_t is from a teacher's, or from labels.
 
-All experts are trained in one pass. Every image gets a timestep, its expert reads it, and the
-experts stay strangers to each other: see `NoisyLoss`.
+All experts are trained in one pass. Every sample gets a timestep, its expert reads it, and no
+expert notices the others: see `NoisyLoss`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import (
+    tree_flatten,
+    tree_map,
+    tree_unflatten,
+    treespec_dumps,
+    treespec_loads,
+)
 
 from ppap_lib.data.pixels import from_bytes
 from ppap_lib.diffusion.denoisers import in_train_mode
@@ -16,23 +25,43 @@ from ppap_lib.diffusion.schedules import Schedule
 from ppap_lib.errors import TrainingError
 from ppap_lib.experts import Experts
 from ppap_lib.experts.intervals import Intervals
+from ppap_lib.files import weights
 from ppap_lib.guidance.tasks import Task
-from ppap_lib.training.checkpoints import TIMES, seed_of
+from ppap_lib.training.checkpoints import TIMES, crc32, seed_of
 from ppap_lib.training.objectives import stratified_times
+
+TEACHER = "teacher.safetensors"
 
 
 @dataclass(frozen=True)
 class NoisyLoss:
-    """An objective of `train.loop.Trainer`: (experts, images, targets, generator) -> loss [].
+    """Base of the objectives of experts: `(experts, samples, targets, generator) -> loss []`.
 
-    Each image is noised to a timestep of its own, uniform in [0, T) and stratified over the
+    Each sample is noised to a timestep of its own, uniform in [0, T) and stratified over the
     batch. The value is the mean over the batch. The gradient is the sum of the experts' own
-    means, so that each one's is as if it were trained alone on its images: with Adam, whose
+    means, so that each one's is as if it were trained alone on its samples: with Adam, whose
     state is per parameter and which passes over parameters without a gradient, no expert then
     notices the others.
 
-    `only` keeps to one interval. `shared_time` draws one timestep for the whole batch, so that
-    a step trains one expert: an ablation.
+    Parameters
+    ----------
+    schedule : Schedule
+        The noise levels.
+    intervals : Intervals
+        The timesteps of each expert; their T is the schedule's.
+    task : Task
+        What an output means.
+    only : int, optional
+        The one interval to keep to.
+    shared_time : bool
+        Whether one timestep is drawn for the whole batch, so that a step trains one expert: an
+        ablation.
+
+    Raises
+    ------
+    TrainingError
+        If schedule and intervals differ in T, or there is no interval `only`; when called, if the
+        task does not return one loss for each sample.
     """
 
     schedule: Schedule = field(repr=False)
@@ -50,14 +79,15 @@ class NoisyLoss:
         if self.only is not None and not 0 <= self.only < len(self.intervals):
             raise TrainingError(f"there is no interval {self.only} of {len(self.intervals)}")
 
-    def per_image(self, output: Tensor, target: Any) -> Tensor:
-        """The loss [B] of the experts' output."""
+    def per_sample(self, output: Any, target: Any) -> Tensor:
+        """Return the loss [B] of the experts' output."""
         raise NotImplementedError
 
     def times(self, count: int, generator: torch.Generator) -> Tensor:
-        """The images' timesteps: int64 [count], rising, decided by the generator's seed alone.
+        """Return the samples' timesteps, int64 [count], rising, as the generator's seed decides.
 
-        Drawn on the CPU, where images are routed: reading them back from a GPU would wait for it.
+        They are drawn on the CPU, where samples are routed: reading them back from a GPU would
+        wait for it.
         """
         host = torch.Generator().manual_seed(seed_of(generator.initial_seed(), TIMES))
         steps = range(self.intervals.T) if self.only is None else self.intervals[self.only]
@@ -66,32 +96,34 @@ class NoisyLoss:
         return steps.start + stratified_times(count, len(steps), host)
 
     def __call__(
-        self, network: Experts, images: Tensor, targets: Tensor, generator: torch.Generator
+        self, network: Experts, samples: Tensor, targets: Any, generator: torch.Generator
     ) -> Tensor:
-        t = self.times(len(images), generator)
+        """Return the mean loss of samples [B, ...] and their targets."""
+        t = self.times(len(samples), generator)
         level = self.schedule.at(t)
-        eps = torch.randn(images.shape, device=images.device, generator=generator)
-        output = network(level.noised(images, eps), level).float()
-        losses = self.per_image(output, targets)
-        if losses.shape != (len(images),):
+        eps = torch.randn(samples.shape, device=samples.device, generator=generator)
+        output = tree_map(_in_float32, network(level.noised(samples, eps), level))
+        losses = self.per_sample(output, targets)
+        if losses.shape != (len(samples),):
             raise TrainingError(
-                f"the task returned {list(losses.shape)} for {len(images)} images, expected one "
+                f"the task returned {list(losses.shape)} for {len(samples)} samples, expected one "
                 f"loss each"
             )
         owners = self.intervals.indices_of(t)
-        share = 1 / owners.bincount()[owners]  # of each image in its expert's mean
+        share = 1 / owners.bincount()[owners]  # of each sample in its expert's mean
         own_means = (losses * share.to(losses)).sum()
         return own_means + (losses.mean() - own_means).detach()
 
 
 @dataclass(frozen=True)
 class Transfer(NoisyLoss):
-    """The task's divergence of the student at x_t from the teacher's output on the clean image.
+    """The task's divergence of the student at x_t from the teacher's output on the clean sample.
 
-    Targets are the teacher's outputs, one per image, from `teacher_logits`: no labels.
+    Targets are the teacher's outputs, one a sample, from `teacher_outputs`: no labels.
     """
 
-    def per_image(self, output: Tensor, target: Tensor) -> Tensor:
+    def per_sample(self, output: Any, target: Any) -> Tensor:
+        """Return the task's divergence [B]."""
         return self.task.divergence(output, target)
 
 
@@ -102,22 +134,93 @@ class Supervised(NoisyLoss):
     With one interval this trains the single noise-aware model, with N the multi-experts.
     """
 
-    def per_image(self, output: Tensor, target: Tensor) -> Tensor:
+    def per_sample(self, output: Any, target: Any) -> Tensor:
+        """Return -log p of the labels [B]."""
         return -self.task.log_prob(output, target)
 
 
 @torch.no_grad()
-def teacher_logits(teacher: nn.Module, pixels: Tensor, batch: int = 250) -> Tensor:
-    """The teacher's outputs [N, ...] for clean uint8 `pixels` [N, C, H, W]: float32, on the CPU.
+def teacher_outputs(teacher: nn.Module, samples: Tensor, batch: int = 250) -> Any:
+    """Return what the teacher says of clean samples: floating tensors in float32, on the CPU.
 
-    The teacher must be in eval mode, and stays as it is. It reads on its own device.
+    Parameters
+    ----------
+    teacher : nn.Module
+        A network in evaluation mode, which stays as it is. It reads on its own device.
+    samples : Tensor
+        uint8 pixels [N, C, H, W], which are read in [-1, 1], or floating samples [N, ...].
+    batch : int
+        Samples that are read at a time.
+
+    Returns
+    -------
+    tree of Tensor
+        One output [N, ...] of the teacher's kind: a tensor, or lists, tuples and dictionaries of
+        tensors.
+
+    Raises
+    ------
+    TrainingError
+        If a part of the teacher is in train mode, or it returns something else than tensors.
+
+    Examples
+    --------
+    >>> teacher = nn.Flatten().eval()
+    >>> teacher_outputs(teacher, torch.full((3, 1, 1, 2), 255, dtype=torch.uint8)).tolist()
+    [[1.0, 1.0], [1.0, 1.0], [1.0, 1.0]]
     """
     if in_train_mode(teacher):
         raise TrainingError(
             "the teacher is in train mode, where it would move: call teacher.eval()"
         )
-    parameter = next(teacher.parameters(), pixels)
-    parts = [
-        teacher(from_bytes(part.to(parameter.device))).float().cpu() for part in pixels.split(batch)
-    ]
-    return torch.cat(parts)
+    device = next(teacher.parameters(), samples).device
+    parts = []
+    for part in samples.split(batch):
+        part = part.to(device)
+        output = teacher(from_bytes(part) if part.dtype == torch.uint8 else part.float())
+        parts.append(tree_map(lambda value: _in_float32(value).cpu(), output))
+    return tree_map(lambda *values: torch.cat(values), *parts)
+
+
+def kept_outputs(
+    teacher: Callable[[], nn.Module], samples: Tensor, folder: Path, name: str, digest: str | None
+) -> Any:
+    """Return the teacher's outputs, which `folder` keeps: a resumed run reads the very same ones.
+
+    `teacher` is asked only where they are not there. `name` and `digest` say which it is. Raises
+    `TrainingError` if the outputs in the folder are another teacher's, or on other samples.
+    """
+    path = folder / TEACHER
+    made_from = {
+        "teacher": f"{name} {digest}",
+        "images": f"{len(samples)}, crc32 {crc32(samples):08x}",
+    }
+    if not path.is_file():
+        outputs = teacher_outputs(teacher(), samples)
+        leaves, structure = tree_flatten(outputs)
+        state = {f"{number}": leaf for number, leaf in enumerate(leaves)}
+        about = {"structure": treespec_dumps(structure)}
+        if isinstance(outputs, Tensor):
+            state, about = {"logits": outputs}, {}
+        weights.save(state, path, metadata=made_from | about)
+    facts = weights.metadata(path)
+    structure = facts.pop("structure", None)
+    if facts != made_from:
+        raise TrainingError(
+            f"{folder} is another run's, by its {path.name}: made from {facts}, not {made_from}. "
+            f"Use another folder"
+        )
+    state = weights.read(path)
+    if structure is None:
+        return state["logits"]
+    return tree_unflatten([state[f"{i}"] for i in range(len(state))], treespec_loads(structure))
+
+
+def _in_float32(value: Any) -> Tensor:
+    """A tensor of the output as the loss reads it."""
+    if not isinstance(value, Tensor):
+        raise TrainingError(
+            f"the network returns a {type(value).__name__} where a tensor was expected: wrap it "
+            f"in a module that returns tensors, in lists, tuples or dictionaries"
+        )
+    return value.float() if value.is_floating_point() else value

@@ -29,6 +29,15 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def state_sha256(state: Mapping[str, Tensor]) -> str:
+    """Return the hexadecimal sha256 of a state dict's names and bytes, in order."""
+    digest = hashlib.sha256()
+    for name, value in state.items():
+        plain = value.detach().cpu().contiguous().flatten().view(torch.uint8)
+        digest.update(name.encode() + plain.numpy().tobytes())
+    return digest.hexdigest()
+
+
 def _packed(path: Path) -> bool:
     return path.suffix == ".xz"
 

@@ -1,6 +1,6 @@
-"""Training: `loop` runs any network, `objectives` say what is minimised, `recipes` put a
-tier's network, data and presets together.
+"""Training any network: an objective, samples, settings and a folder.
 
-`python -m ppap_lib train denoiser --tier fashion --device auto --minutes 120`
-`python -m ppap_lib train classifier judge --tier fashion --minutes 20`
+`fit.fit` runs a whole training and `trainer` the loop in it; `objectives` are what is minimised,
+`checkpoints` what a run leaves on disk. The presets of a tier's own networks are `zoo.presets`,
+their trainings `ppap train`.
 """

@@ -1,12 +1,17 @@
-"""What a run leaves on disk: a checkpoint that no kill can break, and a log without repeats."""
+"""What a run leaves on disk: a checkpoint that no kill can break, and a log without repeats.
+
+Checksums say which data a checkpoint belongs to; seeds make a step a function of its number.
+"""
 
 import json
 import pickle
+import zlib
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from ppap_lib.errors import TrainingError
 from ppap_lib.files.atomic import atomic_write, write_text
@@ -19,7 +24,7 @@ def save_checkpoint(state: dict[str, Any], path: Path) -> None:
 
 
 def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
-    """Read what `save_checkpoint` wrote."""
+    """Return what `save_checkpoint` wrote; `TrainingError` for a file that is damaged or none."""
     try:
         return torch.load(path, map_location=device, weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
@@ -30,20 +35,20 @@ def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
 
 
 def snapshot_file(folder: Path, images: int) -> Path:
-    """Where a run keeps the EMA weights that it had after so many images."""
+    """Return where a run keeps the EMA weights that it had after so many images."""
     return folder / "snapshots" / f"{images:09d}.safetensors"
 
 
 def run_of(path: Path) -> Path:
-    """The folder of the run that left the weight file: one above that of a snapshot."""
+    """Return the folder of the run that left a weight file: one above that of a snapshot."""
     run = path.parent.parent
     return run if path.parent == snapshot_file(run, 0).parent else path.parent
 
 
 def snapshots(folder: Path) -> list[tuple[int, Path]]:
-    """(images seen, file) of every snapshot that a run keeps, in order."""
-    kept = snapshot_file(folder, 0).parent.glob("*.safetensors")
-    return sorted((int(path.stem), path) for path in kept)
+    """Return (images seen, file) of every snapshot that a run keeps, in order."""
+    files = snapshot_file(folder, 0).parent.glob("*.safetensors")
+    return sorted((int(path.stem), path) for path in files)
 
 
 class Log:
@@ -53,11 +58,12 @@ class Log:
         self.path = path
 
     def append(self, row: dict[str, Any]) -> None:
+        """Add one row."""
         with open(self.path, "a", encoding="utf8") as file:
             file.write(json.dumps(row) + "\n")
 
     def rows(self) -> list[dict[str, Any]]:
-        """All rows up to the first broken line, which a kill in the middle of a write leaves."""
+        """Return all rows up to the first broken line, which a kill amid a write leaves."""
         rows = []
         if self.path.exists():
             for line in self.path.read_text("utf8").splitlines():
@@ -69,8 +75,23 @@ class Log:
 
     def forget_after(self, step: int) -> None:
         """Drop the rows past `step`: those steps are about to be taken again."""
-        kept = [json.dumps(row) + "\n" for row in self.rows() if row["step"] <= step]
-        write_text(self.path, "".join(kept))
+        lines = [json.dumps(row) + "\n" for row in self.rows() if row["step"] <= step]
+        write_text(self.path, "".join(lines))
+
+
+def described(data: Tensor, labels: Any) -> str:
+    """Return in words how many samples there are, and the checksum of them and their labels."""
+    # "images", whatever they are: by these words a checkpoint knows its run.
+    return f"{len(data)} images, crc32 {crc32(data, *tree_leaves(labels)):08x}"
+
+
+def crc32(*tensors: Tensor) -> int:
+    """Return the checksum of the tensors' bytes, one after the other."""
+    checksum = 0
+    for tensor in tensors:
+        plain = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+        checksum = zlib.crc32(plain.numpy(), checksum)
+    return checksum
 
 
 ORDER, NOISE, DROPOUT, TIMES = 1, 2, 3, 4
@@ -78,7 +99,7 @@ ORDER, NOISE, DROPOUT, TIMES = 1, 2, 3, 4
 
 
 def seed_of(*key: int) -> int:
-    """One 63-bit seed from a short tuple of integers."""
+    """Return one 63-bit seed that a short tuple of integers decides."""
     seed = 0
     for part in key:
         seed = (seed * 0x9E3779B1 + part + 1) & 0x7FFFFFFFFFFFFFFF
@@ -86,10 +107,10 @@ def seed_of(*key: int) -> int:
 
 
 class Epochs:
-    """The order in which `count` images are seen in batches of `batch`.
+    """The order in which `count` samples are seen in batches of `batch`.
 
-    Each epoch is a permutation seeded by its number, the same for every `device` that it is kept
-    on; batches run across the ends of epochs, so every image is seen equally often.
+    Each epoch is a permutation that its number decides, on whatever `device` it is kept. Batches
+    run across the ends of epochs, so that every sample is seen equally often.
     """
 
     def __init__(self, count: int, batch: int, seed: int, device: torch.device | str = "cpu"):
@@ -99,7 +120,7 @@ class Epochs:
         self._epoch, self._order = -1, torch.empty(0)
 
     def __call__(self, step: int) -> Tensor:
-        """The indices [batch] of the images of step 0, 1, ..."""
+        """Return the indices [batch] of the samples of step 0, 1, ..."""
         first, end = step * self.batch, (step + 1) * self.batch
         parts = []
         while first < end:

@@ -26,7 +26,7 @@ def fit(
     network: nn.Module,
     objective: Objective,
     data: Tensor,
-    labels: Tensor,
+    labels: Any,
     settings: Settings,
     folder: str | Path,
     *,
@@ -38,39 +38,43 @@ def fit(
     on_start: Callable[[str], None] = lambda line: None,
     on_log: OnLog = lambda row: None,
 ) -> dict[str, Any]:
-    """Train `network` in `folder`, and leave `ema.safetensors` (float16) and `summary.json` there.
+    """Train `network` in `folder`, and return the summary.
+
+    It leaves there the averaged weights, `ema.safetensors` (float16), and `summary.json`.
 
     Parameters
     ----------
-    network
+    network : nn.Module
         The untrained network; it is trained in place.
-    objective
-        `(network, samples [B, ...], labels [B, ...], generator) -> loss []`.
-    data
-        Samples [N, ...]: uint8 pixels, which are read in [-1, 1], or floating numbers as they are.
-    labels
+    objective : Objective
+        `(network, samples [B, ...], labels, generator) -> loss []`.
+    data : Tensor
+        Samples [N, ...]: uint8 pixels [N, C, H, W], which are read in [-1, 1], or floating numbers
+        of any shape, which are read as they are.
+    labels : tree of Tensor
         What the objective is told of each sample, [N, ...].
-    settings
+    settings : Settings
         Budget, batch size, learning rate and the like.
-    folder
+    folder : str or Path
         Where the run is kept: checkpoint, log, snapshots, weights, summary.
-    title
+    title : str
         The name of the run in its first line.
-    facts
+    facts : mapping
         Further entries of the summary, which come first.
-    init
+    init : str or Path, optional
         A weight file to start from. A checkpoint of a run that started from another is refused.
-    device
+    device : torch.device or str
         Where to train.
-    resume
+    resume : bool
         Whether to continue from the folder's checkpoint, if there is one.
-    on_start, on_log
+    on_start, on_log : callable
         Are told one line at the start, and each logged row.
 
     Returns
     -------
     dict
-        The summary.
+        What `summary.json` says: the objective, the settings, images seen, time, the loss, the
+        device, the code's commit and versions, and the sha256 of the weights.
 
     Raises
     ------
@@ -78,6 +82,19 @@ def fit(
         If the loss diverges, or the folder holds another run.
     WeightsError
         If `init` does not fit the network.
+
+    Examples
+    --------
+    >>> import tempfile, torch
+    >>> from ppap_lib.training.settings import Settings
+    >>> mean = torch.nn.Linear(1, 1)
+    >>> def squared_error(network, x, y, generator):
+    ...     return (network(x) - y).square().mean()
+    >>> x = torch.linspace(-1, 1, 64).view(64, 1)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     summary = fit(mean, squared_error, x, 3 * x, Settings(steps=5, batch=8), folder)
+    >>> summary["images_seen"], summary["parameters"]
+    (40, 2)
     """
     started_from = None
     if init is not None:
@@ -110,7 +127,17 @@ def complete(
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Train to the end of the budget, and return the averaged network and the run's figures.
 
-    `resume`, `on_start` and `on_log` are those of `fit`; `parameters` counts what is trained.
+    Parameters
+    ----------
+    trainer : Trainer
+        What is trained, and where.
+    title, resume, on_start, on_log
+        As for `fit`.
+
+    Returns
+    -------
+    (nn.Module, dict)
+        The average, and what a summary says of any run; `parameters` counts what is trained.
     """
     commit = provenance.commit()  # of the code that trains, not of what is committed meanwhile
     if resume:
@@ -137,7 +164,7 @@ def complete(
 
 
 def finished(folder: Path, command: str) -> dict[str, Any]:
-    """The summary that a training by `ppap COMMAND` left in `folder`.
+    """Return the summary that a training by `ppap COMMAND` left in `folder`.
 
     Raises `TrainingError` if there is none.
     """
@@ -147,7 +174,7 @@ def finished(folder: Path, command: str) -> dict[str, Any]:
 
 
 def in_words(summary: Mapping[str, Any]) -> str:
-    """A summary in one line."""
+    """Return a summary in one line of words."""
     return (
         f"{summary['images_seen']:,} images in {summary['seconds'] / 60:.1f} minutes, "
         f"{summary['images_per_second']:.1f} images/s, final loss {summary['final_loss']:.4f}"

@@ -1,37 +1,54 @@
 """What is minimised: the denoiser's hybrid loss, and cross-entropy for classifiers.
 
-An objective is `(network, images [B, C, H, W], labels [B], generator) -> loss []`; it draws
-all its randomness from the generator, so a step is a function of its number. Nothing here
-reads a value back from the device.
+An objective is `(network, samples [B, ...], labels [B, ...], generator) -> loss []`. It draws all
+its randomness from the generator, so that a step is a function of its number, and reads no value
+back from the device.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ppap_lib.diffusion.denoisers import ADAPTERS
-from ppap_lib.diffusion.levels import CLEAN, Level, Posterior
+from ppap_lib.diffusion.levels import CLEAN, Level, Posterior, per_image
 from ppap_lib.diffusion.schedules import Schedule
 from ppap_lib.errors import TrainingError
 
-Objective = Callable[[nn.Module, Tensor, Tensor, torch.Generator], Tensor]
+Objective = Callable[[nn.Module, Tensor, Any, torch.Generator], Tensor]
 
 
 def gaussian_kl(mean: Tensor, log_var: Tensor, mean2: Tensor, log_var2: Tensor) -> Tensor:
-    """KL(N(mean, exp log_var) || N(mean2, exp log_var2)) per element, in nats."""
+    """Return KL(N(mean, exp log_var) || N(mean2, exp log_var2)) of every element, in nats."""
     gap = (mean - mean2) ** 2 * torch.exp(-log_var2)
     return 0.5 * (log_var2 - log_var + torch.exp(log_var - log_var2) + gap - 1)
 
 
-def discretised_nll(x: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
-    """-log p in nats of 8-bit pixels `x` in [-1, 1], a Gaussian integrated over each one's bin.
+def gaussian_nll(x: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
+    """Return -log N(x; mean, exp log_var) of every element, in nats, for continuous data."""
+    return 0.5 * (math.log(2 * math.pi) + log_var + (x - mean) ** 2 * torch.exp(-log_var))
 
-    Bins are 2/255 wide; the first and the last reach to infinity, so that the 256 values'
-    probabilities sum to one (Ho et al. 2020, eq. 13).
+
+def discretised_nll(x: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
+    """Return -log p of every 8-bit pixel, in nats: a Gaussian integrated over the pixel's bin.
+
+    Bins are 2/255 wide. The first and the last reach to infinity, so that the probabilities of the
+    256 values sum to one.
+
+    Parameters
+    ----------
+    x : Tensor
+        Pixels in [-1, 1] that stand for the 256 values of a byte.
+    mean, log_var : Tensor
+        The Gaussian, of a shape that broadcasts with `x`.
+
+    References
+    ----------
+    Ho et al. 2020, "Denoising diffusion probabilistic models", eq. 13.
     """
     half, beyond = 1 / 255, 10.0  # no Gaussian that matters reaches further than `beyond`
     low = torch.where(x < -0.999, x - beyond, x - half) - mean
@@ -44,28 +61,59 @@ def discretised_nll(x: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
     return -(log_high + torch.log1p(-torch.exp(log_low - log_high)))
 
 
-def _column(values: Tensor, t: Tensor) -> Tensor:
-    return values[t].view(-1, 1, 1, 1)
+Likelihood = Literal["discretised", "gaussian"]
+_LIKELIHOODS = {"discretised": discretised_nll, "gaussian": gaussian_nll}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class DenoiserLoss:
-    """Simple loss plus, for learned variances, the variational bound (Nichol & Dhariwal 2021).
+    """Squared error of a denoiser and, for learned variances, the variational bound.
 
-    `prediction` is what the network outputs: "eps", "x0" or "v". With `learned_variance` its
-    second half is ADM's variance fraction, trained by T/1000 times the bound in bits per
-    dimension with the mean held fixed. `min_snr` caps the weight of the squared error in x0
-    units: min(SNR, min_snr) (Hang et al. 2023); None leaves the plain squared error of what
-    is predicted. `flip` mirrors half of the images.
+    The hybrid loss of Nichol & Dhariwal 2021: the bound, in bits per dimension and weighted by
+    T/1000, trains the variance alone, as the mean is held fixed in it.
+
+    Parameters
+    ----------
+    schedule : Schedule
+        The noise levels.
+    prediction : {"v", "eps", "x0"}
+        What the network outputs, [B, C, ...].
+    learned_variance : bool
+        Whether the network outputs [B, 2C, ...], ADM's variance fraction as the second half.
+    min_snr : float, optional
+        Cap of the weight of the squared error in x0 units, min(SNR, min_snr) (Hang et al. 2023).
+        Without it the squared error of what is predicted is left as it is.
+    flip : bool
+        Whether half of the images [B, C, H, W] are mirrored.
+    likelihood : {"discretised", "gaussian"}
+        What the bound's last term takes the data for: pixels of 8 bits, or continuous numbers.
+
+    Raises
+    ------
+    TrainingError
+        If `prediction` or `likelihood` is unknown or `min_snr` is not positive; when called, if
+        the network's output has another shape.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from ppap_lib.diffusion.schedules import Schedule
+    >>> loss = DenoiserLoss(Schedule.linear(), "eps", learned_variance=False)
+    >>> series = torch.zeros(4, 6, 24)
+    >>> knows_nothing = lambda x_t, t: torch.zeros_like(x_t)
+    >>> eps = torch.ones(4, 6, 24)
+    >>> loss.per_sample(knows_nothing, series, torch.tensor([0, 9, 99, 999]), eps)
+    tensor([1., 1., 1., 1.])
     """
 
-    schedule: Schedule = field(repr=False)
+    schedule: Schedule
     prediction: str = "v"
     learned_variance: bool = True
     min_snr: float | None = None
     flip: bool = False
+    likelihood: Likelihood = "discretised"
     _tables: dict[torch.device, dict[str, Tensor]] = field(
-        default_factory=dict, init=False, repr=False, compare=False
+        default_factory=dict, init=False, compare=False
     )
 
     def __post_init__(self):
@@ -73,61 +121,89 @@ class DenoiserLoss:
             raise TrainingError(
                 f"prediction is one of {', '.join(ADAPTERS)}, not {self.prediction!r}"
             )
+        if self.likelihood not in _LIKELIHOODS:
+            raise TrainingError(
+                f"likelihood is one of {', '.join(_LIKELIHOODS)}, not {self.likelihood!r}"
+            )
         if self.min_snr is not None and self.min_snr <= 0:
             raise TrainingError(f"min_snr must be positive, not {self.min_snr}")
 
-    def __call__(
-        self, network: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator
-    ) -> Tensor:
-        """The mean loss of a batch; labels are not used."""
-        if self.flip:
-            images = flipped(images, generator)
-        t = stratified_times(len(images), self.schedule.T, generator)
-        eps = torch.randn(images.shape, device=images.device, generator=generator)
-        return self.per_image(network, images, t, eps).mean()
+    def __repr__(self) -> str:
+        # By this a checkpoint knows its run: older ones do not name the likelihood of pixels.
+        names = ["prediction", "learned_variance", "min_snr", "flip"]
+        names += ["likelihood"] if self.likelihood != "discretised" else []
+        return f"DenoiserLoss({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
 
-    def per_image(self, network: nn.Module, images: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-        """The loss [B] of images noised to integer `t` [B] by `eps` [B, C, H, W]."""
-        simple, bound = self.terms(network, images, t, eps)
+    def __call__(
+        self, network: nn.Module, samples: Tensor, labels: Any, generator: torch.Generator
+    ) -> Tensor:
+        """Return the mean loss of a batch [B, C, ...]; labels are not used."""
+        if self.flip:
+            samples = flipped(samples, generator)
+        t = stratified_times(len(samples), self.schedule.T, generator)
+        eps = torch.randn(samples.shape, device=samples.device, generator=generator)
+        return self.per_sample(network, samples, t, eps).mean()
+
+    def per_sample(self, network: nn.Module, samples: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+        """Return the loss [B] of samples noised to integer `t` [B] by `eps` [B, C, ...]."""
+        simple, bound = self.terms(network, samples, t, eps)
         return simple if bound is None else simple + self.schedule.T / 1000 * bound
 
     def terms(
-        self, network: nn.Module, images: Tensor, t: Tensor, eps: Tensor
+        self, network: nn.Module, samples: Tensor, t: Tensor, eps: Tensor
     ) -> tuple[Tensor, Tensor | None]:
-        """The weighted squared error [B], and the bound in bits per dimension [B] or None."""
-        tables = self.tables(images.device)
-        alpha, sigma = _column(tables["alpha"], t), _column(tables["sigma"], t)
-        x_t = alpha * images + sigma * eps
-        out, fraction = self._split(network(x_t, t.float()).float(), images)
-        target = {"eps": eps, "x0": images, "v": alpha * eps - sigma * images}[self.prediction]
+        """Return the weighted squared error [B], and the bound in bits per dimension [B] if any."""
+        tables = self.tables(samples.device)
+        alpha, sigma = (per_image(tables[name][t], samples) for name in ("alpha", "sigma"))
+        x_t = alpha * samples + sigma * eps
+        out, fraction = self._split(network(x_t, t.float()).float(), samples)
+        target = {"eps": eps, "x0": samples, "v": alpha * eps - sigma * samples}[self.prediction]
         simple = (out - target).pow(2).flatten(1).mean(1) * tables["weight"][t]
         if fraction is None:
             return simple, None
         # Detached: the bound trains the variance alone, the simple loss the mean.
         x0 = _x0(self.prediction, out.detach(), x_t, alpha, sigma)
-        return simple, self.bound(images, x_t, x0, fraction, t)
+        return simple, self.bound(samples, x_t, x0, fraction, t)
 
-    def bound(self, images: Tensor, x_t: Tensor, x0: Tensor, fraction: Tensor, t: Tensor) -> Tensor:
-        """The variational bound's term at t, in bits per dimension: [B].
+    def bound(
+        self, samples: Tensor, x_t: Tensor, x0: Tensor, fraction: Tensor, t: Tensor
+    ) -> Tensor:
+        """Return the variational bound's term at t, in bits per dimension.
 
-        KL between the posterior q(x_{t-1} | x_t, images) and the model's, whose mean follows
-        from its `x0` and whose log variance is interpolated by `fraction` in [-1, 1]; at t = 0
-        the negative log-likelihood of the pixels.
+        The KL divergence between the posterior q(x_{t-1} | x_t, samples) and the model's; at t = 0
+        the negative log-likelihood of the samples.
+
+        Parameters
+        ----------
+        samples, x_t : Tensor
+            Clean and noised samples [B, C, ...].
+        x0 : Tensor
+            What the model takes for the clean samples: its mean follows from it.
+        fraction : Tensor
+            In [-1, 1]: where the model's log variance lies between the posterior's and log beta.
+        t : Tensor
+            Timesteps, int64 [B].
+
+        Returns
+        -------
+        Tensor
+            [B].
         """
-        tables = self.tables(images.device)
+        tables = self.tables(samples.device)
         from_x0, from_x_t, posterior, log_beta = (
-            _column(tables[name], t) for name in ("from_x0", "from_x_t", "log_variance", "log_beta")
+            per_image(tables[name][t], samples)
+            for name in ("from_x0", "from_x_t", "log_variance", "log_beta")
         )
         share = (fraction + 1) / 2
         log_var = share * log_beta + (1 - share) * posterior
         mean = from_x0 * x0 + from_x_t * x_t
-        kl = gaussian_kl(from_x0 * images + from_x_t * x_t, posterior, mean, log_var)
-        first = (t == 0).view(-1, 1, 1, 1)
-        nats = torch.where(first, discretised_nll(images, mean, log_var), kl)
-        return nats.flatten(1).mean(1) / math.log(2)
+        kl = gaussian_kl(from_x0 * samples + from_x_t * x_t, posterior, mean, log_var)
+        nll = _LIKELIHOODS[self.likelihood](samples, mean, log_var)
+        first = (t == 0).view(-1, *[1] * (samples.ndim - 1))
+        return torch.where(first, nll, kl).flatten(1).mean(1) / math.log(2)
 
     def tables(self, device: torch.device) -> dict[str, Tensor]:
-        """Per-t constants [T] in float32 on `device`, formed in float64 once per device."""
+        """Return constants of every t, [T] in float32 on `device`, formed in float64 once."""
         if device not in self._tables:
             now = self.schedule.at(torch.arange(self.schedule.T))
             before = Level(
@@ -151,30 +227,34 @@ class DenoiserLoss:
             self._tables[device] = {k: v.float().to(device) for k, v in tables.items()}
         return self._tables[device]
 
-    def _split(self, out: Tensor, images: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _split(self, out: Tensor, samples: Tensor) -> tuple[Tensor, Tensor | None]:
         """The network's prediction and variance fraction (None without learned variance)."""
-        count, channels, height, width = images.shape
-        expected = (count, channels * (1 + self.learned_variance), height, width)
+        count, channels, *rest = samples.shape
+        expected = (count, channels * (1 + self.learned_variance), *rest)
         if out.shape != expected:
             raise TrainingError(
-                f"the network returned {list(out.shape)} for images {list(images.shape)}; with "
+                f"the network returned {list(out.shape)} for samples {list(samples.shape)}; with "
                 f"learned_variance={self.learned_variance} the loss expects {list(expected)}"
             )
         return tuple(out.chunk(2, dim=1)) if self.learned_variance else (out, None)
 
 
 def _x0(prediction: str, out: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-    """The clean image that a network's output implies."""
+    """The clean samples that a network's output implies."""
     if prediction == "eps":
         return (x_t - sigma * out) / alpha
     return alpha * x_t - sigma * out if prediction == "v" else out
 
 
 def snr_weight(schedule: Schedule, prediction: str, min_snr: float | None) -> Tensor:
-    """Min-SNR weights [T] of the squared error of `prediction`; ones where `min_snr` is None.
+    """Return the Min-SNR weights [T] of the squared error of `prediction`.
 
-    min(SNR, min_snr) in x0 units, divided by the SNR for eps and by SNR + 1 for v, which is
-    what those errors exceed x0's by (Hang et al. 2023, eqs. 4-6).
+    min(SNR, min_snr) in x0 units, divided by the SNR for eps and by SNR + 1 for v, by which those
+    errors exceed x0's; ones where `min_snr` is None.
+
+    References
+    ----------
+    Hang et al. 2023, "Efficient diffusion training via Min-SNR weighting strategy", eqs. 4-6.
     """
     snr = schedule.log_snr.exp()
     if min_snr is None:
@@ -184,10 +264,10 @@ def snr_weight(schedule: Schedule, prediction: str, min_snr: float | None) -> Te
 
 
 def stratified_times(count: int, T: int, generator: torch.Generator) -> Tensor:
-    """Integer times [count], one uniform in each of `count` equal parts of 0..T-1, rising.
+    """Draw integer times [count], one uniform in each of `count` equal parts of 0..T-1, rising.
 
-    Uniform like independent draws, with less variance in the loss; images come shuffled, so
-    the order does not matter.
+    They are uniform like independent draws, and the loss varies less. Samples come shuffled, so
+    that the order does not matter.
     """
     device = generator.device
     u = torch.rand(count, device=device, generator=generator)
@@ -196,13 +276,15 @@ def stratified_times(count: int, T: int, generator: torch.Generator) -> Tensor:
 
 
 def flipped(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Each image mirrored left to right with probability one half."""
+    """Mirror each image [C, H, W] of a batch left to right with probability one half."""
+    if images.ndim != 4:
+        raise TrainingError(f"images [B, C, H, W] can be mirrored, not {list(images.shape)}")
     coin = torch.rand(len(images), device=images.device, generator=generator) < 0.5
     return torch.where(coin.view(-1, 1, 1, 1), images.flip(3), images)
 
 
 def shifted(images: Tensor, most: int, generator: torch.Generator) -> Tensor:
-    """Each image moved by up to `most` pixels along either axis, black where it came from."""
+    """Move each image [C, H, W] by up to `most` pixels along either axis; what enters is black."""
     count, _, height, width = images.shape
     padded = F.pad(images, (most,) * 4, value=-1.0)
     offset = torch.randint(
@@ -215,9 +297,9 @@ def shifted(images: Tensor, most: int, generator: torch.Generator) -> Tensor:
 
 
 def erased(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Half of the images with a random rectangle, 0.1 to 0.5 of a side, filled with noise.
+    """Fill a random rectangle of half of the images with noise (after Zhong et al. 2020).
 
-    The rectangle is cut off at the right and lower edge (after Zhong et al. 2020).
+    It is 0.1 to 0.5 of a side, and cut off at the right and lower edge.
     """
     count, _, height, width = images.shape
     draw = torch.rand(5, count, 1, 1, 1, device=images.device, generator=generator)
@@ -231,7 +313,22 @@ def erased(images: Tensor, generator: torch.Generator) -> Tensor:
 
 @dataclass(frozen=True)
 class ClassifierLoss:
-    """Cross-entropy on clean images, augmented by flips, shifts and, for a judge, erasing."""
+    """Cross-entropy on clean images, augmented by flips, shifts and, for a judge, erasing.
+
+    Parameters
+    ----------
+    smoothing : float
+        Label smoothing, in [0, 1).
+    flip, erase : bool
+        Whether half of the images are mirrored; whether half of them lose a rectangle to noise.
+    shift : int
+        Pixels by which an image is moved at most.
+
+    Raises
+    ------
+    TrainingError
+        If `smoothing` or `shift` is out of its range.
+    """
 
     smoothing: float = 0.1
     flip: bool = True
@@ -245,7 +342,7 @@ class ClassifierLoss:
             )
 
     def augmented(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """A training view of every image: same shape and range."""
+        """Return a training view of every image, of the same shape and range."""
         if self.flip:
             images = flipped(images, generator)
         if self.shift:
@@ -255,6 +352,6 @@ class ClassifierLoss:
     def __call__(
         self, network: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator
     ) -> Tensor:
-        """The mean cross-entropy of a batch."""
+        """Return the mean cross-entropy of a batch."""
         logits = network(self.augmented(images, generator)).float()
         return F.cross_entropy(logits, labels, label_smoothing=self.smoothing)

@@ -1,12 +1,7 @@
-"""How a network is trained: settings, and the presets by tier and network as plain data."""
+"""How a network is trained: budget, batch, learning rate and the like."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Any
-
-import torch
 
 from ppap_lib.errors import TrainingError
 from ppap_lib.parameters import Parameters, param
@@ -16,29 +11,65 @@ from ppap_lib.parameters import Parameters, param
 class Settings(Parameters):
     """How long and how a network is trained.
 
-    The budget is `steps`, or `minutes` of training time; the learning rate rises linearly over
-    `warmup` steps and falls to zero as a cosine that fits the budget. `clip` bounds the
-    gradient's norm (0: not at all). `bf16`, `channels_last` and `compile` help on a GPU; on a
-    CPU without bf16 units they do harm. `checkpoint_every` is in seconds, `log_every` in steps.
-    `snapshots` are numbers of images seen after which the EMA weights are kept, for quality
-    curves.
+    The budget is `steps`, or `minutes` of training time. The learning rate rises linearly over
+    `warmup` steps and falls to zero as a cosine that fits the budget.
+
+    Parameters
+    ----------
+    batch : int
+        Samples in a step.
+    lr : float
+        The highest learning rate.
+    weight_decay : float
+        AdamW's, on matrices and kernels.
+    warmup : int
+        Steps over which the learning rate rises.
+    ema : float
+        Decay of the averaged weights, below 1.
+    clip : float
+        Bound of the gradient's norm; 0 leaves it as it is.
+    steps, minutes : int, float, optional
+        The budget: one of the two.
+    seed : int
+        Decides weights, order and noise.
+    bf16, channels_last, compile : bool
+        Faster on a GPU; on a CPU without units for bfloat16 the first does harm.
+    checkpoint_every : float
+        Seconds between checkpoints.
+    log_every : int
+        Steps between log lines.
+    snapshots : tuple of int
+        Numbers of images seen after which the averaged weights are kept, for quality curves.
+
+    Raises
+    ------
+    InputError
+        If a value is of a wrong type or out of its range.
+    TrainingError
+        If there is not one budget, or a rate or decay that trains nothing.
+
+    Examples
+    --------
+    >>> settings = Settings(steps=1000, warmup=0, lr=0.1)
+    >>> [round(settings.learning_rate(step, 0.0), 3) for step in (0, 500, 1000)]
+    [0.1, 0.05, 0.0]
     """
 
-    batch: int = param(64, low=1)
-    lr: float = param(5e-4, low=0)
-    weight_decay: float = param(0.0, low=0)
-    warmup: int = param(200, low=0)
-    ema: float = param(0.999, low=0)
-    clip: float = param(1.0, low=0)
-    steps: int | None = param(None, low=1)
-    minutes: float | None = param(None, low=0)
-    seed: int = 0
-    bf16: bool = False
-    channels_last: bool = False
-    compile: bool = False
-    checkpoint_every: float = param(180.0, low=0)
-    log_every: int = param(50, low=1)
-    snapshots: tuple[int, ...] = ()
+    batch: int = param(64, low=1, help="Samples in a step.")
+    lr: float = param(5e-4, low=0, help="The highest learning rate.")
+    weight_decay: float = param(0.0, low=0, help="AdamW's weight decay, on matrices and kernels.")
+    warmup: int = param(200, low=0, help="Steps over which the learning rate rises.")
+    ema: float = param(0.999, low=0, help="Decay of the averaged weights.")
+    clip: float = param(1.0, low=0, help="Bound of the gradient's norm, 0 for none.")
+    steps: int | None = param(None, low=1, help="Budget in optimiser steps.")
+    minutes: float | None = param(None, low=0, help="Budget in minutes of training.")
+    seed: int = param(0, help="Decides weights, order and noise.")
+    bf16: bool = param(False, help="Compute in bfloat16.")
+    channels_last: bool = param(False, help="Lay images out with channels last.")
+    compile: bool = param(False, help="Compile the network.")
+    checkpoint_every: float = param(180.0, low=0, help="Seconds between checkpoints.")
+    log_every: int = param(50, low=1, help="Steps between log lines.")
+    snapshots: tuple[int, ...] = param((), help="Images seen after which the weights are kept.")
 
     def __post_init__(self):
         super().__post_init__()
@@ -51,75 +82,19 @@ class Settings(Parameters):
             raise TrainingError(f"ema is a decay below 1, not {self.ema}")
 
     def fraction(self, steps: int, seconds: float) -> float:
-        """The share of the budget that `steps` taken in `seconds` use up, in [0, 1]."""
+        """Return the share of the budget, in [0, 1], that `steps` taken in `seconds` use up."""
         used = seconds / (60 * self.minutes) if self.steps is None else steps / self.steps
         return min(used, 1.0)
 
     def learning_rate(self, steps: int, seconds: float) -> float:
-        """The rate of the step after `steps` taken in `seconds`."""
+        """Return the rate of the step that follows `steps` taken in `seconds`."""
         rise = min(1.0, (steps + 1) / max(self.warmup, 1))
         fall = 0.5 * (1 + math.cos(math.pi * self.fraction(steps, seconds)))
         return self.lr * rise * fall
 
     def ema_decay(self, steps: int) -> float:
-        """The decay after the `steps`-th step: a ramp, so that a short run's average is not
-        dominated by the initial weights."""
+        """Return the decay of the average after `steps` steps.
+
+        It ramps up, so that the initial weights do not dominate a short run's average.
+        """
         return min(self.ema, (1 + steps) / (10 + steps))
-
-
-NETWORKS = ("denoiser", "resnet18", "vit", "judge")
-
-_GPU = {"bf16": True, "channels_last": True, "log_every": 100}
-
-PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
-    {
-        "denoiser": {"batch": 32, "lr": 5e-4, "warmup": 300, "ema": 0.999, "minutes": 120.0},
-        "resnet18": {"batch": 128, "lr": 3e-3, "weight_decay": 0.05, "minutes": 15.0},
-        "vit": {"batch": 128, "lr": 1e-3, "weight_decay": 0.05, "warmup": 400, "minutes": 30.0},
-        "judge": {"batch": 128, "lr": 3e-3, "weight_decay": 0.05, "minutes": 20.0},
-    }
-)
-"""Settings by network, for two CPU cores."""
-
-GPU_PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
-    {
-        "denoiser": {**_GPU, "batch": 256, "lr": 1e-3, "warmup": 1000, "ema": 0.9999},
-        "resnet18": {**_GPU, "batch": 512, "lr": 4e-3, "minutes": 3.0},
-        "vit": {**_GPU, "batch": 512, "lr": 2e-3, "minutes": 5.0},
-        "judge": {**_GPU, "batch": 512, "lr": 4e-3, "minutes": 5.0},
-    }
-)
-"""What changes on a GPU: larger batches at a higher rate, bf16, channels_last."""
-
-OBJECTIVES: Mapping[tuple[str, str], Mapping[str, Any]] = MappingProxyType(
-    {
-        ("fashion", "judge"): {"erase": True},
-        ("tin10", "denoiser"): {"flip": True},
-        ("tin10", "resnet18"): {"shift": 4},
-        ("tin10", "vit"): {"shift": 4},
-        ("tin10", "judge"): {"shift": 4, "erase": True},
-    }
-)
-"""Arguments of the objective that differ from its defaults, by tier and network."""
-
-SNAPSHOTS = tuple(6_250 * 2**k for k in range(12))
-"""Images seen at which a denoiser's EMA weights are kept: doublings, for KID curves."""
-
-
-def settings(what: str, device: torch.device | str = "cpu", **overrides) -> Settings:
-    """The preset of a network on a device, with `overrides` (None: as the preset has it).
-
-    A given budget replaces the preset's: `steps=1000` drops its minutes. Raises `InputError`
-    for a setting that is none or out of its range, `TrainingError` for a network that is none.
-    """
-    if what not in PRESETS:
-        raise TrainingError(f"no network {what!r}: there are {', '.join(NETWORKS)}")
-    given = {name: value for name, value in overrides.items() if value is not None}
-    values = dict(PRESETS[what])
-    if torch.device(device).type == "cuda":
-        values.update(GPU_PRESETS[what])
-    if what == "denoiser":
-        values["snapshots"] = SNAPSHOTS
-    if "steps" in given:
-        del values["minutes"]
-    return Settings.of({**values, **given})

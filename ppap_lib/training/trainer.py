@@ -1,7 +1,7 @@
 """One training loop for every network: EMA, mixed precision, time budgets, crash-safe resume.
 
 A step is a function of its number: batches, noise and dropout come from generators seeded by
-it, so a run that is killed and resumed passes through the same losses as one that was not (as
+it, so that a run that is killed and resumed passes through the losses of one that was not (as
 long as the budget is in steps: a budget in minutes fits the learning rate to the clock).
 
 The host reads no value back from the device inside a step. It waits once in `log_every` steps,
@@ -13,7 +13,6 @@ import math
 import os
 import re
 import time
-import zlib
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -23,6 +22,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
 
 from ppap_lib.data.pixels import from_bytes
 from ppap_lib.errors import TrainingError
@@ -32,6 +32,8 @@ from ppap_lib.training.checkpoints import (
     NOISE,
     Epochs,
     Log,
+    crc32,
+    described,
     load_checkpoint,
     save_checkpoint,
     seed_of,
@@ -51,13 +53,41 @@ class Progress:
 
 
 class Trainer:
-    """Trains `network` by `objective` on uint8 `data` [N, C, H, W] and `labels` in `folder`.
+    """Trains a network by an objective on samples and their labels, in a folder.
 
-    `labels` [N, ...] are what the objective is told of each image: a class index, or a teacher's
-    logits. The whole set is held on `device`, or on the CPU where it is too large for that. Call
-    `resume` to continue from the folder's checkpoint, then `run`, which returns the averaged
-    network. `about` says, by name, what else makes this run another than others: a checkpoint of
-    which it is not true is not resumed. `clock` counts seconds.
+    Call `resume` to continue from the folder's checkpoint, then `run`, which returns the averaged
+    network. Samples are held on the device, or on the CPU where they are too large for that.
+
+    Parameters
+    ----------
+    network : nn.Module
+        Is trained in place.
+    objective : Objective
+        `(network, samples [B, ...], labels, generator) -> loss []`.
+    data : Tensor
+        Samples [N, ...]: uint8 pixels [N, C, H, W], which are read in [-1, 1], or floating numbers
+        of any shape, which are read in float32.
+    labels : tree of Tensor
+        What the objective is told of each sample, such as a class index or a teacher's output: a
+        tensor [N, ...], or lists, tuples and dictionaries of such.
+    settings : Settings
+        Budget, batch size, learning rate and the like.
+    folder : str or Path
+        Where checkpoint, log and snapshots are kept.
+    device : torch.device or str
+        Where to train.
+    clock : callable
+        Counts seconds.
+    about : mapping of str to str
+        Says by name what else makes this run another than others: a checkpoint of which it is not
+        true is not resumed.
+    renamed : callable
+        Maps the network's state in a checkpoint of an earlier version to the names of today.
+
+    Raises
+    ------
+    TrainingError
+        If samples or labels are of another kind or number, or in one of several processes.
     """
 
     def __init__(
@@ -65,20 +95,17 @@ class Trainer:
         network: nn.Module,
         objective: Objective,
         data: Tensor,
-        labels: Tensor,
+        labels: Any,
         settings: Settings,
         folder: str | Path,
         device: torch.device | str = "cpu",
         clock: Callable[[], float] = time.monotonic,
         about: Mapping[str, str] = MappingProxyType({}),
+        renamed: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = dict,
     ):
         refuse_torchrun()
-        if data.dtype != torch.uint8 or data.ndim != 4 or not len(data) or len(data) != len(labels):
-            raise TrainingError(
-                f"expected uint8 images [N, C, H, W] and one label each, not {data.dtype} "
-                f"{list(data.shape)} and {len(labels)} labels"
-            )
-        self.device, self.clock = torch.device(device), clock
+        _check(data, labels)
+        self.device, self.clock, self.renamed = torch.device(device), clock, renamed
         self.objective, self.settings = objective, settings
         self.identity = {
             "seed": settings.seed,
@@ -88,10 +115,12 @@ class Trainer:
             "data": described(data, labels),
             **about,
         }
-        self.layout = torch.channels_last if settings.channels_last else torch.contiguous_format
-        self.network = network.to(self.device, memory_format=self.layout)
+        layout = torch.channels_last if settings.channels_last else torch.contiguous_format
+        self.network = network.to(self.device, memory_format=layout)
+        self.layout = layout if data.ndim == 4 else torch.contiguous_format  # of the samples
         self.ema = copy.deepcopy(self.network).eval().requires_grad_(False)
-        self.data, self.labels = _held(data, self.device), labels.to(self.device)
+        self.data = _held(data, self.device)
+        self.labels = tree_map(lambda label: label.to(self.device), labels)
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.checkpoint = self.folder / "checkpoint.pt"
@@ -112,6 +141,7 @@ class Trainer:
 
     @property
     def images_seen(self) -> int:
+        """Samples that the steps so far were taken on."""
         return self.progress.step * self.settings.batch
 
     @property
@@ -119,17 +149,19 @@ class Trainer:
         """The share of the budget that is used up, in [0, 1]."""
         return self.settings.fraction(self.progress.step, self.progress.seconds)
 
-    def batch(self) -> tuple[Tensor, Tensor]:
-        """Images [B, C, H, W] in [-1, 1] and labels [B] of the present step."""
+    def batch(self) -> tuple[Tensor, Any]:
+        """Return the samples [B, ...] of the present step, float32, and their labels."""
         chosen = self._epochs(self.progress.step)
-        images = from_bytes(self.data[chosen].to(self.device))
-        labels = self.labels[chosen.to(self.device)]
-        return images.contiguous(memory_format=self.layout), labels
+        samples = self.data[chosen].to(self.device)
+        samples = from_bytes(samples) if samples.dtype == torch.uint8 else samples.float()
+        chosen = chosen.to(self.device)
+        labels = tree_map(lambda label: label[chosen], self.labels)
+        return samples.contiguous(memory_format=self.layout), labels
 
     def step(self) -> Tensor:
-        """One optimiser step; returns (loss, gradient norm) [2], still on the device."""
+        """Take one optimiser step, and return (loss, gradient norm) [2], still on the device."""
         s, number = self.settings, self.progress.step
-        images, labels = self.batch()
+        samples, labels = self.batch()
         generator = self._generator.manual_seed(seed_of(s.seed, NOISE, number))
         # Dropout and the like draw from the global generator, which `run` puts back.
         torch.manual_seed(seed_of(s.seed, DROPOUT, number))
@@ -137,7 +169,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         with torch.autocast(self.device.type, torch.bfloat16) if s.bf16 else nullcontext():
-            loss = self.objective(self._forward, images, labels, generator)
+            loss = self.objective(self._forward, samples, labels, generator)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), s.clip or math.inf)
@@ -168,10 +200,10 @@ class Trainer:
         save_checkpoint(state, self.checkpoint)
 
     def resume(self) -> bool:
-        """Continue from the folder's checkpoint, if there is one; whether there was.
+        """Continue from the folder's checkpoint, and return whether there is one.
 
-        A checkpoint of other data, batch size, seed, objective or `about` is refused; the budget,
-        the learning rate and the like may change.
+        Raises `TrainingError` for a checkpoint of other data, batch size, seed, objective or
+        `about`. The budget, the learning rate and the like may change.
         """
         if not self.checkpoint.exists():
             return False
@@ -184,8 +216,8 @@ class Trainer:
                 + "; ".join(f"{k} {made.get(k)} there, {here.get(k)} here" for k in differing)
                 + ". Use another folder, or the same settings"
             )
-        weights.load(self.network, state["network"], str(self.checkpoint))
-        weights.load(self.ema, state["ema"], str(self.checkpoint))
+        for module, part in ((self.network, "network"), (self.ema, "ema")):
+            weights.load(module, self.renamed(state[part]), str(self.checkpoint))
         self.optimizer.load_state_dict(state["optimizer"])
         for group in self.optimizer.param_groups:
             group["weight_decay"] = self.settings.weight_decay if group["decayed"] else 0.0
@@ -202,7 +234,7 @@ class Trainer:
                 path.unlink()
 
     def snapshot(self) -> Path:
-        """Keep the present EMA weights (float16) under the number of images seen.
+        """Keep the present EMA weights in float16, and return the file, named by images seen.
 
         A diverged network is refused, as in `save`.
         """
@@ -212,7 +244,7 @@ class Trainer:
         return path
 
     def run(self, on_log: Callable[[dict[str, Any]], None] = lambda row: None) -> nn.Module:
-        """Train to the end of the budget, telling `on_log` each logged row; the EMA network.
+        """Train to the end of the budget, telling `on_log` each logged row; return the average.
 
         Raises `TrainingError` when the loss diverges, and instead of writing over an earlier
         run that was not resumed.
@@ -296,17 +328,23 @@ def refuse_torchrun() -> None:
     if (world := int(os.environ.get("WORLD_SIZE", 1))) > 1:
         raise TrainingError(
             f"training runs in one process and torchrun started {world}: start it with plain "
-            f"python (sampling is what divides: ppap_lib.samplers.draw)"
+            f"python (what divides is sampling: ppap generate)"
         )
 
 
-def described(data: Tensor, *labels: Tensor) -> str:
-    """How many images, and the checksum of them and of what is told of each."""
-    return f"{len(data)} images, crc32 {crc32(data, *labels):08x}"
+def _check(data: Tensor, labels: Any) -> None:
+    """Raise `TrainingError` unless there are samples, of a kind that is read, and a label each."""
+    pixels = data.dtype == torch.uint8 and data.ndim == 4
+    counts = {len(label) for label in tree_leaves(labels)}
+    if not len(data) or not (pixels or data.is_floating_point()) or counts != {len(data)}:
+        raise TrainingError(
+            f"expected uint8 pixels [N, C, H, W] or floating samples [N, ...], and one label "
+            f"each, not {data.dtype} {list(data.shape)} and {sorted(counts)} labels"
+        )
 
 
 def _held(data: Tensor, device: torch.device) -> Tensor:
-    """The images on the device, or on the CPU if they would take half of a GPU's free memory."""
+    """The samples on the device, or on the CPU if they would take half of a GPU's free memory."""
     if device.type == "cuda" and data.nbytes > torch.cuda.mem_get_info(device)[0] / 2:
         return data.cpu()
     return data.to(device)
@@ -316,14 +354,6 @@ def _schedule(objective: Objective) -> str:
     """The checksum of the objective's noise levels: its `schedule` is no part of what it prints."""
     schedule = getattr(objective, "schedule", None)
     return "none" if schedule is None else f"crc32 {crc32(schedule.alphas_cumprod):08x}"
-
-
-def crc32(*tensors: Tensor) -> int:
-    """The checksum of the tensors' bytes, one after the other."""
-    found = 0
-    for tensor in tensors:
-        found = zlib.crc32(tensor.cpu().contiguous().numpy(), found)
-    return found
 
 
 def _averaged(
@@ -342,7 +372,7 @@ def _averaged(
 
 
 def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Groups for AdamW: weight decay for matrices and kernels, none for biases and norms.
+    """Return groups for AdamW: weight decay for matrices and kernels, none for biases and norms.
 
     Position and class embeddings that a timm network excludes by name are not decayed either.
     """

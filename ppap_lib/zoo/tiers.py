@@ -5,7 +5,7 @@ One code path serves all of them; a tier only fills in its arguments. Its data s
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -17,11 +17,12 @@ from ppap_lib.data import fashion
 from ppap_lib.data.imagenet_classes import imagenet
 from ppap_lib.diffusion.schedules import Schedule
 from ppap_lib.errors import InputError, TrainingError
-from ppap_lib.networks.adm import UNet
+from ppap_lib.networks.adm import Architecture, UNet
 from ppap_lib.networks.classifiers import CLASSIFIERS, SMALL_DENOISER
 from ppap_lib.training.fit import fit
 from ppap_lib.training.objectives import ClassifierLoss, DenoiserLoss, Objective
-from ppap_lib.training.settings import NETWORKS, OBJECTIVES, Settings
+from ppap_lib.training.settings import Settings
+from ppap_lib.zoo.presets import NETWORKS, preset
 
 TierName = Literal["fashion", "tin10", "imagenet256"]
 
@@ -57,14 +58,15 @@ class Tier:
         """The name in the zoo of the tier's "denoiser", "judge", or guide."""
         return self.published.get(part, f"{self.name}/{part}")
 
-    def denoiser(self, **changes: Any) -> UNet:
-        """The tier's untrained denoiser: predicts v and ADM's variance channels.
-
-        `changes` are arguments of `UNet` that shall differ from the preset's.
-        """
+    @property
+    def architecture(self) -> Architecture:
+        """The architecture of the tier's denoiser, which predicts v and ADM's variance channels."""
         self._trains("denoiser")
-        arguments = {**SMALL_DENOISER, **changes}
-        return UNet(in_channels=self.channels, out_channels=2 * self.channels, **arguments)
+        return replace(SMALL_DENOISER, in_channels=self.channels, out_channels=2 * self.channels)
+
+    def denoiser(self) -> UNet:
+        """Make the tier's untrained denoiser."""
+        return UNet(self.architecture)
 
     def classifier(self, name: str) -> nn.Module:
         """An untrained classifier of the tier: 'resnet18' and 'vit' guide, 'judge' judges."""
@@ -156,17 +158,17 @@ def tier(name: str) -> Tier:
 
 
 def untrained_network(tier: Tier, what: str, seed: int) -> nn.Module:
-    """The tier's untrained network, initialised by `seed` alone."""
+    """Return the tier's untrained denoiser or classifier, initialised by `seed` alone."""
     _known(what)
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
         return tier.denoiser() if what == "denoiser" else tier.classifier(what)
 
 
-def training_objective(tier: Tier, what: str, **overrides) -> Objective:
-    """What the tier's network is trained by: the preset, with `overrides`."""
+def training_objective(tier: Tier, what: str, **overrides: Any) -> Objective:
+    """Return what the tier's network is trained by: the preset's loss, with `overrides`."""
     _known(what)
-    arguments = {**OBJECTIVES.get((tier.name, what), {}), **overrides}
+    arguments = {**preset(tier.name, what).loss, **overrides}
     if what == "denoiser":
         return DenoiserLoss(tier.schedule(), **arguments)
     return ClassifierLoss(**arguments)
@@ -180,21 +182,43 @@ def train_network(
     settings: Settings,
     folder: str | Path,
     *,
+    network: nn.Module | None = None,
     loss: Objective | None = None,
     **options: Any,
 ) -> dict[str, Any]:
-    """Train a tier's network by `training.fit`, whose `options` it takes; returns the summary.
+    """Train a tier's network by `training.fit.fit`, and return the summary.
 
-    `what` is "denoiser" or a classifier's name, `loss` replaces the tier's objective. Raises
-    `TrainingError` for data [N, C, H, W] of another shape than the tier's images.
+    Parameters
+    ----------
+    tier : Tier
+        Whose network and objective.
+    what : str
+        "denoiser", or a classifier's name.
+    data : Tensor
+        uint8 [N, C, H, W], of the tier's shape.
+    labels : Tensor
+        int64 [N].
+    settings, folder
+        As for `fit`.
+    network : nn.Module, optional
+        Another network in place of the tier's own; it is trained in place.
+    loss : Objective, optional
+        Another objective in place of the tier's.
+    **options
+        Further arguments of `fit`, such as `device` and `resume`.
+
+    Raises
+    ------
+    TrainingError
+        If the images have another shape than the tier's, or as `fit` does.
     """
     if tuple(data.shape[1:]) != tier.shape:
         raise TrainingError(
             f"tier {tier.name} trains on images {list(tier.shape)}, not {list(data.shape[1:])}"
         )
     return fit(
-        untrained_network(tier, what, settings.seed),
-        loss or training_objective(tier, what),
+        untrained_network(tier, what, settings.seed) if network is None else network,
+        training_objective(tier, what) if loss is None else loss,
         data,
         labels,
         settings,

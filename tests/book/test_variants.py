@@ -12,11 +12,12 @@ from ppap_book.errors import StudyError
 from ppap_book.studies import ablation, distillation, variants
 from ppap_book.studies.distillation import Distillation
 from ppap_book.studies.variants import GUIDES, available, training
-from ppap_lib.data.shards import Manifest, Origin, claim, write_shard
-from ppap_lib.distill.fitting import RATES
+from ppap_lib.data.imageset import Origin
+from ppap_lib.data.shards import Manifest, claim, write_shard
 from ppap_lib.errors import TrainingError
 from ppap_lib.files import provenance
 from ppap_lib.training.fit import SUMMARY
+from ppap_lib.zoo.presets import EXPERTS
 
 EACH = [(name, guide) for guide in GUIDES for name in available(guide)]
 SET = str(Origin(6000, "fashion/denoiser", "ddim10"))
@@ -39,7 +40,7 @@ def test_a_variant_differs_in_one_thing(name, guide, tmp_path):
     from_ = {"labels": "real", "whole": "labels"}.get(name, "base")
     base, own = (vars(training(each, guide, tmp_path)) for each in (from_, name))
     (differs,) = {key for key in base if own[key] != base[key]}
-    expected = {"labels": "kind", "whole": "whole", "real": "generated"}
+    expected = {"labels": "kind", "whole": "whole", "real": "generated", "no-scale": "lora_scale"}
     assert differs == expected.get(name, differs)
     assert name in expected or name.startswith(differs.replace("_", "-"))
 
@@ -124,7 +125,7 @@ def test_labels_are_learned_at_the_rate_of_what_is_trained(
         variants, "train_experts", lambda training, settings, *_, **__: asked.append(settings.lr)
     )
     variants.train(training(name, guide, tmp_path), 100, tmp_path)
-    assert asked == [RATES[guide, whole]]
+    assert asked == [EXPERTS[guide].lr_copies if whole else EXPERTS[guide].lr]
 
 
 def test_rows_have_the_commit_of_the_code_that_trained(tmp_path, moving_head, monkeypatch):

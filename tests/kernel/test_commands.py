@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ppap_lib.commands import shell
+from ppap_lib.cli import run_command
 from ppap_lib.errors import InputError
 from ppap_lib.files.atomic import write_text
 
@@ -15,7 +15,7 @@ def write(folder: Path) -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--folder", type=Path)
     act = lambda given: write_text(given.folder / "a", "text")  # noqa: E731
-    return shell.run(parser, act, ["--folder", str(folder)])
+    return run_command(parser, act, ["--folder", str(folder)])
 
 
 @pytest.mark.parametrize("below", ["", "deeper/still"])
@@ -31,7 +31,7 @@ def test_a_path_that_no_option_named(capsys):
     def act(given):
         raise PermissionError(13, "Permission denied", "elsewhere")
 
-    assert shell.run(argparse.ArgumentParser(), act, []) == 1
+    assert run_command(argparse.ArgumentParser(), act, []) == 1
     assert capsys.readouterr().err == "error: elsewhere: Permission denied\n"
 
 
@@ -39,14 +39,14 @@ def test_an_error_of_the_package_is_a_message_and_any_other_is_raised(capsys):
     def refuse(given):
         raise InputError("give one seed per image")
 
-    assert shell.run(argparse.ArgumentParser(), refuse, []) == 1
+    assert run_command(argparse.ArgumentParser(), refuse, []) == 1
     assert capsys.readouterr().err == "error: give one seed per image\n"
 
     def break_down(given):
         raise ValueError("a fault of the program")
 
     with pytest.raises(ValueError, match="a fault of the program"):
-        shell.run(argparse.ArgumentParser(), break_down, [])
+        run_command(argparse.ArgumentParser(), break_down, [])
 
 
 def test_other_faults_of_the_system_are_raised():
@@ -54,7 +54,7 @@ def test_other_faults_of_the_system_are_raised():
         raise FileNotFoundError(2, "No such file or directory", "expected")
 
     with pytest.raises(FileNotFoundError):
-        shell.run(argparse.ArgumentParser(), act, [])
+        run_command(argparse.ArgumentParser(), act, [])
 
 
 def test_what_can_be_written_is(tmp_path):

@@ -18,7 +18,7 @@ FLOORS = (
     ("experts", "training"),
     ("zoo",),
     ("distill",),
-    ("cli", "commands"),
+    ("cli",),
 )
 """From the ground up. Rooms of one floor do not import each other, but for ground and top."""
 

@@ -1,0 +1,18 @@
+"""The command `ppap`: train | distill | generate | data | list.
+
+`add_options` makes options of a dataclass's fields, `run_command` carries a command line out; other
+command lines may use both.
+"""
+
+from collections.abc import Sequence
+
+from ppap_lib.cli.options import add_options, given_of, run_command
+
+__all__ = ["add_options", "given_of", "main", "run_command"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Carry out the command line, by default the process's own, and return the exit status."""
+    from ppap_lib.cli.commands import parser  # what computes is imported when it is needed
+
+    return run_command(parser(), lambda given: given.command(given), arguments)

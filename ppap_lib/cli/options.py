@@ -1,0 +1,151 @@
+"""Options made of the fields of parameter dataclasses, and messages in place of tracebacks."""
+
+import argparse
+import errno
+import sys
+import types
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import MISSING, Field, fields
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from ppap_lib.errors import PpapError
+from ppap_lib.parameters import HELP
+
+Kind = TypeVar("Kind")
+
+_UNWRITABLE = frozenset(
+    (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    + (errno.ENOTDIR, errno.EISDIR, errno.EEXIST)  # a file where a folder should be, or the reverse
+)
+
+
+def add_options(
+    parser: argparse.ArgumentParser,
+    kind: type,
+    *,
+    positional: Collection[str] = (),
+    without: Collection[str] = (),
+    names: Mapping[str, str] = types.MappingProxyType({}),
+    default: str | None = None,
+) -> None:
+    """Add an option for every field of a dataclass, as a group of its own.
+
+    A field `first_seed: int` becomes `--first-seed`; a bool has a `--no-` beside it, a `Literal`
+    its choices, a tuple takes several values. A field without a default is required. What is not
+    given is no attribute of the parsed namespace, so that `given_of` leaves it to the dataclass.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser
+        Where the options are added.
+    kind : type
+        A dataclass, whose fields may say `param(..., help="A sentence.")`.
+    positional, without : collection of str
+        Fields that are given by their place, and fields that are no options.
+    names : mapping of str to str
+        Names of options that are not their fields'.
+    default : str, optional
+        What the help says of every default, such as "the preset's".
+
+    Raises
+    ------
+    TypeError
+        If a field has a type that no option can have.
+    """
+    group = parser.add_argument_group(kind.__doc__.splitlines()[0].rstrip("."))
+    hints = get_type_hints(kind)
+    for field in fields(kind):
+        if field.name in without:
+            continue
+        required = field.default is MISSING
+        how = _reading(hints[field.name], field.name)
+        how |= {"help": _help(field, default), "default": argparse.SUPPRESS}
+        if field.name in positional:
+            group.add_argument(field.name, **how | ({} if required else {"nargs": "?"}))
+            continue
+        flag = "--" + names.get(field.name, field.name).replace("_", "-")
+        if "type" in how and "choices" not in how:
+            how["metavar"] = flag[2:].replace("-", "_").upper()
+        group.add_argument(flag, dest=field.name, required=required, **how)
+
+
+def _help(field: Field, default: str | None) -> str:
+    """The field's sentence, and its default where there is one."""
+    usual = field.default
+    if isinstance(usual, bool):
+        usual = "yes" if usual else "no"
+    told = [field.metadata.get(HELP, "")]
+    if usual is not MISSING and (default or usual not in (None, ())):
+        told.append(f"Default: {default or usual}.")
+    return " ".join(told).strip().replace("%", "%%")
+
+
+def _reading(hint: Any, name: str) -> dict[str, Any]:
+    """How argparse reads a value of this type."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        (hint,) = (arg for arg in args if arg is not types.NoneType)
+        return _reading(hint, name)
+    if hint is bool:
+        return {"action": argparse.BooleanOptionalAction}
+    if origin is Literal:
+        return {"choices": args, "type": type(args[0])}
+    if origin is tuple:
+        several = args[1:] == (Ellipsis,)
+        return {**_reading(args[0], name), "nargs": "+" if several else len(args)}
+    if hint in (int, float, str, Path):
+        return {"type": hint}
+    raise TypeError(f"{name}: an option cannot have the type {hint!r}")
+
+
+def given_of(kind: type, given: argparse.Namespace) -> dict[str, Any]:
+    """Return the options on the command line that are fields of the dataclass `kind`, by name."""
+    return {f.name: getattr(given, f.name) for f in fields(kind) if hasattr(given, f.name)}
+
+
+def run_command(
+    parser: argparse.ArgumentParser,
+    act: Callable[[argparse.Namespace], str | int | None],
+    arguments: Sequence[str] | None = None,
+) -> int:
+    """Carry out a command line, and return the exit status.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser
+        Reads the arguments.
+    act : callable
+        Does what they say, and returns words, which are printed, or a status of its own.
+    arguments : sequence of str, optional
+        In place of the process's own.
+
+    Returns
+    -------
+    int
+        1 after a `PpapError`, of which only the message is printed: it says what to do; and where
+        a file cannot be written. Any other exception is a fault of the program, and is raised.
+    """
+    given = parser.parse_args(arguments)
+    try:
+        result = act(given)
+    except Exception as error:
+        if isinstance(error, PpapError):
+            words = str(error)
+        elif isinstance(error, OSError) and error.errno in _UNWRITABLE:
+            words = _unwritable(error, given)
+        else:
+            raise
+        print(f"error: {words}", file=sys.stderr)
+        return 1
+    if isinstance(result, str):
+        print(result)
+    return result if isinstance(result, int) else 0
+
+
+def _unwritable(error: OSError, given: argparse.Namespace) -> str:
+    words = ": ".join(str(part) for part in (error.filename, error.strerror) if part)
+    folder = getattr(given, "folder", None)
+    named = folder and isinstance(error.filename, str | Path)
+    inside = named and Path(error.filename).is_relative_to(folder)
+    return f"{words}: give another --folder" if inside else words
