@@ -112,7 +112,7 @@ def load_network(
 
 
 def _experts(card: Card, device: torch.device, assets: Path) -> Experts:
-    path = find(card, assets) or _obtain(card, download=False)
+    path = (find(card, assets) if card.trained else None) or _obtain(card, download=False)
     backbone = expert_backbone(path, card.network["trunk"], assets)
     return expert_files.read(path, backbone, card.sha256).to(device)
 
