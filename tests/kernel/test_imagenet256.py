@@ -143,7 +143,7 @@ PROGRAMS = {
 def carry_out(command, assets):
     _, (program, *given) = printed.arguments(command)
     if program == "cards":
-        return cards.main(["--assets", str(assets), *given])
+        return cards.main([*given, "--assets", str(assets)])
     run, smaller = PROGRAMS[program]
     return run.main([*given, *smaller.split()])
 
