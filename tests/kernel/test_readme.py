@@ -2,11 +2,12 @@
 
 import re
 
+import printed
 import torch
 from PIL import Image
 from places import ROOT
 
-from ppap_lib.guidance.tasks import Classification
+import ppap_lib as ppap
 
 README = (ROOT / "README.md").read_text("utf8")
 
@@ -18,26 +19,24 @@ def test_it_opens_with_the_two_commands_and_one_picture():
     assert (ROOT / picture).exists()
 
 
-def test_the_guidance_example_steers_towards_its_target(tmp_path, monkeypatch):
-    """The lines of the README, at fewer steps; the guide must come to believe in its target."""
-    first, then = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    assert len(first.strip().splitlines()) <= 14
-    found: dict = {}
+def test_the_listing_steers_towards_its_target(tmp_path, monkeypatch):
+    """Each guide must come to believe in its target."""
+    names: dict = {}
     monkeypatch.chdir(tmp_path)
-    exec((first + then).replace("ddim25", "ddim10").replace("(25,", "(3,"), found)
-    target = torch.full((8,), 9)
-    plain = found["sample"](
-        found["clipped"](found["zoo"].denoiser("fashion/denoiser")),
-        found["seeds"].Noise(range(8), (1, 32, 32))(),
-        found["grid"],
-        found["ddim"](),
-    )
-
-    def belief(images):
-        return float(Classification().log_prob(found["model"](images.float()), target).mean())
-
-    assert found["boots"].shape == (8, 1, 32, 32)
-    assert belief(found["boots"]) > belief(plain) + 0.5
-    assert found["again"].isfinite().all() and len(found["finest"]) - 1 == 3
+    exec(printed.readme_listing(), names)
     with Image.open("boots.png") as sheet:
         assert sheet.size == (4 * 33 - 1, 2 * 33 - 1)
+
+    clean = ppap.load("fashion/resnet18")
+    at_the_end = names["experts"].at(names["model"].schedule.at(0))
+    for reader, images, how, least in (
+        (clean, names["boots"], {"solver": "ddim", "steps": 5}, 0.5),
+        (at_the_end, names["again"], {"solver": "dpmpp_2m", "evaluations": 5}, 0.5),
+    ):
+        assert images.shape == (8, 1, 32, 32) and images.abs().max() <= 1
+        plain = ppap.draw(names["model"], seeds=range(8), **how)
+        believed, before = (
+            ppap.Classification().log_prob(reader(drawn), torch.full((8,), 9)).mean()
+            for drawn in (images, plain)
+        )
+        assert believed > before + least
