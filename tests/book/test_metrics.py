@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from ppap_book.errors import StudyError
-from ppap_book.measures import distances, features
+from ppap_book.measures import distances
 from ppap_book.measures import features as extractors
-from ppap_book.measures.distances import Features, Reference
-from ppap_lib import data
+from ppap_book.measures.distances import Reference
+from ppap_book.measures.features import Features, Lite2
+from ppap_lib.data import fashion
 from ppap_lib.errors import DataError, WeightsError
 from ppap_lib.files import weights
 from ppap_lib.zoo import datasets
@@ -172,7 +173,7 @@ def test_unequal_counts_small_sets_and_other_extractors_are_refused():
     with pytest.raises(StudyError, match="stored without logits"):
         distances.inception_score(Features(a.vectors, "lite2"))
     with pytest.raises(StudyError, match="no extractor 'vgg'"):
-        distances.extract(torch.zeros(1, 1, 8, 8, dtype=torch.uint8), "vgg")
+        extractors.extract(torch.zeros(1, 1, 8, 8, dtype=torch.uint8), "vgg")
     with pytest.raises(StudyError, match="cannot span 64 principal components"):
         Reference(features(64)).project(a.vectors)
 
@@ -185,17 +186,17 @@ class TestInception:
         """Of the file; a machine without network, cache and data."""
         monkeypatch.setenv("PPAP_CACHE", str(tmp_path / "cache"))
         monkeypatch.setenv("PPAP_DATA", str(tmp_path))
-        monkeypatch.setattr(features, "_INCEPTION", (tmp_path / "away" / "i.pth").as_uri())
+        monkeypatch.setattr(extractors, "_INCEPTION", (tmp_path / "away" / "i.pth").as_uri())
         return "i.pth"
 
     def test_without_them_it_says_what_to_put_where(self, name):
         with pytest.raises(DataError, match="cannot download i.pth .* put the file at"):
-            distances.extract(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), "inception")
+            extractors.extract(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), "inception")
 
     def test_another_file_is_refused_before_it_is_unpickled(self, name, tmp_path):
         torch.save({"w": torch.zeros(1)}, tmp_path / name)
         with pytest.raises(WeightsError, match="i.pth has sha256 .*, expected 6726825d"):
-            distances.extract(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), "inception")
+            extractors.extract(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), "inception")
 
     def test_a_state_dict_of_the_right_digest_becomes_the_network(
         self, name, monkeypatch, tmp_path
@@ -211,8 +212,8 @@ class TestInception:
             FeatureExtractorInceptionV3, "load_state_dict", lambda self, state: load(state)
         )
         torch.save({"w": torch.ones(1)}, tmp_path / name)
-        monkeypatch.setattr(features, "_INCEPTION_SHA256", weights.sha256(tmp_path / name))
-        found = distances.extract(torch.zeros(2, 1, 8, 8, dtype=torch.uint8), "inception")
+        monkeypatch.setattr(extractors, "_INCEPTION_SHA256", weights.sha256(tmp_path / name))
+        found = extractors.extract(torch.zeros(2, 1, 8, 8, dtype=torch.uint8), "inception")
         assert given[0]["w"] == 1
         assert found.vectors.shape == (2, 2048) and found.logits.shape == (2, 1008)
 
@@ -226,13 +227,36 @@ class TestLite2:
     def test_batch_size_does_not_matter(self):
         pytest.importorskip("timm")
         images = self.images()
-        whole, split = distances.extract(images), distances.extract(images, batch=2)
+        whole, split = extractors.extract(images), extractors.extract(images, batch=2)
         torch.testing.assert_close(whole.vectors, split.vectors, rtol=1e-4, atol=1e-5)
         assert whole.vectors.shape == (6, 1280) and whole.logits.shape == (6, 1000)
 
-    def test_torch_fidelity_computes_the_same_numbers_with_the_registered_extractor(self):
+    def test_torch_fidelity_computes_the_same_numbers_with_this_extractor(self):
+        from torch_fidelity.feature_extractor_base import FeatureExtractorBase
+
+        class Extractor(FeatureExtractorBase):
+            def __init__(self, name, features_list, **options):
+                super().__init__(name, features_list)
+                self.lite2 = Lite2()
+
+            @staticmethod
+            def get_provided_features_list():
+                return ("vectors",)
+
+            @staticmethod
+            def get_default_feature_layer_for_metric(metric):
+                return "vectors"
+
+            @staticmethod
+            def can_be_compiled():
+                return False
+
+            def forward(self, pixels):
+                return self.lite2(pixels)[:1]
+
+        torch_fidelity.register_feature_extractor("lite2", Extractor)
         images = datasets.load("fashion", "test").pixels[:24]
-        ours = [distances.extract(part) for part in images.chunk(2)]
+        ours = [extractors.extract(part) for part in images.chunk(2)]
 
         class Rows(torch.utils.data.Dataset):
             def __init__(self, pixels):
@@ -247,7 +271,7 @@ class TestLite2:
         theirs = torch_fidelity.calculate_metrics(
             input1=Rows(images[:12]),
             input2=Rows(images[12:]),
-            feature_extractor=extractors.register_with_torch_fidelity(),
+            feature_extractor="lite2",
             kid=True,
             kid_subsets=1,
             kid_subset_size=12,
@@ -268,7 +292,7 @@ class TestLite2:
         labels = torch.arange(10).repeat_interleave(200)
         images = SimpleNamespace(pixels=torch.arange(2000)[:, None, None, None], labels=labels)
         monkeypatch.setattr(distances, "extract", extracted)
-        monkeypatch.setattr(distances.data, "reference_images", lambda tier: images)
+        monkeypatch.setattr(distances.datasets, "reference_images", lambda tier: images)
         return distances.reference_file("fashion", "lite2")
 
     def test_more_real_images_than_are_kept_are_extracted_and_begin_with_the_same(
@@ -326,8 +350,8 @@ class TestLite2:
 
     def test_kept_features_are_what_the_extractor_says(self):
         kept = distances.real_features("fashion")
-        found = data.fashion.shipped()
-        again = distances.extract(found.pixels[distances.balanced(found.labels, 4)])
+        found = fashion.shipped()
+        again = extractors.extract(found.pixels[distances.balanced(found.labels, 4)])
         assert len(kept) == 1000 and distances.reference_file("fashion", "lite2").is_file()
         # Kept in float16; in another batch float32 differs by less.
         torch.testing.assert_close(again.vectors, kept.vectors[:4], rtol=2e-3, atol=1e-3)

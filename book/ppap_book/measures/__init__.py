@@ -1,1 +1,1 @@
-"""What is measured on images, models and trainings."""
+"""Measures of images, of models and of trainings."""

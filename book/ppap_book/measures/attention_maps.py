@@ -1,7 +1,7 @@
-"""Where a network looks: maps of attention, and what can be measured on them.
+"""Maps of attention: where a network looks, and how much of it lies on the object.
 
 Maps are [B, H, W], not negative, at the images' size; their scale carries no meaning. A map that
-is zero everywhere is empty: it points nowhere, and all that is measured on it is nan. Masks are
+is zero everywhere is empty: it points nowhere, and every measure of it is nan. Masks are
 bool [B, H, W].
 """
 
@@ -48,10 +48,12 @@ def cam(model: nn.Module, images: Tensor, target: Tensor, layer: str) -> Tensor:
         images = images.detach().requires_grad_()
         extractor(images, [ClassifierOutputTarget(int(k)) for k in target])
         hooks = extractor.activations_and_grads
-        activations, gradients = (kept[0].numpy() for kept in (hooks.activations, hooks.gradients))
-        found = extractor.get_cam_image(images, module, None, activations, gradients)
+        activations, gradients = (
+            parts[0].numpy() for parts in (hooks.activations, hooks.gradients)
+        )
+        maps = extractor.get_cam_image(images, module, None, activations, gradients)
     model.zero_grad()
-    return _enlarged(torch.from_numpy(found).relu(), images.shape[-2:]).to(images.device)
+    return _enlarged(torch.from_numpy(maps).relu(), images.shape[-2:]).to(images.device)
 
 
 def _grid(tokens: Tensor) -> Tensor:

@@ -53,31 +53,31 @@ def real_features(
     """
     path = reference_file(tier, extractor)
     if count > KEPT:
-        found = extract_real(tier, extractor, device, count)
+        features = extract_real(tier, extractor, device, count)
     else:
-        vectors = _kept(path, extractor)
+        vectors = _stored(path, extractor)
         if vectors is None:
             vectors = extract_real(tier, extractor, device, KEPT).vectors.half()
             with suppress(OSError):  # a folder that cannot be written to: the next one extracts
-                weights.save({"vectors": vectors}, path, metadata=_made_by(extractor))
-        found = Features(vectors.float(), extractor)
-    if len(found) < count:
-        raise StudyError(f"{tier} has {len(found)} balanced reference images, not {count}")
-    return found
+                weights.save({"vectors": vectors}, path, metadata=_origin(extractor))
+        features = Features(vectors.float(), extractor)
+    if len(features) < count:
+        raise StudyError(f"{tier} has {len(features)} balanced reference images, not {count}")
+    return features
 
 
 _EXTRACTION = "1"  # another number once images reach extractors in another way
 
 
-def _made_by(extractor: str) -> dict[str, str]:
-    """What stored features must say of themselves to be read."""
+def _origin(extractor: str) -> dict[str, str]:
+    """Metadata that stored features must have to be read."""
     return {"extractor_sha256": digest(extractor), "extraction": _EXTRACTION}
 
 
-def _kept(path: Path, extractor: str) -> Tensor | None:
+def _stored(path: Path, extractor: str) -> Tensor | None:
     """The vectors stored at `path`, if they are there, whole, and by this extractor."""
     try:
-        current = weights.metadata(path) == _made_by(extractor)
+        current = weights.metadata(path) == _origin(extractor)
         return weights.read(path)["vectors"] if current else None
     except (WeightsError, OSError, KeyError):
         return None
@@ -88,11 +88,11 @@ def extract_real(
     tier: str, extractor: str = "lite2", device: torch.device | str = "cpu", count: int = KEPT
 ) -> Features:
     """`real_features`, computed from the images: `count`, up to `KEPT` as many as there are."""
-    found = datasets.reference_images(tier)
+    images = datasets.reference_images(tier)
     if count <= KEPT:
-        count = min(count, int(found.labels.bincount().min()) * int(found.labels.max() + 1))
-    chosen = balanced(found.labels, count)
-    return extract(found.pixels[chosen], extractor, device=device)
+        count = min(count, int(images.labels.bincount().min()) * int(images.labels.max() + 1))
+    positions = balanced(images.labels, count)
+    return extract(images.pixels[positions], extractor, device=device)
 
 
 @dataclass(frozen=True, eq=False)
@@ -246,7 +246,7 @@ def inside_manifold(images: Features, of: Features) -> Tensor:
 
 
 def recall_shares(generated: Features, real: Features) -> Tensor:
-    """What every generated image contributes to the recall: float64 [N], their mean about that.
+    """Contribution of every generated image to the recall: float64 [N], their mean about that.
 
     The jackknife's pseudo-values (Tukey 1958), N recall - (N - 1) recall without the image. Their
     spread is how much the recall depends on which images happened to be generated.

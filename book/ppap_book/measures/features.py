@@ -1,4 +1,4 @@
-"""What makes features of images: networks that were trained for something else.
+"""Features of images, by networks that were trained for something else.
 
 Offline it is EfficientNet-Lite2 ("lite2") at its fixed input size; "inception" is torch-fidelity's,
 whose weights are downloaded.
@@ -23,7 +23,7 @@ ExtractorName = Literal["lite2", "inception"]
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """What an extractor makes of N images: `vectors` [N, D] and `logits` [N, K], float32.
+    """Features of N images by one extractor: `vectors` [N, D] and `logits` [N, K], float32.
 
     Stored reference features go without logits, which only generated images need.
     """
@@ -64,7 +64,7 @@ _INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9
 def inception_weights() -> Path:
     """The file of Inception's weights: in `$PPAP_DATA`, or downloaded once; verified.
 
-    Raises `fetch.FetchError`, which says what to put where, or `weights.WeightsError`.
+    Raises `DataError`, which says what to put where, or `WeightsError`.
     """
     name, folder = _INCEPTION.rsplit("/", 1)[1], data_folder()
     path = cache_folder() / name
@@ -126,37 +126,3 @@ def digest(extractor: str) -> str:
     """The sha256 of the extractor's weights."""
     lite2 = zoo.card("efficientnet_lite2").sha256 or ""
     return {"lite2": lite2, "inception": _INCEPTION_SHA256}[extractor]
-
-
-def register_with_torch_fidelity(name: str = "efficientnet-lite2") -> str:
-    """Make lite2 a feature extractor of `torch_fidelity.calculate_metrics`; returns its name."""
-    from torch_fidelity.feature_extractor_base import FeatureExtractorBase
-    from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
-    from torch_fidelity.registry import register_feature_extractor as register
-
-    if name in FEATURE_EXTRACTORS_REGISTRY:
-        return name
-
-    class Extractor(FeatureExtractorBase):
-        def __init__(self, name, features_list, **kwargs):
-            super().__init__(name, features_list)
-            self.lite2 = Lite2()
-
-        @staticmethod
-        def get_provided_features_list():
-            return "vectors", "logits"
-
-        @staticmethod
-        def get_default_feature_layer_for_metric(metric):
-            return "logits" if metric == "isc" else "vectors"
-
-        @staticmethod
-        def can_be_compiled():
-            return False
-
-        def forward(self, images):
-            found = dict(zip(("vectors", "logits"), self.lite2(images), strict=True))
-            return tuple(found[name] for name in self.features_list)
-
-    register(name, Extractor)
-    return name

@@ -1,7 +1,7 @@
-"""How well any model reads noisy images, timestep by timestep.
+"""Accuracy, entropy, calibration and separation of any model's predictions on noisy images.
 
-`accuracy_by_t` says it in numbers; `log_probabilities` holds all that the model said, of which
-`reading` makes the numbers of one timestep.
+`log_probabilities` are all of a model's predictions, timestep by timestep; `reading` makes the
+numbers of one timestep of them, and `accuracy_by_t` does both.
 """
 
 import math
@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from ppap_book.errors import StudyError
-from ppap_book.measures import noisy_accuracy as readings
 from ppap_lib.diffusion.denoisers import in_train_mode
 from ppap_lib.diffusion.noise import Noise
 from ppap_lib.diffusion.schedules import Schedule
@@ -21,7 +20,7 @@ from ppap_lib.guidance import Model, model_at
 
 @dataclass(frozen=True)
 class Reading:
-    """How `n` images noised to `t` are read, on average.
+    """Averages over a model's predictions on `n` images noised to `t`.
 
     `accuracy`, and `confidence` (the largest probability), in [0, 1]; `entropy` of the
     probabilities in nats; `ece`, the expected calibration error, in [0, 1]. A model can be
@@ -68,15 +67,15 @@ def log_probabilities(
 
 
 def reading(log_p: Tensor, labels: Tensor, t: float) -> Reading:
-    """What log-probabilities [N, K] of images noised to `t` come to, on average."""
+    """Return the averages over log-probabilities [N, K] of images noised to `t`."""
     p = log_p.exp()
     return Reading(
         t=float(t),
         n=len(log_p),
         accuracy=float((p.argmax(1) == labels).double().mean()),
         confidence=float(p.amax(1).mean()),
-        entropy=float(readings.entropy(log_p).mean()),
-        ece=readings.calibration_error(log_p, labels),
+        entropy=float(entropy(log_p).mean()),
+        ece=calibration_error(log_p, labels),
     )
 
 
@@ -89,11 +88,14 @@ def accuracy_by_t(
     seeds: Sequence[int] | None = None,
     batch: int = 250,
 ) -> list[Reading]:
-    """Readings of `images` with `labels` [N] at the `times`, in order; see `log_probabilities`."""
+    """Return readings of `images` with `labels` [N] at the `times`, in order.
+
+    Images, seeds and batches are those of `log_probabilities`.
+    """
     if len(images) != len(labels):
         raise StudyError(f"expected one label per image, not {len(labels)} for {len(images)}")
-    found = log_probabilities(model, images, schedule, times, seeds, batch)
-    return [reading(log_p, labels.cpu(), t) for log_p, t in zip(found, times, strict=True)]
+    predictions = log_probabilities(model, images, schedule, times, seeds, batch)
+    return [reading(log_p, labels.cpu(), t) for log_p, t in zip(predictions, times, strict=True)]
 
 
 BINS = 15
@@ -117,10 +119,9 @@ def entropy(log_p: Tensor) -> Tensor:
 
 
 def mutual_information(log_p: Tensor) -> float:
-    """What the predictions tell about which image was seen: H(mean p) - mean H(p) >= 0.
+    """Mutual information of image and answer, in nats: H(mean p) - mean H(p).
 
-    The mutual information of image and answer, at most log N; zero when every image gets the
-    same answer, however sure it sounds.
+    From 0, when every image gets the same answer, however sure it sounds, to log N.
     """
     p = _checked(log_p).exp()
     gap = torch.special.entr(p.mean(0)).sum() - torch.special.entr(p).sum(1).mean()
@@ -145,11 +146,11 @@ def calibration_error(log_p: Tensor, labels: Tensor, bins: int = BINS) -> float:
 
 
 def auroc(log_p: Tensor, labels: Tensor, a: Collection[int], b: Collection[int]) -> float:
-    """How well the classes `a` are told from the classes `b`: the area under the ROC curve.
+    """Area under the ROC curve of the classes `a` against the classes `b`, in [0, 1].
 
     The chance that an image of `a` scores higher in log p(a)/p(b) than an image of `b`: 1 if they
-    are separated, 1/2 if not at all. A bias towards one side changes nothing, so this asks
-    what the predictions still know, not whether they are right.
+    are separated, 1/2 if not at all. A bias towards one side changes nothing: the area measures
+    what predictions still know, not whether they are right.
     """
     first, second = set(a), set(b)
     if not first or not second or first & second:
@@ -163,7 +164,7 @@ def auroc(log_p: Tensor, labels: Tensor, a: Collection[int], b: Collection[int])
         for group in (first, second)
     )
     if not len(of_a) or not len(of_b):
-        raise StudyError(f"no image of {a if not len(of_a) else b} to be told apart")
+        raise StudyError(f"no image of {a if not len(of_a) else b}")
     of_b = of_b.sort().values
     below = torch.searchsorted(of_b, of_a) + torch.searchsorted(of_b, of_a, right=True)
     return float(below.double().mean() / (2 * len(of_b)))  # a tie counts one half
@@ -180,9 +181,9 @@ def pairwise_auroc(log_p: Tensor, labels: Tensor) -> Tensor:
 
 
 def last_time_above(times: Tensor, values: Tensor, level: float) -> float:
-    """The largest time up to which `values` stay at or above `level`, linear between the times.
+    """Largest time up to which `values` [M] stay at or above `level`, linear between the `times`.
 
-    `times` [M] rise. -inf if the first value is below already, the last time if none ever is.
+    The times [M] rise. -inf if the first value is below already, the last time if none ever is.
     """
     if times.shape != values.shape or times.ndim != 1 or not len(times):
         raise StudyError(f"one value per time: {list(values.shape)}, {list(times.shape)}")
@@ -193,5 +194,5 @@ def last_time_above(times: Tensor, values: Tensor, level: float) -> float:
         return float(times[-1])
     if (i := int(under[0])) == 0:
         return -math.inf
-    share = (values[i - 1] - level) / (values[i - 1] - values[i])
-    return float(times[i - 1] + share * (times[i] - times[i - 1]))
+    fraction = (values[i - 1] - level) / (values[i - 1] - values[i])
+    return float(times[i - 1] + fraction * (times[i] - times[i - 1]))

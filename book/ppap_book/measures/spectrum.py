@@ -1,4 +1,4 @@
-"""Power of images by spatial frequency: what is layout, what is detail, what is left of noise.
+"""Power of images by spatial frequency: layout, detail, and noise.
 
 Frequencies are in cycles per image: 1 is one period across the whole picture, half the side the
 finest that the pixels can hold.
