@@ -19,6 +19,7 @@ from ppap_lib.diffusion.schedules import Schedule as Schedule
 from ppap_lib.distill import ExpertTraining as ExpertTraining
 from ppap_lib.distill import Supervised as Supervised
 from ppap_lib.distill import Transfer as Transfer
+from ppap_lib.distill import distil as distil
 from ppap_lib.distill import train_experts as train_experts
 from ppap_lib.errors import DataError as DataError
 from ppap_lib.errors import GuidanceError as GuidanceError
@@ -29,14 +30,14 @@ from ppap_lib.errors import TrainingError as TrainingError
 from ppap_lib.errors import WeightsError as WeightsError
 from ppap_lib.experts import Experts as Experts
 from ppap_lib.experts import Intervals as Intervals
+from ppap_lib.experts import LoraConfig as LoraConfig
+from ppap_lib.experts import efficientnet_lora as efficientnet_lora
 from ppap_lib.experts import full_copies as full_copies
+from ppap_lib.experts import lora_config as lora_config
 from ppap_lib.experts import low_rank as low_rank
 from ppap_lib.experts import released as released
-from ppap_lib.experts.lora import LoraConfig as LoraConfig
-from ppap_lib.experts.lora import efficientnet_lora as efficientnet_lora
-from ppap_lib.experts.lora import lora_config as lora_config
-from ppap_lib.experts.lora import resnet_lora as resnet_lora
-from ppap_lib.experts.lora import vit_lora as vit_lora
+from ppap_lib.experts import resnet_lora as resnet_lora
+from ppap_lib.experts import vit_lora as vit_lora
 from ppap_lib.guidance import Classification as Classification
 from ppap_lib.guidance import Guide as Guide
 from ppap_lib.guidance import Task as Task

@@ -2,12 +2,12 @@
 
 `distil` trains experts of any network, task and samples; `ExpertTraining` names those of a tier,
 and `train_experts` trains them. Below, `Transfer` and `Supervised` are what is minimised, `updates`
-makes fresh low-rank experts, and `fit` trains a set. How well the result reads noisy images is for
-the book to measure.
+makes fresh low-rank experts, and `fit_experts` trains a set. How well the result reads noisy images
+is for the book to measure.
 """
 
 from ppap_lib.distill.experts import ExpertTraining, train_experts
-from ppap_lib.distill.fit import distil, fit, snapshots, updates
+from ppap_lib.distill.fit import distil, fit_experts, snapshots, updates
 from ppap_lib.distill.transfer import NoisyLoss, Supervised, Transfer, teacher_outputs
 
 __all__ = [
@@ -16,7 +16,7 @@ __all__ = [
     "Supervised",
     "Transfer",
     "distil",
-    "fit",
+    "fit_experts",
     "snapshots",
     "teacher_outputs",
     "train_experts",

@@ -121,12 +121,12 @@ def distil(
     shared_time : bool
         See `NoisyLoss`.
     **options
-        `sequential`, `device`, `resume`, `on_start` and `on_log` of `fit`.
+        `sequential`, `device`, `resume`, `on_start` and `on_log` of `fit_experts`.
 
     Raises
     ------
     TrainingError
-        As `fit` does, and if the task cannot read what the network returns.
+        As `fit_experts` does, and if the task cannot read what the network returns.
 
     Examples
     --------
@@ -151,7 +151,7 @@ def distil(
     if labels is None and isinstance(task, Classification):
         _require_logits(targets)
     loss = kind(schedule, experts.intervals, task, shared_time=shared_time)
-    trained, figures = fit(experts, loss, samples, targets, settings, folder, **options)
+    trained, figures = fit_experts(experts, loss, samples, targets, settings, folder, **options)
     file, size = folder / EXPERTS, sum(parameter.numel() for parameter in backbone.parameters())
     files.save(trained, file, name, digest, dtype=torch.float16)
     summary = {
@@ -177,7 +177,7 @@ def _require_logits(outputs: Any) -> None:
         )
 
 
-def fit(
+def fit_experts(
     experts: Experts,
     loss: NoisyLoss,
     samples: Tensor,
@@ -264,7 +264,7 @@ def fit(
 
 
 def snapshots(experts: Experts, folder: str | Path) -> Iterator[tuple[int, Experts]]:
-    """Yield (images seen, experts as they then were), in order, of the run that `fit` left.
+    """Yield (images seen, experts as they then were), in order, of the run that `fit_experts` left.
 
     `experts` is a set of the run's architecture and stays as it is; each snapshot is loaded into
     one copy of it, over the one before. A run that kept none yields nothing.
@@ -310,7 +310,7 @@ def _one_after_another(
     run: Callable,
     on_log: OnLog,
 ) -> tuple[Experts, dict[str, Any]]:
-    """`fit`'s sequential training; `run` trains what has gradients."""
+    """`fit_experts`'s sequential training; `run` trains what has gradients."""
     count, bank = len(experts), experts.bank
     steps = settings.steps
     if steps is not None and steps < count:

@@ -29,7 +29,7 @@ from torch import nn
 
 from ppap_lib.data.pixels import from_bytes
 from ppap_lib.diffusion.schedules import Schedule
-from ppap_lib.distill import Transfer, fit, snapshots, teacher_logits
+from ppap_lib.distill import Transfer, fit_experts, snapshots, teacher_outputs
 from ppap_lib.errors import TrainingError
 from ppap_lib.experts.intervals import Intervals
 from ppap_lib.guidance.tasks import Classification
@@ -126,8 +126,8 @@ class TestTeacher:
         teacher = network(seed=3)
         before, modes = state(teacher), []
         teacher.register_forward_hook(lambda module, *_: modes.append(module.training))
-        logits = teacher_logits(teacher, PIXELS, batch=7)
-        fit(adapted(), transfer(), PIXELS, logits, plan(), tmp_path)
+        logits = teacher_outputs(teacher, PIXELS, batch=7)
+        fit_experts(adapted(), transfer(), PIXELS, logits, plan(), tmp_path)
         assert modes == [False] * 6  # once over the 40 images, never while students train
         with torch.no_grad():
             torch.testing.assert_close(logits, teacher(from_bytes(PIXELS)))
@@ -137,7 +137,7 @@ class TestTeacher:
         teacher = network()
         teacher[1].train()
         with pytest.raises(TrainingError, match="train mode"):
-            teacher_logits(teacher, PIXELS)
+            teacher_outputs(teacher, PIXELS)
 
 
 class TestFit:
@@ -145,7 +145,7 @@ class TestFit:
         backbone = network()
         before, experts = state(backbone), adapted(FIVE, backbone)
         fresh = [state(member) for member in experts.bank]
-        trained, _ = fit(experts, transfer(FIVE), PIXELS, LOGITS, plan(batch=10), tmp_path)
+        trained, _ = fit_experts(experts, transfer(FIVE), PIXELS, LOGITS, plan(batch=10), tmp_path)
         assert same(state(backbone), before) and same(state(trained.bank.backbone), before)
         for start, member in zip(fresh, trained.bank, strict=True):
             unmoved = [
@@ -158,11 +158,11 @@ class TestFit:
     @pytest.mark.parametrize("build", [adapted, copies])
     def test_an_expert_does_not_notice_the_other(self, tmp_path, build):
         """Bitwise the same whether the other one is trained beside it or frozen."""
-        both, _ = fit(build(), transfer(), PIXELS, LOGITS, plan(), tmp_path / "both")
+        both, _ = fit_experts(build(), transfer(), PIXELS, LOGITS, plan(), tmp_path / "both")
         for k in range(2):
             alone = build()
             alone.bank[1 - k].requires_grad_(False)
-            alone, _ = fit(alone, transfer(), PIXELS, LOGITS, plan(), tmp_path / f"{k}")
+            alone, _ = fit_experts(alone, transfer(), PIXELS, LOGITS, plan(), tmp_path / f"{k}")
             assert same(state(alone.bank[k]), state(both.bank[k]))
             assert not same(state(alone.bank[1 - k]), state(both.bank[1 - k]))
 
@@ -177,8 +177,7 @@ class TestFit:
 
         with monkeypatch.context() as patch:
             patch.setattr(Transfer, "__call__", recorded)
-            trained, _ = fit(adapted(), loss, PIXELS, LOGITS, plan(), tmp_path)
-        seen = seen[1:]  # the first call counted operations
+            trained, _ = fit_experts(adapted(), loss, PIXELS, LOGITS, plan(), tmp_path)
         assert len(seen) == plan().steps
         experts = adapted().train()
         optimizer = torch.optim.AdamW(parameter_groups(experts.bank[1], 0.05))
@@ -198,7 +197,7 @@ class TestFit:
         for n in (1, 2, 5):
             intervals = Intervals(1000, n)
             made = plan(batch=10, steps=4)
-            _, figures = fit(
+            _, figures = fit_experts(
                 copies(intervals), supervised(intervals), PIXELS, LABELS, made, tmp_path / str(n)
             )
             assert figures["images_seen"] == 40 and figures["steps"] == 4
@@ -207,7 +206,7 @@ class TestFit:
 
     def test_snapshots_are_the_experts_as_they_were(self, tmp_path):
         made = plan(snapshots=(16, 64))
-        trained, _ = fit(adapted(), transfer(), PIXELS, LOGITS, made, tmp_path)
+        trained, _ = fit_experts(adapted(), transfer(), PIXELS, LOGITS, made, tmp_path)
         fresh = adapted()
         before = state(fresh)
         seen = [(count, state(experts)) for count, experts in snapshots(fresh, tmp_path)]
@@ -225,16 +224,16 @@ class TestFit:
             def divergence(self, student, teacher):
                 return shaped(super().divergence(student, teacher))
 
-        with pytest.raises(TrainingError, match="for 8 images, expected one loss each"):
-            fit(adapted(), Transfer(LINEAR, TWO, Odd()), PIXELS, LOGITS, plan(), tmp_path)
+        with pytest.raises(TrainingError, match="for 8 samples, expected one loss each"):
+            fit_experts(adapted(), Transfer(LINEAR, TWO, Odd()), PIXELS, LOGITS, plan(), tmp_path)
 
     def test_what_does_not_fit_is_refused(self, tmp_path):
         with pytest.raises(TrainingError, match="experts are for"):
-            fit(adapted(FIVE), transfer(TWO), PIXELS, LOGITS, plan(), tmp_path)
+            fit_experts(adapted(FIVE), transfer(TWO), PIXELS, LOGITS, plan(), tmp_path)
         with pytest.raises(TrainingError, match="clip=0"):
-            fit(adapted(), transfer(), PIXELS, LOGITS, plan(clip=1.0), tmp_path)
+            fit_experts(adapted(), transfer(), PIXELS, LOGITS, plan(clip=1.0), tmp_path)
         with pytest.raises(TrainingError, match="one label each"):
-            fit(adapted(), transfer(), PIXELS, LOGITS[:-1], plan(), tmp_path)
+            fit_experts(adapted(), transfer(), PIXELS, LOGITS[:-1], plan(), tmp_path)
         with pytest.raises(TrainingError, match="timesteps"):
             Transfer(LINEAR, Intervals(100, 2), Classification())
         with pytest.raises(TrainingError, match="no interval 2"):

@@ -23,7 +23,7 @@ from torch import nn
 
 from ppap_book.measures.noisy_accuracy import accuracy_by_t
 from ppap_lib.data.pixels import from_bytes
-from ppap_lib.distill import fit, teacher_logits, updates
+from ppap_lib.distill import fit_experts, teacher_outputs, updates
 from ppap_lib.errors import TrainingError
 from ppap_lib.experts import full_copies, lora, low_rank
 from ppap_lib.experts.intervals import Intervals
@@ -48,7 +48,7 @@ class TestResume:
 
             rows: list = []
             made = plan(checkpoint_every=0.0, ema=0.9)
-            trained, _ = fit(
+            trained, _ = fit_experts(
                 *(adapted(), transfer(), PIXELS, LOGITS, made, folder),
                 sequential=sequential,
                 resume=resume,
@@ -69,9 +69,9 @@ class TestResume:
     def test_experts_one_after_another_are_not_given_more_of_a_budget(self, tmp_path):
         """What starts where the one before had ended would have to begin again."""
         what = (adapted(), transfer(), PIXELS, LOGITS)
-        fit(*what, plan(), tmp_path, sequential=True)
+        fit_experts(*what, plan(), tmp_path, sequential=True)
         with pytest.raises(TrainingError, match="budget 8 steps.* there, 24 steps.* here"):
-            fit(*what, plan(steps=24), tmp_path, sequential=True, resume=True)
+            fit_experts(*what, plan(steps=24), tmp_path, sequential=True, resume=True)
 
     @pytest.mark.parametrize(
         ("build", "other", "says"),
@@ -84,18 +84,20 @@ class TestResume:
     def test_other_updates_and_another_backbone_are_refused(self, tmp_path, build, other, says):
         """Of tensors of the same names and shapes, as the checkpoint holds them."""
         arguments = transfer(), PIXELS, LOGITS, plan(steps=1), tmp_path
-        fit(build(), *arguments)
+        fit_experts(build(), *arguments)
         with pytest.raises(TrainingError, match=f"is another run's: {says}"):
-            fit(other(), *arguments, resume=True)
-        fit(build(), *arguments, resume=True)
+            fit_experts(other(), *arguments, resume=True)
+        fit_experts(build(), *arguments, resume=True)
 
 
 class TestReleased:
     def test_a_warm_start_continues_the_expert_before(self, tmp_path):
         """Its weights, and the state of its optimiser."""
         still = plan(lr=1e-12, weight_decay=0.0)
-        together, _ = fit(adapted(), transfer(), PIXELS, LOGITS, still, tmp_path / "together")
-        trained, figures = fit(
+        together, _ = fit_experts(
+            adapted(), transfer(), PIXELS, LOGITS, still, tmp_path / "together"
+        )
+        trained, figures = fit_experts(
             adapted(), transfer(), PIXELS, LOGITS, still, tmp_path / "warm", sequential=True
         )
 
@@ -112,7 +114,9 @@ class TestReleased:
             assert {int(entry["step"]) for entry in saved.values()} == {steps}
 
     def test_a_warm_start_leaves_finished_experts_alone(self, tmp_path):
-        trained, _ = fit(adapted(), transfer(), PIXELS, LOGITS, plan(), tmp_path, sequential=True)
+        trained, _ = fit_experts(
+            adapted(), transfer(), PIXELS, LOGITS, plan(), tmp_path, sequential=True
+        )
         path = tmp_path / "expert-1" / "checkpoint.pt"
         first = load_checkpoint(path, torch.device("cpu"))["ema"]
         prefix = "bank.updates.0."
@@ -123,7 +127,9 @@ class TestReleased:
     def test_every_expert_of_a_sequence_is_the_average_of_its_own_training(self, tmp_path):
         made = plan(ema=0.9, lr=0.01)
         experts = adapted()
-        trained, _ = fit(experts, transfer(), PIXELS, LOGITS, made, tmp_path, sequential=True)
+        trained, _ = fit_experts(
+            experts, transfer(), PIXELS, LOGITS, made, tmp_path, sequential=True
+        )
         assert trained is experts
         for k in range(2):
             saved = load_checkpoint(
@@ -137,17 +143,19 @@ class TestReleased:
             assert same(own, of_run["ema"]) and not same(own, of_run["network"])
 
     def test_a_sequence_takes_every_step_of_the_budget_and_refuses_too_few(self, tmp_path):
-        _, figures = fit(
+        _, figures = fit_experts(
             adapted(), transfer(), PIXELS, LOGITS, plan(steps=9), tmp_path, sequential=True
         )
         assert figures["steps"] == 9 and figures["images_per_expert"] == [40, 32]
         with pytest.raises(TrainingError, match="1 steps are none for some of 2 experts"):
-            fit(adapted(), transfer(), PIXELS, LOGITS, plan(steps=1), tmp_path, sequential=True)
+            fit_experts(
+                adapted(), transfer(), PIXELS, LOGITS, plan(steps=1), tmp_path, sequential=True
+            )
 
     def test_one_timestep_for_the_batch_trains_one_expert_a_step(self, tmp_path):
         start = [state(member) for member in copies(FIVE).bank]
         loss = supervised(FIVE, shared_time=True)
-        trained, _ = fit(copies(FIVE), loss, PIXELS, LABELS, plan(steps=1), tmp_path)
+        trained, _ = fit_experts(copies(FIVE), loss, PIXELS, LABELS, plan(steps=1), tmp_path)
         after = [state(member) for member in trained.bank]
         assert sum(not same(a, b) for a, b in zip(start, after, strict=True)) == 1
 
@@ -188,12 +196,12 @@ class TestSyntheticTask:
             experts = low_rank(
                 backbone, lora.lora_config(backbone, ("1",), 2, 2.0, ("1.bias",)), intervals
             )
-            loss, targets = transfer(intervals), teacher_logits(teacher, pixels)
+            loss, targets = transfer(intervals), teacher_outputs(teacher, pixels)
         else:
             experts, loss = full_copies(teacher, intervals), supervised(intervals)
         torch.manual_seed(0)
         made = plan(batch=40, steps=150, lr=0.03, log_every=50)
-        trained, _ = fit(experts, loss, pixels, targets, made, tmp_path)
+        trained, _ = fit_experts(experts, loss, pixels, targets, made, tmp_path)
         held_out, truth = self.images(400, 2)
         ask = (from_bytes(held_out), truth, LINEAR, (0, 300, 500))
         clean, aware = accuracy_by_t(teacher, *ask), accuracy_by_t(trained, *ask)
