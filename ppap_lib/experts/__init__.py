@@ -6,11 +6,17 @@ single noise-aware model). `experts.at(level)` is a function of x_t, as `guidanc
 `save` and `read` keep sets of your own, and `released` reads the checkpoints of PPAP's authors.
 """
 
-from ppap_lib.experts.bank import ExpertBank, Experts, FullCopies, full_copies, low_rank
+from ppap_lib.experts.bank import (
+    ExpertBank,
+    Experts,
+    FullCopies,
+    LoraBank,
+    full_copies,
+    low_rank,
+)
 from ppap_lib.experts.files import describe, read, save
 from ppap_lib.experts.intervals import Intervals
 from ppap_lib.experts.lora import (
-    LoraBank,
     LoraConfig,
     LoraUpdate,
     efficientnet_lora,

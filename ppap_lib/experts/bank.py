@@ -1,17 +1,25 @@
-"""Which expert reads which image: the one whose interval holds its timestep."""
+"""Banks of experts, and which expert reads which sample: the owner of its timestep.
+
+>>> from ppap_lib.diffusion.schedules import Schedule
+>>> experts = full_copies(nn.Linear(4, 3), Intervals(1000, 5))
+>>> x_t, level = torch.zeros(2, 4), Schedule.linear().at(torch.tensor([17, 999]))
+>>> experts(x_t, level).shape  # the first sample is read by expert 0, the second by expert 4
+torch.Size([2, 3])
+"""
 
 import copy
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from ppap_lib.diffusion.denoisers import as_computed
 from ppap_lib.diffusion.levels import Level
 from ppap_lib.errors import InputError
 from ppap_lib.experts.intervals import Intervals
-from ppap_lib.experts.lora import LoraBank, LoraConfig, LoraUpdate
+from ppap_lib.experts.lora import LoraConfig, LoraUpdate, merge
 
 
 class ExpertBank(Protocol):
@@ -27,14 +35,20 @@ class ExpertBank(Protocol):
     def __iter__(self) -> Iterator[nn.Module]: ...
 
     def run(self, index: int, x: Tensor) -> Any:
-        """The output of one model, differentiable in its parameters."""
+        """Return the output of one model for `x` [B, ...], differentiable in its parameters."""
 
     def merged(self, index: int) -> nn.Module:
-        """One model as a plain network, to be used until the next call."""
+        """Return one model as a plain network, to be used until the next call."""
 
 
 class FullCopies(nn.Module):
-    """Whole networks, one per expert, as an `ExpertBank`."""
+    """Whole networks, one for each expert, as an `ExpertBank`.
+
+    Parameters
+    ----------
+    networks
+        The experts' own, cleanest interval first.
+    """
 
     def __init__(self, networks: Iterable[nn.Module]):
         super().__init__()
@@ -50,19 +64,119 @@ class FullCopies(nn.Module):
         return iter(self.networks)
 
     def run(self, index: int, x: Tensor) -> Any:
+        """Return the output of network `index`, differentiable in its parameters."""
         return self.networks[index](x)
 
     def merged(self, index: int) -> nn.Module:
+        """Return network `index` itself."""
         return self.networks[index]
 
 
-class Experts(nn.Module):
-    """A bank of models, one per interval (index 0 reads the cleanest images).
+class _Merged(NamedTuple):
+    """A merged network, and the tensors that it was made of, with their versions then."""
 
-    `experts(x, level)` reads every image with its own expert and trains in train mode;
-    `experts.at(level)` is the same for guidance: where the batch is in one interval it is one
+    index: int
+    network: nn.Module
+    made_of: tuple[nn.Module, LoraUpdate]
+    state: list[tuple[Tensor, int]]
+
+    @property
+    def current(self) -> bool:
+        """Whether none of these tensors was written to, or replaced, since."""
+        now = _state(*self.made_of)
+        return len(now) == len(self.state) and all(
+            then is here and before == after
+            for (then, before), (here, after) in zip(self.state, now, strict=True)
+        )
+
+
+def _state(*modules: nn.Module) -> list[tuple[Tensor, int]]:
+    """Tensors and versions; inference tensors, written to in inference mode only, count none."""
+    tensors = (t for module in modules for t in (*module.parameters(), *module.buffers()))
+    return [(tensor, 0 if tensor.is_inference() else tensor._version) for tensor in tensors]
+
+
+class LoraBank(nn.Module):
+    """A frozen backbone and the updates of it, as an `ExpertBank`.
+
+    Parameters
+    ----------
+    backbone
+        The network that all updates share; it is frozen.
+    updates
+        One for each expert, cleanest interval first.
+    """
+
+    def __init__(self, backbone: nn.Module, updates: Iterable[LoraUpdate] = ()):
+        super().__init__()
+        self.backbone = backbone.requires_grad_(False)
+        self.updates = nn.ModuleList(updates)
+        self._merged: _Merged | None = None
+
+    def __len__(self) -> int:
+        return len(self.updates)
+
+    def __getitem__(self, index: int) -> LoraUpdate:
+        return self.updates[index]
+
+    def __iter__(self) -> Iterator[LoraUpdate]:
+        return iter(self.updates)
+
+    def run(self, index: int, x: Tensor) -> Any:
+        """Return the backbone's output with update `index`, differentiable in its parameters."""
+        return self.updates[index](self.backbone, x)
+
+    def merged(self, index: int) -> nn.Module:
+        """Return a plain network with update `index` folded in, in eval mode.
+
+        One is kept at a time: use it until the next call. It is made when the index, the update or
+        the backbone has changed since the last call, or between train and eval mode. Call `unmerge`
+        after writing to their `.data` or stepping a fused optimiser otherwise, which leave no
+        trace.
+        """
+        kept = self._merged
+        if kept is None or kept.index != index or not kept.current:
+            self.unmerge()  # before the next is made, so that there are never two
+            made_of = (self.backbone, self.updates[index])
+            self._merged = kept = _Merged(index, merge(*made_of), made_of, _state(*made_of))
+        return kept.network
+
+    def unmerge(self) -> None:
+        """Forget the merged network, which leaves the backbone and the updates."""
+        self._merged = None
+
+    def train(self, mode: bool = True) -> "LoraBank":
+        self.unmerge()  # training by a fused optimiser leaves no trace
+        return super().train(mode)
+
+    def _apply(self, fn, recurse=True):
+        self.unmerge()  # its tensors would stay behind on the old device
+        return super()._apply(fn, recurse)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy's tensors count their versions anew: they could pass for those of the network.
+        return {**self.__dict__, "_merged": None}
+
+
+class Experts(nn.Module):
+    """Models for the intervals of timesteps, each of which reads the samples of its own.
+
+    `experts(x_t, level)` reads every sample with its own expert and trains in train mode;
+    `experts.at(level)` is that function for guidance: where the batch is in one interval it is one
     plain network, made when the interval changes. Levels are those of a schedule with the T of
     `intervals`: a level does not know its T, and that of a shorter schedule has another owner.
+
+    Parameters
+    ----------
+    bank
+        One model for each interval, cleanest first.
+    intervals
+        The intervals that they own.
+
+    Raises
+    ------
+    InputError
+        If there are not as many models as intervals.
     """
 
     def __init__(self, bank: ExpertBank, intervals: Intervals):
@@ -77,9 +191,14 @@ class Experts(nn.Module):
         return len(self.intervals)
 
     def at(self, level: Level) -> Callable[[Tensor], Any]:
-        """The function of x_t at this level ([] or one per image), for `guidance.at_xt`.
+        """Return the function of x_t [B, ...] at this level ([] or [B]), for `guidance.at_xt`.
 
-        In train mode, and for images of several intervals, it is `experts(x_t, level)`.
+        In train mode, and for samples of several intervals, it is `experts(x_t, level)`.
+
+        Raises
+        ------
+        ScheduleError
+            If a level's timestep is in no interval.
         """
         owners = self.intervals.indices_of(level.t)
         present = owners.unique().tolist()
@@ -94,11 +213,31 @@ class Experts(nn.Module):
 
         return read
 
-    def forward(self, x: Tensor, level: Level) -> Tensor:
-        """The outputs [B, ...] for images [B, C, H, W], grouped by expert and put back in order.
+    def forward(self, x: Tensor, level: Level) -> Any:
+        """Return the experts' outputs for samples at their levels, in the samples' order.
 
         Differentiable in x and in the experts' parameters. In train mode batch norms see the
-        images of one expert at a time, as they would were it trained alone.
+        samples of one expert at a time, as they would were it trained alone.
+
+        Parameters
+        ----------
+        x
+            Samples [B, ...].
+        level
+            One for all, or one for each.
+
+        Returns
+        -------
+        Any
+            Whatever the models return: a tensor [B, ...], or a tuple, list or dict of such.
+
+        Raises
+        ------
+        InputError
+            If there are several levels, but not one for each sample; or if outputs of several
+            experts cannot be joined, for want of an entry for each sample.
+        ScheduleError
+            If a level's timestep is in no interval.
         """
         owners = self.intervals.indices_of(level.t)
         _one_each(owners, x)
@@ -107,7 +246,20 @@ class Experts(nn.Module):
             return self.bank.run(present[0], x)
         groups = [(owners == k).nonzero().squeeze(1).to(x.device) for k in present]
         outputs = [self.bank.run(k, x[group]) for k, group in zip(present, groups, strict=True)]
-        return torch.cat(outputs)[torch.cat(groups).argsort()]
+        order = torch.cat(groups).argsort()
+
+        def joined(*parts: Any) -> Any:
+            if all(part is None for part in parts):
+                return None
+            for part, group in zip(parts, groups, strict=True):
+                if not isinstance(part, Tensor) or part.shape[:1] != group.shape:
+                    raise InputError(
+                        f"experts return tensors with an entry for each of {len(group)} samples, "
+                        f"not {list(part.shape) if isinstance(part, Tensor) else part!r}"
+                    )
+            return torch.cat(parts)[order]
+
+        return tree_map(joined, *outputs)
 
 
 def _one_each(owners: Tensor, x: Tensor) -> None:
@@ -116,13 +268,25 @@ def _one_each(owners: Tensor, x: Tensor) -> None:
 
 
 def low_rank(backbone: nn.Module, config: LoraConfig, intervals: Intervals) -> Experts:
-    """PPAP: one fresh update of the shared backbone per interval. Freezes the backbone."""
-    return Experts(
-        LoraBank(backbone, [LoraUpdate(backbone, config) for _ in range(len(intervals))]), intervals
-    )
+    """Make PPAP's experts: for each interval a fresh update of the backbone, which is frozen.
+
+    Parameters
+    ----------
+    backbone
+        The network that all experts share.
+    config
+        What of it an update changes; see `lora_config`.
+    intervals
+        One expert is made for each.
+    """
+    updates = [LoraUpdate(backbone, config) for _ in range(len(intervals))]
+    return Experts(LoraBank(backbone, updates), intervals)
 
 
 def full_copies(network: nn.Module, intervals: Intervals) -> Experts:
-    """Multi-experts: one copy of the network per interval, with all parameters trained."""
+    """Make multi-experts: for each interval a copy of the network, with all parameters trained.
+
+    With one interval this is the single noise-aware model. `network` itself stays as it is.
+    """
     copies = [copy.deepcopy(network).requires_grad_(True) for _ in range(len(intervals))]
     return Experts(FullCopies(copies), intervals)

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ppap_lib.errors import InputError
+from ppap_lib.errors import InputError, WeightsError
 from ppap_lib.experts.bank import Experts, full_copies, low_rank
 from ppap_lib.experts.intervals import Intervals
 from ppap_lib.experts.lora import LoraConfig, LoraUpdate
@@ -52,7 +52,7 @@ class ExpertsFile:
 
     @classmethod
     def from_json(cls, text: str) -> "ExpertsFile":
-        """Return the facts that `to_json` wrote; raise `InputError` for any other text."""
+        """Return the facts that `to_json` wrote; raise `WeightsError` for any other text."""
         try:
             entries = json.loads(text)
             plan = entries["plan"]
@@ -63,8 +63,8 @@ class ExpertsFile:
                 backbone=entries.get("trunk"),
                 backbone_sha256=entries.get("trunk_sha256"),
             )
-        except (TypeError, KeyError, AttributeError, json.JSONDecodeError) as error:
-            raise InputError(f"not the facts of a set of experts ({error!r})") from None
+        except (TypeError, KeyError, AttributeError, ValueError) as error:
+            raise WeightsError(f"not the facts of a set of experts ({error!r})") from None
 
 
 def save(
@@ -119,10 +119,9 @@ def read(path: str | Path, backbone: nn.Module, digest: str | None = None) -> Ex
 
     Raises
     ------
-    InputError
-        If the file is not a set of experts, or is of another backbone's.
     WeightsError
-        If the file is missing or damaged, has another digest, or its tensors do not fit.
+        If the file is missing, damaged, not a set of experts, of another digest or of another
+        backbone.
     """
     state, record = weights.read(path, digest), describe(path)
     intervals = Intervals(record.T, record.n)
@@ -132,7 +131,7 @@ def read(path: str | Path, backbone: nn.Module, digest: str | None = None) -> Ex
         try:
             experts = low_rank(backbone, record.config, intervals)
         except InputError as error:
-            raise InputError(f"{Path(path).name} does not fit this backbone: {error}") from error
+            raise WeightsError(f"{Path(path).name} does not fit this backbone: {error}") from error
     weights.load(nn.ModuleList(experts.bank), state, Path(path).name)
     return experts.eval().requires_grad_(False)
 
@@ -142,16 +141,14 @@ def describe(path: str | Path) -> ExpertsFile:
 
     Raises
     ------
-    InputError
-        If the file is not a set of experts that `save` wrote.
     WeightsError
-        If there is no such file, or it is not safetensors.
+        If there is no such file, or it is not a set of experts that `save` wrote.
     """
     path = Path(path)
     text = weights.metadata(path).get(_KEY)
     if text is None:
-        raise InputError(f"{path.name} is not a set of experts written by experts.save")
+        raise WeightsError(f"{path.name} is not a set of experts written by experts.save")
     try:
         return ExpertsFile.from_json(text)
-    except InputError as error:
-        raise InputError(f"{path.name} describes its experts unreadably: {error}") from error
+    except WeightsError as error:
+        raise WeightsError(f"{path.name} describes its experts unreadably: {error}") from error

@@ -1,4 +1,11 @@
-"""The intervals of timesteps that experts own."""
+"""The intervals of timesteps that experts own.
+
+>>> cut = Intervals(1000, 5)
+>>> cut.edges
+(0, 200, 400, 600, 800, 1000)
+>>> cut.index_of(200), cut.index_of(199.5), cut[0]
+(1, 0, range(0, 200))
+"""
 
 import bisect
 import math
@@ -13,10 +20,22 @@ from ppap_lib.errors import ScheduleError
 
 @dataclass(frozen=True)
 class Intervals:
-    """The timesteps 0..T-1 cut into `n` half-open intervals; index 0 is the cleanest.
+    """The timesteps 0..T-1 cut into half-open intervals; index 0 is the cleanest.
 
-    The one definition of the boundaries, for training, routing, plots and labels. Pages print
-    index + 1.
+    This is the one definition of the boundaries, for training, routing, plots and labels. Pages
+    print index + 1.
+
+    Parameters
+    ----------
+    T
+        Number of training timesteps.
+    n
+        Number of intervals, from 1 to T.
+
+    Raises
+    ------
+    ScheduleError
+        If there are more intervals than timesteps, or none.
     """
 
     T: int
@@ -37,20 +56,32 @@ class Intervals:
         return self.n
 
     def __getitem__(self, index: int) -> range:
-        """The integer timesteps of one interval."""
+        """Return the integer timesteps of one interval."""
         if not 0 <= index < self.n:
             raise IndexError(f"interval {index} of {self.n}: indices are 0 to {self.n - 1}")
         return range(self.edges[index], self.edges[index + 1])
 
     def index_of(self, t: float) -> int:
-        """The interval that owns real `t`: the one that holds floor(t)."""
+        """Return the interval that owns real `t`, which is the one that holds floor(t).
+
+        Raises
+        ------
+        ScheduleError
+            If `t` is not in [0, T).
+        """
         if not 0 <= t < self.T:
             raise ScheduleError(f"t must be in [0, {self.T}), not {t:g}")
         # Not t*n//T, which is wrong where n does not divide T (n = 7, t = 142).
         return bisect.bisect_right(self.edges, math.floor(t)) - 1
 
     def indices_of(self, t: Tensor) -> Tensor:
-        """`index_of` for a tensor of times: int64 of the same shape."""
+        """Return `index_of` of every time in a tensor: int64 of its shape, on its device.
+
+        Raises
+        ------
+        ScheduleError
+            If a time is not in [0, T).
+        """
         if t.numel() and not bool(((t >= 0) & (t < self.T)).all()):
             raise ScheduleError(
                 f"t must be in [0, {self.T}), not [{t.min():g}, {t.max():g}]: levels are those of "

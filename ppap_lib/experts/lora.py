@@ -1,19 +1,27 @@
 """Low-rank updates of a backbone: small trained tensors that stand in for some of its own.
 
-An `LoraUpdate` holds, by the backbone's own names, low-rank factors of some Linear and Conv2d weights
-(LoRA, Hu et al. 2021) and copies of the small tensors that are trained in full: biases, norms'
-affines, and all running statistics. `update(backbone, x)` evaluates the backbone with it, trainable;
-`merge` folds it into a network that costs what the backbone costs. Neither writes to the backbone, so
-any number of updates share one, and taking one away leaves no rounding behind.
+A `LoraUpdate` holds, by the backbone's own names, low-rank factors of some Linear and Conv2d
+weights (LoRA, Hu et al. 2021) and copies of the small tensors that are trained in full: biases,
+norms' affines, and all running statistics. `update(backbone, x)` evaluates the backbone with it,
+trainable; `merge` folds it into a network that costs what the backbone costs. Neither writes to the
+backbone, so any number of updates share one, and taking one away leaves no rounding behind.
+
+>>> backbone = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(32, 10))
+>>> config = lora_config(backbone, "2", rank=2, alpha=4.0, trained="*.bias")
+>>> update, x = LoraUpdate(backbone, config), torch.ones(1, 3, 4, 4)
+>>> sum(parameter.numel() for parameter in update.parameters())  # 2 * (32 + 10) and 8 + 10
+102
+>>> torch.equal(update(backbone, x), merge(backbone, update)(x))
+True
 """
 
 import copy
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,10 +38,23 @@ _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm
 
 @dataclass(frozen=True)
 class LoraConfig:
-    """What an update holds, by the backbone's names.
+    """Names of the backbone's tensors that an update holds; `lora_config` makes it of patterns.
 
-    `layers` get low-rank factors of rank `rank`, scaled by `alpha / rank`; `trained` parameters
-    are trained in full. Made by `lora_config`, which resolves patterns.
+    Parameters
+    ----------
+    layers
+        Layers whose weight gets low-rank factors.
+    trained
+        Parameters that are trained in full.
+    rank
+        Rank of the factors, at least 1.
+    alpha
+        Positive; the factors' product is scaled by `alpha / rank`.
+
+    Raises
+    ------
+    InputError
+        For another rank or alpha, or a weight that is in both lists.
     """
 
     layers: tuple[str, ...]
@@ -57,11 +78,12 @@ class LoraConfig:
         return self.alpha / self.rank
 
     def to_json(self) -> str:
+        """Return the configuration as a line of JSON."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> "LoraConfig":
-        """The configuration that `to_json` wrote."""
+        """Return the configuration that `to_json` wrote; raise `InputError` for other text."""
         try:
             entries = json.loads(text)
             lists = {key: tuple(entries[key]) for key in ("layers", "trained")}
@@ -73,11 +95,25 @@ class LoraConfig:
 def lora_config(
     backbone: nn.Module, layers: Selection, rank: int, alpha: float, trained: Selection = ()
 ) -> LoraConfig:
-    """The configuration for `backbone`: factors for the selected `layers`, full copies of `trained`.
+    """Resolve patterns into the configuration of updates of one backbone.
 
-    `layers` selects among the backbone's modules, `trained` among its parameters. A predicate or a
-    glob over modules takes the Linear and Conv2d layers it matches; a name or glob that matches
-    nothing, a layer of another kind named exactly, and a depthwise convolution are errors.
+    Parameters
+    ----------
+    backbone
+        The network.
+    layers
+        Selects among its modules. A predicate or a glob takes the Linear and Conv2d layers that it
+        matches.
+    rank, alpha
+        As for `LoraConfig`.
+    trained
+        Selects among its parameters.
+
+    Raises
+    ------
+    InputError
+        For a name or glob that matches nothing, a layer of another kind named exactly, or a
+        depthwise convolution.
     """
     if not (isinstance(layers, str) or callable(layers)):
         layers = tuple(layers)  # read twice below
@@ -94,50 +130,74 @@ def lora_config(
 
 
 def resnet_lora(backbone: nn.Module, rank: int = 16, alpha: float = 8.0) -> LoraConfig:
-    """PPAP's configuration for a ResNet: the stem, conv1 and conv2 of every block, and all norms."""
+    """Return PPAP's configuration for a ResNet: stem, conv1 and conv2 of every block, all norms.
+
+    `rank` and `alpha` are those of `LoraConfig`, by default the paper's for ResNet50.
+    """
     return lora_config(backbone, ("*conv1", "*conv2"), rank, alpha, norm_affines(backbone))
 
 
 def vit_lora(backbone: nn.Module, rank: int = 32, alpha: float = 8.0) -> LoraConfig:
-    """PPAP's configuration for a vision transformer: qkv and proj of every block, and all biases."""
+    """Return PPAP's configuration for a vision transformer: every qkv and proj, and all biases.
+
+    `rank` and `alpha` are those of `LoraConfig`, by default the paper's for DeiT-S.
+    """
     return lora_config(backbone, ("*.attn.qkv", "*.attn.proj"), rank, alpha, biases(backbone))
 
 
 def efficientnet_lora(backbone: nn.Module, rank: int = 16, alpha: float = 8.0) -> LoraConfig:
-    """For timm's EfficientNets, as PPAP's for a ResNet: stem, head, 1x1 convolutions, all norms.
+    """Return a configuration for timm's EfficientNets: stem, head, 1x1 convolutions, all norms.
 
-    The depthwise convolutions between them stay frozen: see `factor_shapes`. So do those of
-    squeeze-and-excitation, which the Lite ones lack.
+    It follows PPAP's for a ResNet. The depthwise convolutions stay frozen, see `factor_shapes`, and
+    so do those of squeeze-and-excitation, which the Lite networks lack. `rank` and `alpha` are
+    those of `LoraConfig`.
     """
     layers = ("*conv_stem", "*conv_pw", "*conv_pwl", "*conv_head")
     return lora_config(backbone, layers, rank, alpha, norm_affines(backbone))
 
 
 def biases(backbone: nn.Module) -> tuple[str, ...]:
-    """The names of all biases of the backbone, norms' among them."""
+    """Return the names of all biases of the backbone, norms' among them."""
     return tuple(n for n, _ in backbone.named_parameters() if n.rpartition(".")[2] == "bias")
 
 
 def norm_affines(backbone: nn.Module) -> tuple[str, ...]:
-    """The names of the weights and biases of all norms of the backbone."""
+    """Return the names of the weights and biases of all norms of the backbone."""
     norms = [(n, m) for n, m in backbone.named_modules() if isinstance(m, _NORMS)]
     return tuple(
-        _join(name, leaf) for name, module in norms for leaf, _ in module.named_parameters()
+        f"{name}.{leaf}" if name else leaf
+        for name, module in norms
+        for leaf, _ in module.named_parameters()
     )
 
 
 def statistics(backbone: nn.Module) -> tuple[str, ...]:
-    """The names of all running statistics of the backbone's norms."""
+    """Return the names of all running statistics of the backbone's norms."""
     return tuple(n for n, _ in backbone.named_buffers() if n.rpartition(".")[2] in _STATISTICS)
 
 
 def factor_shapes(
     layer: nn.Module, rank: int, name: str = "layer"
 ) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Shapes of (A, B), such that (B @ A) viewed as the weight's shape updates it.
+    """Return the shapes of A and B, such that B @ A viewed as the weight's shape updates it.
 
-    loralib's convention: A [r, in] and B [out, r] for a Linear; A [r*k, in*k] and
+    These are loralib's: A [r, in] and B [out, r] for a Linear; A [r*k, in*k] and
     B [out/groups*k, r*k] for a k x k convolution (k the shorter side of other kernels).
+
+    Parameters
+    ----------
+    layer
+        A Linear or a Conv2d.
+    rank
+        The r above.
+    name
+        What errors call the layer.
+
+    Raises
+    ------
+    InputError
+        For a layer of another kind, or a depthwise convolution, whose update would be larger than
+        the layer itself.
     """
     if isinstance(layer, nn.Linear):
         return (rank, layer.in_features), (layer.out_features, rank)
@@ -155,18 +215,30 @@ def factor_shapes(
 
 
 class LoraUpdate(nn.Module):
-    """One update of `backbone` by `config`; at first it changes nothing (B = 0).
+    """One update of a backbone, which at first changes nothing (B = 0).
 
     Its parameters are what is trained. Its state dict has the backbone's names: `conv1.lora_A`,
     `conv1.lora_B`, `bn1.weight`, `bn1.running_mean`, ... All running statistics belong to the
     update, so that training one never writes to the backbone.
+
+    Parameters
+    ----------
+    backbone
+        The network that is updated; it is read here, and not kept.
+    config
+        What of it.
+
+    Raises
+    ------
+    InputError
+        If the configuration names what the backbone lacks, or a tensor that two layers share.
     """
 
     def __init__(self, backbone: nn.Module, config: LoraConfig):
         super().__init__()
         self.config = config
         for name in (*(f"{layer}.weight" for layer in config.layers), *config.trained):
-            tensor = _found(backbone.get_parameter, name)
+            tensor = _parameter(backbone, name)
             if sum(tensor is p for m in backbone.modules() for p in m._parameters.values()) > 1:
                 raise InputError(
                     f"{name} is another layer's, too: an update of it would change both when it "
@@ -186,12 +258,12 @@ class LoraUpdate(nn.Module):
             _hold(self, name, backbone.get_buffer(name).clone())
 
     def delta(self, layer: str) -> Tensor:
-        """What is added to the layer's weight, as a matrix: alpha/r * B @ A."""
+        """Return what is added to the layer's weight, as a matrix: alpha/r * B @ A."""
         a, b = (self.get_parameter(f"{layer}.lora_{factor}") for factor in "AB")
         return self.config.scale * (b @ a)
 
     def tensors(self, backbone: nn.Module) -> dict[str, Tensor]:
-        """What stands in for the backbone's tensors, by their names; differentiable."""
+        """Return the tensors that stand in for the backbone's, by its names; differentiable."""
         changed = {}
         for layer in self.config.layers:
             weight = backbone.get_parameter(f"{layer}.weight")
@@ -200,7 +272,7 @@ class LoraUpdate(nn.Module):
         return changed | own | {name: self.get_buffer(name) for name in self.statistics}
 
     def forward(self, backbone: nn.Module, *inputs: Any) -> Any:
-        """The backbone evaluated with this update, in the backbone's train or eval mode.
+        """Return the backbone's output with this update, in the backbone's train or eval mode.
 
         In train mode norms move this update's statistics, not the backbone's.
         """
@@ -210,7 +282,7 @@ class LoraUpdate(nn.Module):
 @torch.inference_mode(mode=False)  # or what guides later could not differentiate through it
 @torch.no_grad()
 def merge(backbone: nn.Module, update: LoraUpdate) -> nn.Module:
-    """A network of the backbone's class, in eval mode, with the update folded in.
+    """Return a network of the backbone's class, in eval mode, with the update folded in.
 
     It shares with the backbone and the update all tensors but the changed weights. Its state dict
     has the backbone's keys.
@@ -226,90 +298,8 @@ def merge(backbone: nn.Module, update: LoraUpdate) -> nn.Module:
     return network.eval()
 
 
-class _Merged(NamedTuple):
-    """A merged network, and the tensors of the backbone and the update, with their versions then."""
-
-    index: int
-    network: nn.Module
-    made_of: tuple[nn.Module, LoraUpdate]
-    state: list[tuple[Tensor, int]]
-
-    @classmethod
-    def of(cls, backbone: nn.Module, update: LoraUpdate, index: int) -> "_Merged":
-        return cls(index, merge(backbone, update), (backbone, update), _state(backbone, update))
-
-    @property
-    def current(self) -> bool:
-        """Whether none of these tensors was written to, or replaced, since."""
-        now = _state(*self.made_of)
-        return len(now) == len(self.state) and all(
-            then is here and before == after
-            for (then, before), (here, after) in zip(self.state, now, strict=True)
-        )
-
-
-def _state(*modules: nn.Module) -> list[tuple[Tensor, int]]:
-    """Tensors and versions; inference tensors, written to in inference mode only, count none."""
-    tensors = (t for module in modules for t in (*module.parameters(), *module.buffers()))
-    return [(tensor, 0 if tensor.is_inference() else tensor._version) for tensor in tensors]
-
-
-class LoraBank(nn.Module):
-    """A frozen backbone and the updates attached to it, its `updates`.
-
-    `run(k, x)` evaluates with update k, trainable; `merged(k)` is a plain network with update k
-    folded in, of which one is kept at a time: asking for another switches.
-    """
-
-    def __init__(self, backbone: nn.Module, updates: Iterable[LoraUpdate] = ()):
-        super().__init__()
-        self.backbone = backbone.requires_grad_(False)
-        self.updates = nn.ModuleList(updates)
-        self._merged: _Merged | None = None
-
-    def __len__(self) -> int:
-        return len(self.updates)
-
-    def __getitem__(self, index: int) -> LoraUpdate:
-        return self.updates[index]
-
-    def __iter__(self) -> Iterator[LoraUpdate]:
-        return iter(self.updates)
-
-    def run(self, index: int, x: Tensor) -> Any:
-        """The output for `x` with update `index`, differentiable in its parameters."""
-        return self.updates[index](self.backbone, x)
-
-    def merged(self, index: int) -> nn.Module:
-        """A network with update `index` folded in, in eval mode: use it until the next call.
-
-        It is made when the index, the update or the backbone has changed since the last call, or
-        between train and eval mode. Call `unmerge` after writing to their `.data` or stepping a
-        fused optimiser otherwise, which leave no trace.
-        """
-        if self._merged is None or self._merged.index != index or not self._merged.current:
-            self.unmerge()  # before the next is made, so that there are never two
-            self._merged = _Merged.of(self.backbone, self.updates[index], index)
-        return self._merged.network
-
-    def unmerge(self) -> None:
-        """Forget the merged network: what is left are the backbone and the updates."""
-        self._merged = None
-
-    def train(self, mode: bool = True) -> "LoraBank":
-        self.unmerge()  # training by a fused optimiser leaves no trace
-        return super().train(mode)
-
-    def _apply(self, fn, recurse=True):
-        self.unmerge()  # its tensors would stay behind on the old device
-        return super()._apply(fn, recurse)
-
-    def __getstate__(self) -> dict[str, Any]:
-        # A copy's tensors count their versions anew: they could pass for those of the network.
-        return {**self.__dict__, "_merged": None}
-
-
 def _select(items: Mapping[str, Any], wanted: Selection, what: str) -> tuple[str, ...]:
+    """The names of the items that the selection takes, in the items' order."""
     if callable(wanted):
         chosen = tuple(name for name, item in items.items() if wanted(name, item))
         if not chosen:
@@ -326,13 +316,10 @@ def _select(items: Mapping[str, Any], wanted: Selection, what: str) -> tuple[str
     return tuple(name for name in items if name in chosen)
 
 
-def _join(path: str, leaf: str) -> str:
-    return f"{path}.{leaf}" if path else leaf
-
-
-def _found(get: Callable[[str], nn.Parameter], name: str) -> nn.Parameter:
+def _parameter(backbone: nn.Module, name: str) -> nn.Parameter:
+    """The backbone's parameter of this name, or the error that it has none."""
     try:
-        return get(name)
+        return backbone.get_parameter(name)
     except AttributeError:
         raise InputError(
             f"the backbone has no parameter {name}: the configuration is another's"

@@ -1,16 +1,16 @@
 """The checkpoints of PPAP's authors (github.com/riiid/PPAP) as experts of ours.
 
-There, every expert is a full state dict `{k}_max{N}.ckpt`. Those of PPAP are of a wrapped network:
-torchvision's ResNet50 under `resnet.`, timm's DeiT under `deit.classifier.`, whose adapted layers
-keep their own weight in `.conv` or `.linear` beside `.lora_A` and `.lora_B`. The supervised ones,
-multi-experts-5 and the single finetuned model, are plain networks: torchvision's names, or timm's
-under `classifier.`.
+In their files every expert is a full state dict `{k}_max{N}.ckpt`. Those of PPAP are of a wrapped
+network: torchvision's ResNet50 under `resnet.`, timm's DeiT under `deit.classifier.`, whose adapted
+layers keep their own weight in `.conv` or `.linear` beside `.lora_A` and `.lora_B`. The supervised
+ones, multi-experts-5 and the single finetuned model, are plain networks: torchvision's names, or
+timm's under `classifier.`.
 
 Three traps. Their linear layer leaves alpha/r out, so it is read with scale 1; their convolution
 applies it. Their students read pixels in [-1, 1] as they are, without ImageNet's normalisation:
 give the bare backbone, not one that normalises. And their DeiT resizes what it reads to 224 pixels:
-for images of another size give `zoo.Vision(deit, 224, 3, classes)`, which does no more than that
-(by an interpolation of its own).
+for images of another size give `Vision(deit, 224, 3)`, which does no more than that (by an
+interpolation of its own).
 """
 
 import re
@@ -19,10 +19,10 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from ppap_lib.errors import InputError
-from ppap_lib.experts.bank import Experts, full_copies
+from ppap_lib.errors import InputError, WeightsError
+from ppap_lib.experts.bank import Experts, LoraBank, full_copies
 from ppap_lib.experts.intervals import Intervals
-from ppap_lib.experts.lora import LoraBank, LoraConfig, LoraUpdate, biases, norm_affines
+from ppap_lib.experts.lora import LoraConfig, LoraUpdate, biases, norm_affines
 from ppap_lib.files import weights
 from ppap_lib.networks.vision import Vision
 
@@ -32,26 +32,38 @@ _PREFIXES = ("resnet.", "deit.classifier.", "classifier.", "")
 def released(
     states: Sequence[Mapping[str, Tensor]], backbone: nn.Module, T: int = 1000, alpha: float = 8.0
 ) -> Experts:
-    """Experts from the authors' state dicts, cleanest interval first, in evaluation mode.
+    """Make experts of the authors' state dicts, frozen and in evaluation mode.
 
-    `backbone` is the bare network (timm's resnet50 or deit_small_patch16_224, or torchvision's
-    resnet50), or a `zoo.Vision` of it. Updates share it: it is filled from the first state dict
-    and may be untrained. Whole networks are copies of it. `alpha` is their `lora_alpha`, which
-    only convolutions use.
+    Parameters
+    ----------
+    states
+        One for each expert, cleanest interval first.
+    backbone
+        The bare network (timm's resnet50 or deit_small_patch16_224, or torchvision's resnet50), or
+        a `Vision` of it. Updates share it: it is filled from the first state dict and may be
+        untrained. Whole networks are copies of it.
+    T
+        Number of training timesteps.
+    alpha
+        The authors' `lora_alpha`, which only convolutions use.
 
-    Raises `InputError` where the state dicts are adapter files (they lack the weights of all
-    that is frozen, and the shortcuts' norms, which are not) or do not share a backbone, and
-    `WeightsError` where they are of another network.
+    Raises
+    ------
+    InputError
+        If there are no state dicts.
+    WeightsError
+        If they are adapter files (which lack the weights of all that is frozen, and the shortcuts'
+        norms, which are not), do not share a backbone, or are of another network.
     """
     if not states:
         raise InputError("no state dicts: give one per expert, the cleanest interval first")
     inside = "network." if isinstance(backbone, Vision) else ""
     found = [_read(state, inside) for state in states]
     if any(one.layers != found[0].layers for one in found):
-        raise InputError("the state dicts adapt different layers: they are not one set")
+        raise WeightsError("the state dicts adapt different layers: they are not one set")
     for index, one in enumerate(found):
         if missing := sorted(backbone.state_dict().keys() - one.tensors.keys()):
-            raise InputError(
+            raise WeightsError(
                 f"state dict {index} lacks {len(missing)} of the backbone's tensors, {missing[0]} "
                 f"among them: give the full state dict of a network like the backbone"
             )
@@ -73,7 +85,7 @@ def _read(state: Mapping[str, Tensor], inside: str) -> _Read:
     own = (re.fullmatch(r"(.+)\.(conv|linear)\.weight", key) for key in bare)
     layers = {m[1]: m[2] for m in own if m and f"{m[1]}.lora_A" in bare}
     if not layers and any(key.endswith(".lora_A") for key in bare):
-        raise InputError(
+        raise WeightsError(
             "an adapter file, which holds low-rank factors and not the layers that they update: "
             "give the full state dict"
         )
@@ -115,9 +127,9 @@ def _config(
     """The configuration of the authors' updates, the scale of their layers' kind in its alpha."""
     modules = {name: module for name, module in backbone.named_modules() if name in wrapped}
     if missing := sorted(wrapped.keys() - modules.keys()):
-        raise InputError(f"the backbone has no layer {missing[0]}: the checkpoint is of another")
+        raise WeightsError(f"the backbone has no layer {missing[0]}: the checkpoint is of another")
     if len(set(wrapped.values())) > 1:
-        raise InputError("expected adapted convolutions or linear layers, not both")
+        raise WeightsError("expected adapted convolutions or linear layers, not both")
     name, layer = next(iter(modules.items()))
     rows = len(state[f"{name}.lora_A"])  # rank, or rank * k for a k x k convolution
     if isinstance(layer, nn.Conv2d):
@@ -139,15 +151,15 @@ def _update(
     try:
         update = LoraUpdate(backbone, config)
     except InputError as error:
-        raise InputError(f"the checkpoint does not fit the backbone: {error}") from error
+        raise WeightsError(f"the checkpoint does not fit the backbone: {error}") from error
     own = update.state_dict().keys()
     for key in sorted(first.keys() - own):
         if not first[key].equal(state[key]):
-            raise InputError(
+            raise WeightsError(
                 f"state dicts 0 and {index} differ in {key}, which PPAP freezes: they have "
                 f"different backbones"
             )
     if missing := sorted(own - state.keys()):
-        raise InputError(f"state dict {index} lacks {missing[0]}")
+        raise WeightsError(f"state dict {index} lacks {missing[0]}")
     weights.load(update, {key: state[key] for key in own}, f"state dict {index}")
     return update

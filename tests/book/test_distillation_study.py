@@ -107,7 +107,7 @@ def test_a_run_without_snapshots_has_no_course(folder):
 def test_a_run_of_another_backbone_another_file_or_none_at_all_is_refused(folder, monkeypatch):
     found = zoo.card("fashion/resnet18")
     monkeypatch.setattr(zoo, "card", lambda *which: dataclasses.replace(found, sha256="1" * 64))
-    with pytest.raises(InputError, match="has 1111.*: train the experts again"):
+    with pytest.raises(WeightsError, match="has 1111.*: train the experts again"):
         distillation.finished(folder)
     monkeypatch.undo()
     experts.save(experts.full_copies(zoo.load("fashion/vit"), Intervals(1000, 1)), folder / FILE)

@@ -58,7 +58,7 @@ def finished(folder: Path) -> tuple[Distillation, experts.Experts, dict[str, Any
     """A finished run in `folder`: its parameters, its experts, and all that its summary says.
 
     Raises `TrainingError` if there is none, `WeightsError` if the file of experts is not the one
-    that the summary is about, `InputError` if they were made for another backbone than the zoo's.
+    that the summary is about, or was made for another backbone than the zoo's.
     """
     summary = fit.finished(folder, "distill")
     result = {name: summary[name] for name in ("source", "images_seen", "sha256")}

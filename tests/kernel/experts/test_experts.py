@@ -3,16 +3,18 @@
 import copy
 import gc
 from types import BuiltinFunctionType, FunctionType, ModuleType
+from typing import NamedTuple
 
 import pytest
 import torch
 import torch.nn.functional as F
 from five_experts import FIVE, LINEAR, five, images, levels, network, the_config
 from torch import nn
+from torch.utils._pytree import tree_map
 
 from ppap_lib.diffusion.denoisers import Prediction
 from ppap_lib.errors import InputError, ScheduleError
-from ppap_lib.experts import Experts, FullCopies, full_copies, lora, low_rank
+from ppap_lib.experts import Experts, FullCopies, bank, full_copies, lora, low_rank
 from ppap_lib.experts.intervals import Intervals
 from ppap_lib.guidance import NoiseAware, at_xt
 from ppap_lib.guidance.tasks import Classification
@@ -104,7 +106,7 @@ class TestGuidance:
         experts, x = five(low_rank), images(1)
         merges, composed = [], []
         merge, tensors = lora.merge, lora.LoraUpdate.tensors
-        monkeypatch.setattr(lora, "merge", lambda *a: merges.append(a) or merge(*a))
+        monkeypatch.setattr(bank, "merge", lambda *a: merges.append(a) or merge(*a))
         monkeypatch.setattr(
             lora.LoraUpdate, "tensors", lambda *a: composed.append(a) or tensors(*a)
         )
@@ -210,3 +212,58 @@ def test_copies_are_a_bank_of_their_own():
     experts = Experts(FullCopies(nets), Intervals(1000, 2)).eval()
     x = images(2)
     assert torch.equal(experts.at(LINEAR.at(700))(x), nets[1].eval()(x))
+
+
+class Outputs(nn.Module):
+    """A network of samples of any shape that returns whatever `form` makes of its output."""
+
+    def __init__(self, width, form):
+        super().__init__()
+        self.layer, self.form = nn.Linear(width, 6), form
+
+    def forward(self, x):
+        return self.form(self.layer(x))
+
+
+class Pair(NamedTuple):
+    depth: torch.Tensor
+    inside: dict
+
+
+FORMS = {
+    "map": lambda out: out.unflatten(-1, (2, 3)),
+    "tuple": lambda out: (out, out[:, :1]),
+    "nested": lambda out: Pair(out, {"sum": out.flatten(1).sum(1), "none": None}),
+}
+
+
+class TestAnyOutput:
+    @pytest.mark.parametrize("form", FORMS)
+    @pytest.mark.parametrize("shape", [(4,), (3, 4), (2, 3, 4)], ids=str)
+    def test_whatever_networks_return_is_put_back_in_order(self, form, shape):
+        torch.manual_seed(0)
+        experts = Experts(FullCopies(Outputs(4, FORMS[form]) for _ in range(5)), FIVE)
+        times = (999, 0, 200, 199, 999)
+        x = torch.randn(len(times), *shape)
+        found = experts(x, levels(*times))
+        for i, t in enumerate(times):
+            own = experts.at(LINEAR.at(t))(x[i : i + 1])
+            tree_map(torch.testing.assert_close, tree_map(lambda v, i=i: at(v, i), found), own)
+
+    @pytest.mark.parametrize(
+        ("form", "message"),
+        [
+            (lambda out: out.mean(0), r"each of 1 samples, not \[6\]"),
+            (lambda out: (out, "depth"), "each of 1 samples, not 'depth'"),
+            (lambda out: out.sum(), r"not \[\]"),
+        ],
+    )
+    def test_what_has_no_entry_for_each_sample_is_refused(self, form, message):
+        experts = full_copies(Outputs(4, form), FIVE)
+        with pytest.raises(InputError, match=message):
+            experts(torch.zeros(3, 4), levels(0, 999, 998))
+
+
+def at(value, index):
+    """One sample's part of an output, as a batch of one."""
+    return None if value is None else value[index : index + 1]

@@ -48,14 +48,14 @@ class TestFiles:
     def test_what_is_no_set_or_of_another_backbone_is_refused(self, tmp_path):
         path = tmp_path / "set.safetensors"
         weights.save(network().state_dict(), path)
-        with pytest.raises(InputError, match="not a set of experts"):
+        with pytest.raises(WeightsError, match="not a set of experts"):
             sets.read(path, network())
         weights.save(network().state_dict(), path, metadata={"experts": '{"n": 5, "x": 1}'})
-        with pytest.raises(InputError, match="unreadably"):
+        with pytest.raises(WeightsError, match="unreadably"):
             sets.read(path, network())
         sets.save(five(low_rank), path)
         with pytest.raises(
-            InputError, match="does not fit this backbone: the backbone has no param"
+            WeightsError, match="does not fit this backbone: the backbone has no param"
         ):
             sets.read(path, nn.Sequential(nn.Linear(2, 2)))
         sets.save(five(full_copies), path)

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from ppap_lib.errors import InputError
-from ppap_lib.experts import lora
-from ppap_lib.experts.lora import LoraBank, LoraConfig, LoraUpdate
+from ppap_lib.experts import LoraBank, bank, lora
+from ppap_lib.experts.lora import LoraConfig, LoraUpdate
 from ppap_lib.files import weights
 from ppap_lib.zoo.tiers import tier
 
@@ -267,7 +267,7 @@ class TestMerging:
         adapted = LoraBank(net, [moved(net)])
         made = []
         plain = lora.merge
-        monkeypatch.setattr(lora, "merge", lambda *a: made.append(a) or plain(*a))
+        monkeypatch.setattr(bank, "merge", lambda *a: made.append(a) or plain(*a))
         for _ in range(3):
             adapted.merged(0)(x)
         assert len(made) == 1
