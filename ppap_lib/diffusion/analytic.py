@@ -92,21 +92,21 @@ class Mixture:
         return residual, variance, alpha * stds**2 / variance, log_joint
 
     def log_density(self, x_t: Tensor, level: Level) -> Tensor:
-        """Return log p(x_t) at a level, [B], for `x_t` [B, *shape]."""
+        """Return log p(x_t) at `level`, [B], for `x_t` [B, *shape]."""
         return self._components(x_t, level)[3].logsumexp(1)
 
     def log_posterior(self, x_t: Tensor, level: Level) -> Tensor:
-        """Return log p(class | x_t), [B, num_classes]: the exact noisy classifier."""
+        """Return log p(class | x_t) at `level`, [B, num_classes]: the exact noisy classifier."""
         joint = self._components(x_t, level)[3]
         parts = [joint[:, self.labels == c].logsumexp(1) for c in range(self.num_classes)]
         return torch.stack(parts, 1).log_softmax(1)
 
     def at(self, level: Level) -> Callable[[Tensor], Tensor]:
-        """Return the exact classifier at one level, as guides read noise-aware models."""
+        """Return the exact classifier at one `level`, as guides read noise-aware models."""
         return lambda x_t: self.log_posterior(x_t, level)
 
     def denoise(self, x_t: Tensor, level: Level) -> Prediction:
-        """Return the exact E[x0 | x_t] and E[eps | x_t], for `x_t` [B, *shape]."""
+        """Return the exact E[x0 | x_t] and E[eps | x_t] at `level`, for `x_t` [B, *shape]."""
         return self._predict(x_t, level, 0.0)
 
     def conditioned(self, target: Tensor) -> Denoise:
@@ -138,7 +138,7 @@ class Mixture:
         return Prediction(x0, sigma * (share * residual / variance).sum(1))
 
     def sample(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Draw `count` data: x0 [count, *shape] and their labels [count]."""
+        """Draw `count` data by `generator`: x0 [count, *shape] and their labels [count]."""
         index = torch.multinomial(
             self._log_weights.exp(), count, replacement=True, generator=generator
         )

@@ -44,12 +44,12 @@ class Prediction:
     gradients: int = 0
 
     def with_x0(self, x0: Tensor, x_t: Tensor, level: Level) -> "Prediction":
-        """Return the prediction with another `x0`, and the eps that `x_t` then implies."""
+        """Return the prediction with another `x0`, and the eps that x_t then implies at `level`."""
         alpha, sigma = level.scales(x_t)
         return replace(self, x0=x0, eps=(x_t - alpha * x0) / sigma)
 
     def with_eps(self, eps: Tensor, x_t: Tensor, level: Level) -> "Prediction":
-        """Return the prediction with another `eps`, and the x0 that `x_t` then implies."""
+        """Return the prediction with another `eps`, and the x0 that x_t then implies at `level`."""
         alpha, sigma = level.scales(x_t)
         return replace(self, x0=(x_t - sigma * eps) / alpha, eps=eps)
 

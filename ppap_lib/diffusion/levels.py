@@ -55,7 +55,10 @@ class Level:
 
     @classmethod
     def from_log_abar(cls, t: float | Tensor, log_abar: float | Tensor) -> "Level":
-        """Return the level at which log alpha^2 is `log_abar` ([] or [B]), exact near both ends."""
+        """Return the level at `t` where log alpha^2 is `log_abar`, both [] or [B].
+
+        Exact near both ends; a `t` that is whole but for rounding becomes whole.
+        """
         t, log_abar = (torch.as_tensor(v, dtype=torch.float64) for v in (t, log_abar))
         # A rounding error below an interval's edge, and the expert below would read the sample.
         whole = t.round()
@@ -70,7 +73,7 @@ class Level:
 
     @property
     def log_snr(self) -> Tensor:
-        """log(alpha^2 / sigma^2), falling with t; infinite at the clean end."""
+        """The log signal-to-noise ratio log(alpha^2 / sigma^2): falls with t, infinite if clean."""
         return 2 * (self.alpha.log() - self.sigma.log())
 
     def scales(self, like: Tensor) -> tuple[Tensor, Tensor]:

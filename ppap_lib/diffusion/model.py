@@ -67,5 +67,11 @@ class Diffusion:
         return replace(inner, denoise=guide.steer(inner.denoise, scale, form))
 
     def grid(self, spacing: str | int | Sequence[float] = "") -> tuple[Level, ...]:
-        """Return the levels of a respacing, from the noisiest to clean; see `Schedule.grid`."""
+        """Return the levels of a respacing, from the noisiest to clean.
+
+        Parameters
+        ----------
+        spacing
+            Such as 25 or "ddim25"; see `Schedule.grid`.
+        """
         return self.schedule.grid(spacing)

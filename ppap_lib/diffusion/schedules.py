@@ -270,7 +270,7 @@ class ContinuousSchedule:
         return slope / self.at(t).sigma ** 2
 
     def at_log_snr(self, log_snr: float | Tensor) -> Level:
-        """Return the level with a log-SNR (real, [] or [B]): the inverse of `at`."""
+        """Return the level with this `log_snr` (real, [] or [B]): the inverse of `at`."""
         target = torch.as_tensor(log_snr, dtype=torch.float64).cpu()
         log_abar = _log_abar_of_log_snr(target)
         root = (self.linear**2 - 4 * self.quadratic * log_abar).sqrt()

@@ -1,4 +1,23 @@
-"""Sampling: one loop, steps that are pure functions, and the grids they walk down."""
+"""Sampling: one loop, solvers' steps, which are pure functions, and the grids they walk down.
+
+From noise to a law with two modes, by twenty evaluations of its exact denoiser, and where the
+probability flow leads exactly:
+
+>>> import torch
+>>> from ppap_lib.diffusion.analytic import Mixture
+>>> from ppap_lib.diffusion.noise import Noise
+>>> from ppap_lib.diffusion.schedules import Schedule
+>>> from ppap_lib.samplers import finest_grid, log_snr_grid, sample, solver
+>>> schedule, unipc = Schedule.linear(), solver("unipc_2")
+>>> hills = Mixture(torch.tensor([[-1.0], [1.0]]), stds=[0.1, 0.1])
+>>> grid = finest_grid(20, unipc.make(schedule), lambda steps: log_snr_grid(schedule, steps))
+>>> x_T = Noise(range(6), shape=(1,))()
+>>> x0 = sample(hills.denoise, x_T, grid, unipc.make(schedule, lower_final=grid))
+>>> x0.round(decimals=2).flatten().tolist()
+[1.12, 1.0, 0.95, 1.02, -1.12, -0.97]
+>>> hills.quantile_map(x_T, grid[0], grid[-2]).round(decimals=2).flatten().tolist()
+[1.12, 1.0, 0.95, 1.02, -1.12, -0.97]
+"""
 
 from ppap_lib.samplers.adaptive import adaptive, probability_flow
 from ppap_lib.samplers.exponential import (

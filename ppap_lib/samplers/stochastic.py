@@ -46,12 +46,24 @@ def learned_variance(posterior: Posterior, prediction: Prediction) -> Tensor:
 
 
 def small_variance(posterior: Posterior, prediction: Prediction) -> Tensor:
-    """Return log beta-tilde, optimal for data at a point: see `learned_variance`."""
+    """Return log beta-tilde of the `posterior`, optimal for data at a point.
+
+    Parameters
+    ----------
+    posterior, prediction
+        See `learned_variance`; the prediction is not read.
+    """
     return posterior.variance.log()
 
 
 def large_variance(posterior: Posterior, prediction: Prediction) -> Tensor:
-    """Return log beta, optimal for data N(0, I): see `learned_variance`."""
+    """Return log beta of the `posterior`, optimal for data N(0, I).
+
+    Parameters
+    ----------
+    posterior, prediction
+        See `learned_variance`; the prediction is not read.
+    """
     return posterior.beta.log()
 
 
