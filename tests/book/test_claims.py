@@ -94,14 +94,14 @@ def test_without_rows_nothing_is_claimed(claim, empty):
     [
         ("- {id: a, claim: A., page: p}", "entry 1 needs at least id, claim, page and metric"),
         ("- {id: a, claim: A., page: p, metric: luck}", "a: no metric 'luck': gain"),
-        ("- {id: a, claim: A., page: p, metric: deceived, rows: {method: x}}", "above None"),
-        ("- {id: a, claim: A., page: p, metric: deceived, abov: 0}", "a: no field abov; there are"),
+        ("- {id: a, claim: A., page: p, metric: guide_minus_judge, rows: {method: x}}", "above None"),
+        ("- {id: a, claim: A., page: p, metric: guide_minus_judge, abov: 0}", "a: no field abov; there are"),
         (
-            "- {id: a, claim: A., page: p, metric: deceived, above: 0, rows: {methods: x}}",
+            "- {id: a, claim: A., page: p, metric: guide_minus_judge, above: 0, rows: {methods: x}}",
             "not what the metric takes",
         ),
         (
-            "- {id: a, claim: A., page: p, metric: deceived, above: 0, rows: {method: naive}, "
+            "- {id: a, claim: A., page: p, metric: guide_minus_judge, above: 0, rows: {method: naive}, "
             "also: {transformer: {guides: vit}}}",
             "not what the metric takes",
         ),
@@ -110,9 +110,9 @@ def test_without_rows_nothing_is_claimed(claim, empty):
             "not above 2 and below 1",
         ),
         (
-            "- {id: a, claim: A., page: p, metric: deceived, rows: {method: naive}, above: 0, "
+            "- {id: a, claim: A., page: p, metric: guide_minus_judge, rows: {method: naive}, above: 0, "
             "published: {value: 1}}",
-            "deceived was not published",
+            "guide_minus_judge was not published",
         ),
         (
             "- {id: a, claim: A., page: p, metric: tweak, rows: {name: end}, above: 0, "
@@ -361,9 +361,9 @@ def test_trainings_are_compared_as_guides_after_as_many_images(empty):
 
 def test_a_guide_that_believes_more_than_the_judge_is_deceived(empty):
     guided("x0_fixed", shares(0), guide=shares(60))
-    assert answer("deceived", method="x0_fixed") == "holds"
+    assert answer("guide_minus_judge", method="x0_fixed") == "holds"
     guided("naive", shares(30))
-    assert answer("deceived", method="naive") == "undecided"
+    assert answer("guide_minus_judge", method="naive") == "undecided"
 
 
 def test_routing_compares_the_same_experts_on_the_same_seeds(empty):

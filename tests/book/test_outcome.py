@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from ppap_book import ledger, paper_tables
+from ppap_book.statistics.comparisons import Comparison
 from ppap_book.studies import guidance_outcomes, methods
 from ppap_book.studies.guidance import STUDY, SWEEP_SEED, Guidance, Part
 from ppap_lib import zoo
@@ -59,7 +60,7 @@ def test_methods_are_compared_on_the_seeds_they_share():
     extra = row("naive", [0, 0, 0, 0], first_seed=4)
     found = guidance_outcomes.outcomes([a, b, extra])
     naive, multi = guidance_outcomes.pick(found, ("naive", "multi5"))
-    assert multi.minus(naive, "judge").mean == pytest.approx(0.5)
+    assert Comparison(multi, naive, "judge").difference().mean == pytest.approx(0.5)
     assert multi.shared(naive) == [0] and naive.shared() == [0, 4]
     assert guidance_outcomes.pick(found, ("naive", "ppap5")) is None
 
@@ -85,7 +86,7 @@ def test_longer_blocks_of_some_methods_do_not_part_them_from_the_others():
 def test_a_difference_of_one_image_in_a_hundred_is_not_beyond_doubt():
     rows = [row("multi5", [1] * 94 + [0] * 6), row("naive", [1] * 95 + [0] * 5)]
     naive, multi = guidance_outcomes.outcomes(rows)
-    found = multi.minus(naive, "judge")
+    found = Comparison(multi, naive, "judge").difference()
     assert found.high == 0 and found.sign == 0  # exactly: no rounding may move the interval
 
 

@@ -6,6 +6,7 @@ import torch
 from ppap_book import ledger, paper_tables
 from ppap_book.errors import StudyError
 from ppap_book.measures import distances
+from ppap_book.statistics.comparisons import Comparison
 from ppap_book.studies import methods, sampler_standings, samplers
 from ppap_book.studies.samplers import Sampling
 from ppap_lib import zoo
@@ -18,7 +19,7 @@ N = 66
 GUIDED = (("resnet18", 7.5), ("resnet18", 1.0), ("vit", 7.5))
 
 
-def white(x_t, level):
+def white_noise_denoiser(x_t, level):
     """The denoiser of images that are noise, steered by one gradient."""
     alpha, sigma = level.scales(x_t)
     return Prediction(alpha * x_t, sigma * x_t, gradients=1)
@@ -28,8 +29,9 @@ def white(x_t, level):
 def quick(monkeypatch, tmp_path, pixel_features):
     """Denoiser, features and judge that cost nothing, and a ledger of its own."""
     monkeypatch.setenv("PPAP_RESULTS", str(tmp_path))
-    monkeypatch.setattr(methods, "steering", lambda *_, **__: lambda part: white)
-    model, load = Diffusion(white, zoo.schedule("fashion/denoiser"), (1, 32, 32)), zoo.load
+    monkeypatch.setattr(methods, "steering", lambda *_, **__: lambda part: white_noise_denoiser)
+    load, schedule = zoo.load, zoo.schedule("fashion/denoiser")
+    model = Diffusion(white_noise_denoiser, schedule, (1, 32, 32))
     monkeypatch.setattr(
         zoo, "load", lambda name, *rest: model if "denoiser" in name else load(name, *rest)
     )
@@ -180,10 +182,10 @@ def test_blocks_are_pooled_and_rows_of_other_weights_left_out():
     # Twice the witness's standard error, 0.01 / sqrt(132), on each side, nearly.
     assert low < 0.2 < high and high - low == pytest.approx(4 * 2 * 0.01 / (2 * N) ** 0.5, rel=0.25)
     # Paired on the block that both have: the images' own differences cancel.
-    gap = ddim.minus(heun, "kid")
+    gap = Comparison(ddim, heun, "kid").difference()
     assert gap.low == gap.high == pytest.approx(0.0)
     with pytest.raises(StudyError, match="share no block"):
-        heun.minus(sampler_standings.standings([row("ddim", N)])[0], "kid")
+        Comparison(heun, sampler_standings.standings([row("ddim", N)])[0], "kid")
 
 
 def test_what_is_compared_differs_in_its_solver_only():

@@ -1,4 +1,4 @@
-"""What claims are measured by: numbers with an interval from the ledger's rows.
+"""Measures of claims: numbers with an interval from the ledger's rows.
 
 Where a table was published, the same number is read from there too: in the table's own units,
 FID for our KID or judge accuracy, of which only signs compare with ours, and shares. All are signed
@@ -17,6 +17,7 @@ from ppap_book import ledger, paper_tables
 from ppap_book.errors import StudyError
 from ppap_book.statistics import bootstrap, comparisons
 from ppap_book.statistics.bootstrap import Estimate
+from ppap_book.statistics.comparisons import Comparison, Pooled
 from ppap_book.studies import (
     ablation,
     attention,
@@ -31,6 +32,9 @@ from ppap_book.studies import (
     scales,
     variants,
 )
+
+Side = Iterable[Pooled]
+"""Settings that differ in the length of their blocks alone."""
 
 
 class Effect(NamedTuple):
@@ -76,13 +80,13 @@ def _outcomes(
 ) -> list[list[guidance_outcomes.Outcome]]:
     """Every method's outcomes, by the length of their blocks."""
     scale = guidance.PUBLISHED_SCALE if swept is None else float(swept)
-    asked = {"guide": guide, "sampler": sampler, "scale": scale}
+    setting = {"guide": guide, "sampler": sampler, "scale": scale}
     for name in names:
-        guidance.Guidance(method=name, tier=tier, **asked).recorded()  # refuses what there is not
-    found = guidance_outcomes.outcomes(
+        guidance.Guidance(method=name, tier=tier, **setting).recorded()  # refuses what there is not
+    outcomes = guidance_outcomes.outcomes(
         ledger.rows(guidance.STUDY), sweep=swept is not None, tier=tier
     )
-    return [guidance_outcomes.candidates(found, name, **asked) for name in names]
+    return [guidance_outcomes.candidates(outcomes, name, **setting) for name in names]
 
 
 def gain(
@@ -98,15 +102,15 @@ def gain(
 
     At the published scale, or at one that was `swept`, on the seeds of the sweep.
     """
-    sides = _outcomes((method, over), guide, sampler, tier, swept)
-    return _difference(column, *(reversed(sides) if _lower(column) else sides), GAINED[column])
+    unit = _gained(column)
+    return _gain(column, *_outcomes((method, over), guide, sampler, tier, swept), unit)
 
 
-def _lower(column: str) -> bool:
-    """Whether lower is better in a column by which gains are measured."""
+def _gained(column: str) -> str:
+    """What a gain in the column is called; refuses columns by which none is measured."""
     if column not in GAINED:
         raise StudyError(f"no gain is measured by {column!r}: by {' or '.join(GAINED)}")
-    return comparisons.COLUMNS[column].lower_is_better
+    return GAINED[column]
 
 
 def published_gain(
@@ -130,21 +134,20 @@ def recovered(
 
     At the published scale, or at one that was `swept`, on the seeds of the sweep.
     """
-    _lower(column)
+    unit = f"share of {_gained(column)}"
     sides = _outcomes((method, of, "none"), guide, sampler, tier, swept)
-    if (found := comparisons.aligned(*sides)) is None:
+    if (settings := comparisons.aligned(*sides)) is None:
         return NoEffect()
-    blocks = found[0].shared(*found[1:])
-    if (share := comparisons.recovered_fraction(*found, column)) is None:
+    if (fraction := comparisons.recovered_fraction(*settings, column)) is None:
         return NoEffect(f"{methods.title(of)} gained too little for shares of it")
-    images, unit = len(blocks) * found[0].params["n"], f"share of {GAINED[column]}"
-    return Effect(share, images, len(blocks), unit)
+    blocks = len(settings[0].shared(*settings[1:]))
+    return Effect(fraction, settings[0].params["n"] * blocks, blocks, unit)
 
 
 def published_recovered(
     method: str, of: str = "multi5", guide: str = "resnet18", sampler: str = "ddim25"
 ) -> float:
-    """The same share in FID."""
+    """Return that share in FID."""
     part, whole = (published_gain(name, "none", guide, sampler) for name in (method, of))
     return part / whole
 
@@ -156,7 +159,7 @@ def trained_gain(
 
     Of `variants`, after as many images: the most after which both have guided on the same seeds.
     """
-    lower = _lower(column)
+    gained = _gained(column)
     for name in (variant, over):
         variants.training(name, guide)  # refuses what there is not
     both = variants.pairs(ablation.outcomes(guide), variant, over, attrgetter("params"))
@@ -164,8 +167,7 @@ def trained_gain(
         return NoEffect()
     images = both[0][0].params["images_seen"]
     sides = zip(*(pair for pair in both if pair[0].params["images_seen"] == images), strict=True)
-    unit = f"{GAINED[column]} after {images:,} images of training"
-    return _difference(column, *(reversed(list(sides)) if lower else sides), unit)
+    return _gain(column, *sides, f"{gained} after {images:,} images of training")
 
 
 def guide_minus_judge(
@@ -174,10 +176,10 @@ def guide_minus_judge(
     """By how much the guide believes in more of its own images than the judge does."""
     if methods.weights_of(method, guide, tier) is None:
         raise StudyError(f"{methods.title(method)} believes in nothing: no guide reads images")
-    if (found := comparisons.aligned(*_outcomes((method,), guide, sampler, tier))) is None:
+    if (settings := comparisons.aligned(*_outcomes((method,), guide, sampler, tier))) is None:
         return NoEffect()
-    own, judge = (found[0].by_image(column) for column in ("guide", "judge"))
-    return Effect(bootstrap.difference(own, judge), len(own), len(found[0].rows))
+    own, judge = (settings[0].by_image(column) for column in ("guide", "judge"))
+    return Effect(bootstrap.difference(own, judge), len(own), len(settings[0].rows))
 
 
 def routing(
@@ -187,15 +189,13 @@ def routing(
 
     Or KID below it.
     """
-    lower = _lower(column)
-    asked = {"method": method, "guide": guide, "sampler": sampler}
-    guidance.Guidance(**asked, released_routing=True).recorded()  # refuses what there is not
+    unit = _gained(column)
+    setting = {"method": method, "guide": guide, "sampler": sampler}
+    guidance.Guidance(**setting, released_routing=True).recorded()  # refuses what there is not
     rows = ledger.rows(guidance.STUDY)
-    both = (
-        guidance_outcomes.outcomes(rows, released_routing=released) for released in (False, True)
-    )
-    sides = [guidance_outcomes.candidates(found, **asked) for found in both]
-    return _difference(column, *(reversed(sides) if lower else sides), GAINED[column])
+    by_routing = (guidance_outcomes.outcomes(rows, released_routing=r) for r in (False, True))
+    sides = (guidance_outcomes.candidates(outcomes, **setting) for outcomes in by_routing)
+    return _gain(column, *sides, unit)
 
 
 def entropy_change(start: float, end: float) -> Effect | NoEffect:
@@ -218,35 +218,34 @@ def least_entropy_change() -> Effect | NoEffect:
         return NoEffect()
     pairs = list(itertools.combinations(entropies.values(), 2))
     before, after = min(pairs, key=lambda pair: fmean(pair[1]) - fmean(pair[0]))
-    return Effect(_of_many(after, before, len(pairs)), len(after))
+    return Effect(_extreme(after, before, len(pairs)), len(after))
 
 
 def _entropies() -> dict[float, list[float]] | None:
     """The off-the-shelf classifier's entropy on every photograph, by timestep."""
-    made = noisy_accuracy.photographs()
-    row = ledger.find(noisy_accuracy.STUDY, made.recorded())
-    return row and dict(zip(made.times, row["results"]["entropies"], strict=True))
+    run = noisy_accuracy.photographs()
+    row = ledger.find(noisy_accuracy.STUDY, run.recorded())
+    return row and dict(zip(run.times, row["results"]["entropies"], strict=True))
 
 
 def attention_trend(
     measure: str, method: str = "multi5", guide: str = "resnet18", t: float | None = None
 ) -> Effect | NoEffect:
-    """What one expert up, to the next noisier interval, changes in a measure at the noise of t.
+    """Change of a measure of attention from one expert to the next noisier one, at the noise of t.
 
     Without t averaged over all of the study's noise levels, also those that no expert can read.
     """
     if measure not in attention.MEASURES:
         raise StudyError(f"no measure {measure!r} of attention: {', '.join(attention.MEASURES)}")
     methods.title(method)  # refuses what there is not
-    made = attention.plan(guide).get(method)
-    if made is not None and t is not None and t not in made.times:
-        raise StudyError(f"no attention at t = {t}: there is {', '.join(map(str, made.times))}")
-    if made is None or (row := ledger.find(attention.STUDY, made.recorded())) is None:
+    run = attention.plan(guide).get(method)
+    if run is not None and t is not None and t not in run.times:
+        raise StudyError(f"no attention at t = {t}: there is {', '.join(map(str, run.times))}")
+    if run is None or (row := ledger.find(attention.STUDY, run.recorded())) is None:
         return NoEffect()
-    found = row["results"]
-    trend = found["overall" if t is None else "trend"][measure]
+    trend = row["results"]["overall" if t is None else "trend"][measure]
     if t is not None:
-        trend = trend[made.times.index(t)]
+        trend = trend[run.times.index(t)]
     of_expert = Estimate(*(trend[end] for end in Estimate._fields))
     return Effect(of_expert, trend["images"], unit=f"{_TRENDS[measure]} per expert")
 
@@ -259,41 +258,40 @@ _TRENDS = {
 
 
 def power_lead(of: str, interval: int, method: str = "ppap5") -> Effect | NoEffect:
-    """The power of the change in layout or detail by one interval alone, above any other's alone.
+    """Power of the change in layout or detail by one interval alone, above any other's alone.
 
-    Above that of the other interval with the largest mean, image by image; the interval allows for
-    the choice among them.
+    The other one is that of the largest mean, image by image, and the estimate allows for the
+    choice among them.
     """
     if of not in ("layout", "detail"):
         raise StudyError(f"guidance changes layout and detail, no {of!r}")
     runs = intervals.plan(method)
     if interval not in (known := {run.first for run in runs if run.span == (run.first, run.first)}):
         raise StudyError(f"no interval {interval}: there are {sorted(known)}")
-    found, _ = intervals.effects(runs)
+    effects, _ = intervals.effects(runs)
     alone = {
         span[0]: getattr(effect, of)
-        for span, effect in found.items()
+        for span, effect in effects.items()
         if span is not None and span[0] == span[1]
     }
     if interval not in alone or len(alone) < 2:
         return NoEffect()
     own = alone.pop(interval)
     rival = max(alone.values(), key=fmean)
-    return Effect(_of_many(own, rival, len(alone)), len(own), len(own) // runs[0].n)
+    return Effect(_extreme(own, rival, len(alone)), len(own), len(own) // runs[0].n)
 
 
 def tweak(name: str, steps: int = 25) -> Effect | NoEffect:
     """KID of a tweaked sampler above that of the plain one, clipped as usual."""
-    made = noise.NoiseTweakRun(tweak=name, steps=steps)
-    found = comparisons.pool(ledger.rows(noise.STUDY), methods.is_current)
-    alike = {key: getattr(made, key) for key in ("tier", "steps", "clip", "extractor")}
-    return _difference(
-        "kid", *(comparisons.matching(found, tweak=t, **alike) for t in (name, "one_z"))
-    )
+    run = noise.NoiseTweakRun(tweak=name, steps=steps)
+    settings = comparisons.pool(ledger.rows(noise.STUDY), methods.is_current)
+    alike = {key: getattr(run, key) for key in ("tier", "steps", "clip", "extractor")}
+    sides = (comparisons.matching(settings, tweak=t, **alike) for t in (name, "one_z"))
+    return _change("kid", *sides)
 
 
 def published_tweak(name: str) -> float:
-    """The same in FID, over the table's repeats."""
+    """Return that difference in FID, over the table's repeats."""
     change = noise.TWEAKS[name]
     study = "extra_noise" if change.draws == 2 else "beta_range"
     fids: dict[tuple, list[float]] = {}
@@ -310,17 +308,18 @@ def published_tweak(name: str) -> float:
 def by_scale(
     column: str, method: str, start: float, end: float, guide: str = "resnet18"
 ) -> Effect | NoEffect:
-    """How precision, recall or the judge's accuracy changes from one guidance scale to another."""
+    """Change of precision, recall or the judge's accuracy from one guidance scale to another."""
     if column not in comparisons.COLUMNS:
         raise StudyError(f"no column {column!r}: there are {', '.join(comparisons.COLUMNS)}")
-    found = guidance_outcomes.outcomes(ledger.rows(scales.STUDY))
+    outcomes = guidance_outcomes.outcomes(ledger.rows(scales.STUDY))
     runs = [guidance.Guidance(method=method, guide=guide, scale=s) for s in (end, start)]
     for run in runs:
         run.recorded()  # refuses what there is not
     sides = (
-        guidance_outcomes.candidates(found, method, guide, run.sampler, run.scale) for run in runs
+        guidance_outcomes.candidates(outcomes, method, guide, run.sampler, run.scale)
+        for run in runs
     )
-    return _difference(column, *sides, f"change of {column}")
+    return _change(column, *sides, f"change of {column}")
 
 
 def solver_lead(
@@ -337,15 +336,15 @@ def solver_lead(
         samplers.Sampling(
             solver, budget, grid=grid, method=method, guide=guide, scale=scale
         ).recorded()  # refuses what there is not
-    found = sampler_standings.standings(ledger.rows(samplers.STUDY))
-    alike = sampler_standings.comparable(found, budget, method, guide, float(scale), grid)
-    return _difference("kid", *(comparisons.matching(alike, solver=s) for s in (worse, better)))
+    standings = sampler_standings.standings(ledger.rows(samplers.STUDY))
+    alike = sampler_standings.comparable(standings, budget, method, guide, float(scale), grid)
+    return _gain("kid", *(comparisons.matching(alike, solver=s) for s in (better, worse)))
 
 
 def published_lead(
     better: str, worse: str, budget: int, dataset: str, schedule: str | None = None
 ) -> float:
-    """The same in FID: by eta from the DDIM table, and with a `schedule` from the PNDM table."""
+    """Return that lead in FID: by eta from the DDIM table, by a `schedule` from the PNDM table."""
     if schedule is None:
         fid = sampler_standings.published_etas(dataset, budget)
     else:
@@ -353,20 +352,27 @@ def published_lead(
     return fid[worse] - fid[better]
 
 
-def _difference(
-    column: str, a: Iterable[comparisons.Pooled], b: Iterable[comparisons.Pooled], unit: str = ""
+def _gain(column: str, a: Side, b: Side, unit: str = "") -> Effect | NoEffect:
+    """By how much one of `a` is better than one of `b`."""
+    return _effect(Comparison.of(a, b, column), Comparison.gain, unit)
+
+
+def _change(column: str, a: Side, b: Side, unit: str = "") -> Effect | NoEffect:
+    """One of `a` minus one of `b`."""
+    return _effect(Comparison.of(a, b, column), Comparison.difference, unit)
+
+
+def _effect(
+    pair: Comparison | None, estimate: Callable[[Comparison], Estimate], unit: str
 ) -> Effect | NoEffect:
-    """One of `a` minus one of `b`, image by image on the most seeds that both have."""
-    if (pair := comparisons.aligned(a, b)) is None:
+    if pair is None:
         return NoEffect()
-    one, other = pair
-    if one.get(column) is None or other.get(column) is None:
-        return NoEffect(f"rows of {one.params['n']} images have no {column}")
-    blocks = len(one.shared(other))
-    return Effect(one.minus(other, column), one.params["n"] * blocks, blocks, unit)
+    if not pair.recorded:
+        return NoEffect(f"rows of {pair.a.params['n']} images have no {pair.column}")
+    return Effect(estimate(pair), pair.images, len(pair.blocks), unit)
 
 
-def _of_many(a: Sequence[float], b: Sequence[float], pairs: int) -> Estimate:
+def _extreme(a: Sequence[float], b: Sequence[float], pairs: int) -> Estimate:
     """The paired difference a - b, which was chosen as the extreme one of so many."""
     return bootstrap.difference(a, b, **bootstrap.bonferroni(pairs))
 
@@ -378,7 +384,7 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
             recovered, "", "share of FID gained", published_recovered, same_units=True
         ),
         "trained_gain": Measure(trained_gain),
-        "deceived": Measure(guide_minus_judge, "the guide's accuracy minus the judge's"),
+        "guide_minus_judge": Measure(guide_minus_judge, "the guide's accuracy minus the judge's"),
         "routing": Measure(routing),
         "entropy_change": Measure(entropy_change, "nats"),
         "least_entropy_change": Measure(least_entropy_change, "nats"),
@@ -389,4 +395,4 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         "solver_lead": Measure(solver_lead, "KID gained", "FID gained", published_lead),
     }
 )
-"""Metrics by name: what `rows` of a claim are the arguments of."""
+"""Metrics by name; `rows` of a claim are their arguments."""

@@ -1,9 +1,13 @@
-"""Ledger rows that differ in their seeds only, pooled: means with intervals, paired differences."""
+"""Settings with their blocks of seeds pooled, and two of them compared image by image.
+
+A `Pooled` setting gathers the ledger rows that differ in their seeds only. A `Comparison` takes two
+on the blocks that both have: tables and claims read the same differences.
+"""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,7 +20,7 @@ from ppap_book.statistics.bootstrap import Estimate
 
 
 class Column(NamedTuple):
-    """By which result of a row every image contributes to a column, and how much.
+    """A column of tables: by which result of a row every image contributes to it, and how much.
 
     `exact`: the column is the mean of what images contribute; else it only moves as that does.
     `of_real`: real images contribute by this result, too; they are the same in every block.
@@ -38,8 +42,7 @@ COLUMNS = {
     "grain": Column("noise_left"),
 }
 """Columns that have an interval over images; "judge" and "guide" are accuracies, "grain" is the
-noise left on images (`spectrum.noise_left`)."""
-
+noise on images (`spectrum.noise_sigma_mad`)."""
 
 MIN_Z, MIN_Z_INEXACT = 5, 10
 """Standard errors that a gain is worth before shares of it are. The second is of columns that are
@@ -67,16 +70,16 @@ class Pooled:
 
     @property
     def images(self) -> int:
-        """In all blocks."""
+        """How many there are in all blocks."""
         return self.params["n"] * len(self.rows)
 
     @property
     def seconds(self) -> float:
-        """What a row took, per image."""
+        """Seconds that rows took, per image."""
         return sum(row["seconds"] for row in self.rows.values()) / self.images
 
     def mean(self, column: str, blocks: Sequence[int] | None = None) -> float:
-        """The mean over blocks of a column: as rows hold it, or else of what images contribute."""
+        """Mean over blocks of a column: as rows hold it, or else of what images contribute."""
         blocks = sorted(self.rows) if blocks is None else blocks
         parts = [self.rows[b]["results"] for b in blocks]
         if column in COLUMNS and COLUMNS[column].exact and column not in parts[0]:
@@ -84,7 +87,7 @@ class Pooled:
         return sum(part[column] for part in parts) / len(parts)
 
     def get(self, column: str) -> float | None:
-        """The same over all blocks; None where one lacks it, as too short ones lack distances."""
+        """Mean over all blocks; None where one lacks it, as too short ones lack distances."""
         try:
             return self.mean(column)
         except KeyError:
@@ -96,7 +99,7 @@ class Pooled:
         return about.factor * self._results(about.by_image, blocks).flatten()
 
     def by_real(self, column: str, blocks: Sequence[int] | None = None) -> Tensor:
-        """The same per real image, averaged over blocks, since all blocks ask of the same: [n]."""
+        """Per real image, such numbers averaged over blocks, which share the real images: [n]."""
         return self._results(COLUMNS[column].of_real, blocks).mean(0)
 
     def _results(self, name: str, blocks: Sequence[int] | None) -> Tensor:
@@ -109,12 +112,12 @@ class Pooled:
 
         The real ones count as fixed, but where the column is a share of them (recall).
         """
-        found = bootstrap.mean(self.by_image(column))
+        estimate = bootstrap.mean(self.by_image(column))
         if not COLUMNS[column].exact:
-            found = _around(self.mean(column), found)
+            estimate = _around(self.mean(column), estimate)
         if COLUMNS[column].of_real is None:
-            return found
-        return _widened(found, bootstrap.mean(self.by_real(column)))
+            return estimate
+        return _widened(estimate, bootstrap.mean(self.by_real(column)))
 
     def shared(self, *others: "Pooled") -> list[int]:
         """The blocks of seeds that all have, by their first; none if their lengths differ."""
@@ -122,32 +125,87 @@ class Pooled:
             return []
         return sorted(set(self.rows).intersection(*(other.rows for other in others)))
 
-    def minus(
-        self,
-        other: "Pooled",
-        column: str,
-        of_many: int = 1,
-        blocks: Sequence[int] | None = None,
-    ) -> Estimate:
-        """The difference to another, image by image, on the blocks that both have or `blocks`.
 
-        The interval covers at 95 % all of so many such comparisons together (Bonferroni), and the
-        real images count as fixed as in `estimate`: it is about these n of them.
-        """
-        if not (blocks := self.shared(other) if blocks is None else blocks):
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Two settings in one column, image by image, on the seeds that both have.
+
+    The real images count as fixed, as in `Pooled.estimate`: differences are about these n of them.
+
+    Parameters
+    ----------
+    a, b : Pooled
+        The settings, with blocks of one length.
+    column : str
+        A key of `COLUMNS`.
+    blocks : sequence of int, optional
+        Blocks that both have, by their first seed; by default all of these.
+
+    Raises
+    ------
+    StudyError
+        If they share no block.
+    """
+
+    a: Pooled
+    b: Pooled
+    column: str
+    blocks: Sequence[int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.blocks is None:
+            object.__setattr__(self, "blocks", self.a.shared(self.b))
+        if not self.blocks:
             raise StudyError(
-                f"{dict(self.params)} and {dict(other.params)} share no block of seeds of the "
+                f"{dict(self.a.params)} and {dict(self.b.params)} share no block of seeds of the "
                 f"same length"
             )
-        sides = self, other
-        level = bootstrap.bonferroni(of_many)
-        found = bootstrap.difference(*(side.by_image(column, blocks) for side in sides), **level)
-        if not COLUMNS[column].exact:
-            found = _around(self.mean(column, blocks) - other.mean(column, blocks), found)
-        if COLUMNS[column].of_real is None:
-            return found
-        real = bootstrap.difference(*(side.by_real(column, blocks) for side in sides), **level)
-        return _widened(found, real)
+
+    @classmethod
+    def of(cls, a: Iterable[Pooled], b: Iterable[Pooled], column: str) -> Self | None:
+        """Compare those of two sides that `aligned` pairs; None if no block is shared."""
+        pair = aligned(a, b)
+        return pair and cls(*pair, column)
+
+    @property
+    def images(self) -> int:
+        """How many images are compared."""
+        return self.a.params["n"] * len(self.blocks)
+
+    @property
+    def recorded(self) -> bool:
+        """Whether all rows of both have the column: too short blocks lack distances."""
+        return all(one.get(self.column) is not None for one in (self.a, self.b))
+
+    def difference(self, comparisons: int = 1) -> Estimate:
+        """a - b, with an interval that covers at 95 % all of so many differences together."""
+        about, level = COLUMNS[self.column], bootstrap.bonferroni(comparisons)
+
+        def paired(values: Callable[[Pooled], Tensor]) -> Estimate:
+            return bootstrap.difference(values(self.a), values(self.b), **level)
+
+        estimate = paired(lambda one: one.by_image(self.column, self.blocks))
+        if not about.exact:
+            estimate = _around(self._change(), estimate)
+        if about.of_real is None:
+            return estimate
+        return _widened(estimate, paired(lambda one: one.by_real(self.column, self.blocks)))
+
+    def gain(self, comparisons: int = 1) -> Estimate:
+        """By how much a is better than b: their difference, or b - a where lower is better."""
+        if COLUMNS[self.column].lower_is_better:
+            return Comparison(self.b, self.a, self.column, self.blocks).difference(comparisons)
+        return self.difference(comparisons)
+
+    def gains(self) -> Tensor:
+        """Per image, numbers whose mean is that gain: float64 [images]."""
+        each = self.a.by_image(self.column, self.blocks) - self.b.by_image(self.column, self.blocks)
+        sign = -1 if COLUMNS[self.column].lower_is_better else 1
+        return sign * (each - each.mean() + self._change())
+
+    def _change(self) -> float:
+        """The column's own mean of a minus that of b."""
+        return self.a.mean(self.column, self.blocks) - self.b.mean(self.column, self.blocks)
 
 
 def _around(value: float, estimate: Estimate) -> Estimate:
@@ -166,50 +224,52 @@ def _widened(one: Estimate, other: Estimate) -> Estimate:
 def recovered_fraction(
     part: Pooled, whole: Pooled, none: Pooled, column: str = "judge"
 ) -> Estimate | None:
-    """What `part` gains over `none`, as a share of what `whole` gains, on the seeds of all three.
+    """Gain of `part` over `none` as a fraction of the gain of `whole`, on the seeds of all three.
 
-    None where `whole` gains less than `MIN_Z` or `MIN_Z_INEXACT` standard errors: a share of what may
-    be next to nothing has no interval to speak of.
+    None where `whole` gains less than `MIN_Z` or `MIN_Z_INEXACT` standard errors: a fraction of
+    what may be next to nothing has no interval to speak of.
     """
     blocks = none.shared(part, whole)
-    sign = -1 if COLUMNS[column].lower_is_better else 1
-
-    def gained(one: Pooled) -> Tensor:
-        each = one.by_image(column, blocks) - none.by_image(column, blocks)
-        value = one.mean(column, blocks) - none.mean(column, blocks)
-        return sign * (each - each.mean() + value)
-
-    everything = gained(whole)
+    gained, possible = (Comparison(one, none, column, blocks).gains() for one in (part, whole))
     needed = MIN_Z if COLUMNS[column].exact else MIN_Z_INEXACT
-    if everything.mean() <= needed * everything.std() / len(everything) ** 0.5:
+    if possible.mean() <= needed * possible.std() / len(possible) ** 0.5:
         return None
-    return bootstrap.ratio(gained(part), everything)
+    return bootstrap.ratio(gained, possible)
 
 
-Kind = TypeVar("Kind", bound=Pooled)
+Setting = TypeVar("Setting", bound=Pooled)
 
 
 def pool(
     rows: Iterable[Row],
     keep: Callable[[Mapping[str, Any]], bool],
-    kind: type[Kind] = Pooled,
-) -> list[Kind]:
-    """The rows whose parameters are to `keep`, blocks gathered."""
-    found: dict[str, tuple[dict, dict[int, Row]]] = {}
+    kind: type[Setting] = Pooled,
+) -> list[Setting]:
+    """Gather the rows whose parameters are to `keep` into settings with their blocks."""
+    blocks: dict[str, tuple[dict, dict[int, Row]]] = {}
     for row in rows:
         params = dict(row["params"])
         if keep(params):
             first_seed = params.pop("first_seed")
-            found.setdefault(ledger.digest(params), (params, {}))[1][first_seed] = row
-    return [kind(params, blocks) for params, blocks in found.values()]
+            blocks.setdefault(ledger.digest(params), (params, {}))[1][first_seed] = row
+    return [kind(params, by_seed) for params, by_seed in blocks.values()]
 
 
-def aligned(*sides: Iterable[Kind]) -> tuple[Kind, ...] | None:
-    """One of each side, such that all share blocks of one length.
+def aligned(*sides: Iterable[Setting]) -> tuple[Setting, ...] | None:
+    """Choose one setting of each side, such that all share blocks of one length.
 
-    If there are such, at least `ENOUGH_BLOCKS` of them; and then of most shared images. The
-    candidates of a side differ in the length of their blocks and in nothing else, or it is an
-    error. None if nothing is shared.
+    If there are such, at least `ENOUGH_BLOCKS` of them; and then of most shared images. None if
+    nothing is shared.
+
+    Parameters
+    ----------
+    *sides
+        Candidates, which within a side differ in the length of their blocks and in nothing else.
+
+    Raises
+    ------
+    StudyError
+        If they differ in more.
     """
     candidates = [list(side) for side in sides]
     by_length = [{one.params["n"]: one for one in side} for side in candidates]
@@ -218,23 +278,23 @@ def aligned(*sides: Iterable[Kind]) -> tuple[Kind, ...] | None:
             raise StudyError(
                 f"settings that differ in more than length: {[o.params for o in side]}"
             )
-    best: tuple[tuple[bool, int], tuple[Kind, ...]] = (False, 0), ()
+    best: tuple[tuple[bool, int], tuple[Setting, ...]] = (False, 0), ()
     for n in set.intersection(*(set(side) for side in by_length)):
-        first, *others = chosen = tuple(side[n] for side in by_length)
+        first, *others = settings = tuple(side[n] for side in by_length)
         blocks = len(first.shared(*others))
         rank = blocks >= ENOUGH_BLOCKS, n * blocks
-        best = max(best, (rank, chosen), key=lambda found: found[0])
+        best = max(best, (rank, settings), key=lambda ranked: ranked[0])
     return best[1] or None
 
 
-def of_one_length(found: Iterable[Kind]) -> list[Kind]:
+def of_one_length(settings: Iterable[Setting]) -> list[Setting]:
     """Those with blocks of the length at which most settings were run; of equals the longest."""
-    by_length: dict[int, list[Kind]] = {}
-    for one in found:
+    by_length: dict[int, list[Setting]] = {}
+    for one in settings:
         by_length.setdefault(one.params["n"], []).append(one)
     return max(by_length.items(), key=lambda item: (len(item[1]), item[0]), default=(0, []))[1]
 
 
-def matching(found: Iterable[Kind], **wanted: Any) -> list[Kind]:
-    """Those whose parameters are as `wanted`: the candidates of a side of `aligned`."""
-    return [o for o in found if all(o.params[name] == v for name, v in wanted.items())]
+def matching(settings: Iterable[Setting], **params: Any) -> list[Setting]:
+    """Those with these parameters: the candidates of a side of `aligned`."""
+    return [one for one in settings if all(one.params[key] == v for key, v in params.items())]

@@ -5,7 +5,14 @@ from typing import Any
 
 from ppap_book import ledger, paper_tables
 from ppap_book.ledger import Row
-from ppap_book.statistics.comparisons import Pooled, aligned, matching, of_one_length, pool
+from ppap_book.statistics.comparisons import (
+    Comparison,
+    Pooled,
+    aligned,
+    matching,
+    of_one_length,
+    pool,
+)
 from ppap_book.studies import methods
 from ppap_book.studies.guidance import PUBLISHED_SCALE, STUDY, SWEEP_SEED, Guidance, Part, plan
 
@@ -144,7 +151,11 @@ def alike_scales(
         those = [o for o in sweep if (o.guide, o.sampler, o.method) == (guide, sampler, method)]
         (chosen,) = of_one_length(o for o in those if o.scale == scale)
         others = [o for o in those if o.scale != scale and o.shared(chosen)]
-        alike[method] = [o.scale for o in others if not chosen.minus(o, "judge", len(others)).sign]
+        alike[method] = [
+            o.scale
+            for o in others
+            if not Comparison(chosen, o, "judge").difference(len(others)).sign
+        ]
     return alike
 
 

@@ -6,7 +6,14 @@ from typing import Any, NamedTuple
 
 from ppap_book import ledger, paper_tables
 from ppap_book.ledger import Row
-from ppap_book.statistics.comparisons import COLUMNS, Pooled, matching, of_one_length, pool
+from ppap_book.statistics.comparisons import (
+    COLUMNS,
+    Comparison,
+    Pooled,
+    matching,
+    of_one_length,
+    pool,
+)
 from ppap_book.studies import methods
 from ppap_book.studies.samplers import (
     ETAS,
@@ -90,8 +97,8 @@ def lead(found: Iterable[Standing], column: str) -> Lead:
     many = len(others)
 
     def behind(one: Standing) -> bool:
-        shared = bool(one.shared(best))
-        return shared and sign * one.minus(best, column, many, blocks).sign == 1
+        shared = blocks or one.shared(best)
+        return bool(shared) and Comparison(best, one, column, shared).gain(many).sign == 1
 
     return Lead(best, [one for one in others if not behind(one)])
 
