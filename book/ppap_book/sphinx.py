@@ -91,7 +91,7 @@ def with_aliases(signature: str) -> str:
 
 _ALIASES = {
     "Denoise": "Callable[[Tensor, Level], Prediction]",
-    "Step": "Callable[[Denoise, Tensor, Level, Level, Sequence[Moment], Callable[[], Tensor]], "
+    "Step": "Callable[[Denoise, Tensor, Level, Level, Sequence[Evaluation], Callable[[], Tensor]], "
     "Tensor]",
     "Objective": "Callable[[Module, Tensor, Tensor, Generator], Tensor]",
     "Network": "Callable[[Tensor, Tensor], Tensor]",

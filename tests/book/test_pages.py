@@ -161,7 +161,7 @@ def test_a_figure_s_image_is_described_by_the_first_sentence_of_its_caption():
 def test_signatures_name_the_aliases():
     level = "~ppap_lib.diffusion.levels.Level"
     denoise = f"~collections.abc.Callable[[~torch.Tensor, {level}], Prediction]"
-    rest = "Tensor, Level, Level, Sequence[Moment], Callable[[], torch.Tensor]"
+    rest = "Tensor, Level, Level, Sequence[Evaluation], Callable[[], torch.Tensor]"
     step = f"Callable[[{denoise}, {rest}], Tensor]"
     found = with_aliases(f"(denoise: {denoise}, step: {step}, eta: float = 0.5)")
     assert found == "(denoise: Denoise, step: Step, eta: float = 0.5)"
