@@ -1,4 +1,4 @@
-"""Gradient fields of vision models: what a guide reads, x_t or the predicted x0."""
+"""Gradient fields of vision models, which read x_t or the predicted x0."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,28 +15,38 @@ from ppap_lib.diffusion.denoisers import (
 )
 from ppap_lib.diffusion.levels import Level
 from ppap_lib.errors import GuidanceError
-from ppap_lib.guidance.guides import Guide, WeightedField, _leaf
+from ppap_lib.guidance.guides import Guide, WeightedField, leaf
 from ppap_lib.guidance.tasks import Classification, Task
 
 
 @runtime_checkable
 class NoiseAware(Protocol):
-    """A model that reads x_t differently at every level: `at(level)` is a function of x_t.
+    """A model that reads x_t differently at every level, such as a set of experts."""
 
-    Unless that is a module, it is given the state as it is: float64 while sampling.
-    """
+    def at(self, level: Level) -> Callable[[Tensor], Any]:
+        """Return the model as a function of x_t [B, ...] at this level ([] or [B]).
 
-    def at(self, level: Level) -> Callable[[Tensor], Any]: ...
+        Unless that is a module, it is given the state as it is: float64 while sampling.
+        """
 
 
 @dataclass(frozen=True)
 class TimeConditioned:
-    """A network `(x_t, t) -> output`, such as ADM's noisy classifier, as a noise-aware model."""
+    """A network `(x_t, t) -> output`, such as ADM's noisy classifier, as a `NoiseAware` model.
+
+    Parameters
+    ----------
+    network
+        Reads x_t [B, ...] in its parameters' dtype and times [B] in float32.
+    time_scale
+        What a training index is multiplied by to give the network's time.
+    """
 
     network: Callable[[Tensor, Tensor], Any]
     time_scale: float = 1.0
 
     def at(self, level: Level) -> Callable[[Tensor], Any]:
+        """Return the network as a function of x_t at this level; refuse one in train mode."""
         _refuse_training(self.network)
         return lambda x_t: self.network(
             as_computed(x_t, self.network), level.times(x_t) * self.time_scale
@@ -44,15 +54,16 @@ class TimeConditioned:
 
 
 Model = Callable[[Tensor], Any] | NoiseAware
-"""A module is given images in its parameters' dtype, any other function float32."""
+"""A module is given samples in its parameters' dtype, any other function float32."""
 
 
 def model_at(model: Model, level: Level) -> Callable[[Tensor], Any]:
-    """The model as a function of x_t at this level; a clean one is the same at every level."""
+    """Return the model as a function of x_t at this level: a clean one itself, at every level."""
     return model.at(level) if isinstance(model, NoiseAware) else model
 
 
 def _refuse_training(model: Any) -> None:
+    """Raise `GuidanceError` for a module of which any part is in train mode."""
     if in_train_mode(model):
         raise GuidanceError(
             f"the guide, a {type(model).__name__}, is in train mode, where batch norms read (and "
@@ -61,7 +72,7 @@ def _refuse_training(model: Any) -> None:
 
 
 def _log_prob(model: Model, task: Task, target: Any, x: Tensor, level: Level) -> Tensor:
-    """log p(target | model's reading of x) per image, [B]."""
+    """log p(target | the model's output for x) of each sample, [B]."""
     read = model_at(model, level)
     _refuse_training(model)
     _refuse_training(read)
@@ -77,9 +88,10 @@ def _log_prob(model: Model, task: Task, target: Any, x: Tensor, level: Level) ->
 
 
 def _gradient(value: Tensor, of: Tensor, keep_graph: bool = False) -> Tensor:
+    """The gradient of each sample's value [B] in the sample."""
     grad = None
     if value.requires_grad:
-        # Images do not interact, so the gradient of the sum holds each image's own.
+        # Samples do not interact, so the gradient of the sum holds each sample's own.
         (grad,) = torch.autograd.grad(value.sum(), of, retain_graph=keep_graph, allow_unused=True)
     if grad is None:
         raise GuidanceError(
@@ -90,26 +102,62 @@ def _gradient(value: Tensor, of: Tensor, keep_graph: bool = False) -> Tensor:
 
 
 def at_xt(model: Model, task: Task, target: Any) -> Guide:
-    """Read the noisy image: grad_{x_t} log p(target | model(x_t)).
+    """Make a guide that reads the noisy sample: grad_{x_t} log p(target | model(x_t)).
 
-    A clean model here is naive guidance; experts or a noise-aware model are the remedy. Modules
-    must be in evaluation mode.
+    With a clean model this is naive guidance; experts or a noise-aware model are the remedy.
+
+    Parameters
+    ----------
+    model
+        A network in evaluation mode, a `NoiseAware` model, or a function of samples [B, ...].
+    task
+        What its output means: `task.log_prob(output, target)` is [B].
+    target
+        Whatever the task takes.
+
+    Returns
+    -------
+    Guide
+        It raises `GuidanceError` when it is evaluated: for a model in train mode, one that is not
+        differentiable, or a task that does not return a value for each sample.
     """
 
     def field(x_t: Tensor, level: Level, prediction: Prediction) -> Tensor:
         with torch.enable_grad():
-            x = _leaf(x_t)
+            x = leaf(x_t)
             return _gradient(_log_prob(model, task, target, x, level), x)
 
     return Guide((WeightedField(field),))
 
 
-def at_x0(model: Model, task: Task, target: Any, through: bool) -> Guide:
-    """Read the predicted clean image x0, clamped to [-1, 1] straight-through.
+def at_x0(
+    model: Model,
+    task: Task,
+    target: Any,
+    through: bool,
+    bounds: tuple[float, float] | None = (-1.0, 1.0),
+) -> Guide:
+    """Make a guide that reads the predicted clean sample x0.
 
-    `through` differentiates through the denoiser; without it eps is held fixed, so that
-    dx0/dx_t = 1/alpha: cheaper, and nearly an adversarial attack.
+    Parameters
+    ----------
+    model, task, target
+        As for `at_xt`.
+    through
+        Whether to differentiate through the denoiser. Otherwise eps is held fixed, so that
+        dx0/dx_t = 1/alpha: cheaper, and nearly an adversarial attack.
+    bounds
+        The data's range, to which x0 is clamped straight-through before the model reads it: that
+        of pixels by default, None for latents and series.
+
+    Returns
+    -------
+    Guide
+        It raises `GuidanceError` as that of `at_xt` does, and where x0 carries no graph to x_t.
     """
+
+    def bounded(x0: Tensor) -> Tensor:
+        return x0 if bounds is None else clamp_straight_through(x0, *bounds)
 
     def through_denoiser(x_t: Tensor, level: Level, prediction: Prediction) -> Tensor:
         if not prediction.x0.requires_grad:
@@ -119,16 +167,15 @@ def at_x0(model: Model, task: Task, target: Any, through: bool) -> Guide:
                 "guides instead: guided(denoise, one + other)"
             )
         with torch.enable_grad():
-            x0 = clamp_straight_through(prediction.x0)
-            value = _log_prob(model, task, target, x0, level)
-            # Kept: another term of the same guide may go through the denoiser as well.
+            value = _log_prob(model, task, target, bounded(prediction.x0), level)
+            # Kept: another field of this guide may go through the denoiser as well.
             return _gradient(value, x_t, keep_graph=True)
 
     def eps_fixed(x_t: Tensor, level: Level, prediction: Prediction) -> Tensor:
         alpha, _ = level.scales(x_t)
         with torch.enable_grad():
-            x0 = _leaf(prediction.x0)
-            value = _log_prob(model, task, target, clamp_straight_through(x0), level)
+            x0 = leaf(prediction.x0)
+            value = _log_prob(model, task, target, bounded(x0), level)
             return _gradient(value, x0) / alpha
 
     return Guide((WeightedField(through_denoiser if through else eps_fixed, through=through),))
@@ -140,21 +187,22 @@ def guide(
     read: str = "x_t",
     task: Task | None = None,
     through: bool = True,
+    bounds: tuple[float, float] | None = (-1.0, 1.0),
 ) -> Guide:
-    """Make a guide towards `target` from any module or function that reads images.
+    """Make a guide towards `target` of any module or function that reads samples.
 
     Parameters
     ----------
     model
-        A clean network, a `NoiseAware` model such as a set of experts, or a function of images.
+        A clean network, a `NoiseAware` model such as a set of experts, or a function of samples.
     target
-        What the task takes: for classification one class index, or int64 [B].
+        Whatever the task takes: for classification one class index, or int64 [B].
     read
-        "x_t" reads the noisy image (see `at_xt`), "x0" the predicted clean one (see `at_x0`).
+        "x_t" reads the noisy sample (see `at_xt`), "x0" the predicted clean one (see `at_x0`).
     task
         What the output means; `Classification` by default.
-    through
-        Whether "x0" differentiates through the denoiser.
+    through, bounds
+        As for `at_x0`, which alone reads them.
 
     Raises
     ------
@@ -165,5 +213,5 @@ def guide(
     if read == "x_t":
         return at_xt(model, task, target)
     if read == "x0":
-        return at_x0(model, task, target, through)
+        return at_x0(model, task, target, through, bounds)
     raise GuidanceError(f"read must be 'x_t' or 'x0', not {read!r}")

@@ -1,8 +1,4 @@
-"""Plug-and-play guidance: gradient fields of vision models, and denoisers steered by them.
-
-A guide is `(x_t, level, prediction) -> grad log p(target | x_t)`. `guided` turns a denoiser and
-a guide into a denoiser again, so every sampler works with and without guidance.
-"""
+"""The algebra of guides, and denoisers that they steer."""
 
 import math
 from collections.abc import Callable
@@ -12,22 +8,28 @@ from numbers import Real
 import torch
 from torch import Tensor
 
-from ppap_lib.diffusion.denoisers import (
-    Denoise,
-    Prediction,
-)
+from ppap_lib.diffusion.denoisers import Denoise, Prediction
 from ppap_lib.diffusion.levels import Level, per_image
 from ppap_lib.errors import GuidanceError
 
 Field = Callable[[Tensor, Level, Prediction], Tensor]
+"""`field(x_t [B, ...], level, prediction) -> grad log p(target | x_t)`, like x_t."""
 
 
 @dataclass(frozen=True)
 class WeightedField:
     """One gradient field, its weight, and the half-open range of training timesteps it acts in.
 
-    The range is one for all images, or each image's own: `start` and `stop` float64 [B].
-    `through` says that the field differentiates through the denoiser, which then needs a graph.
+    Parameters
+    ----------
+    field
+        The gradient; it is evaluated inside the range only.
+    through
+        Whether it differentiates through the denoiser, which then needs a graph.
+    weight
+        Factor of the gradient.
+    start, stop
+        The range [start, stop): numbers for all samples, or float64 [B] for each its own.
     """
 
     field: Field
@@ -37,12 +39,12 @@ class WeightedField:
     stop: float | Tensor = math.inf
 
     def active(self, level: Level) -> Tensor:
-        """Whether the term acts at the level: bool, [] or [B]."""
+        """Return whether the field acts at the level: bool, [] or [B]."""
         return (level.t >= self.start) & (level.t < self.stop)
 
     @property
     def empty(self) -> bool:
-        """Whether its range is one for all images, and without any timestep."""
+        """Whether the range is one for all samples, and without any timestep."""
         tensors = isinstance(self.start, Tensor) or isinstance(self.stop, Tensor)
         return not (tensors or self.start < self.stop)
 
@@ -51,7 +53,13 @@ class WeightedField:
 class Guide:
     """A weighted sum of gradient fields. Guides add, scale, and restrict to timesteps.
 
-    `2 * guide.during(0, 400) - other / 3` and `sum(guides)` are guides.
+    `2 * guide.during(0, 400) - other / 3` and `sum(guides)` are guides. Factors must be finite
+    numbers, or `GuidanceError` is raised.
+
+    Parameters
+    ----------
+    terms
+        The fields with their weights and ranges; `at_xt`, `at_x0` and `gradient_field` make them.
     """
 
     terms: tuple[WeightedField, ...]
@@ -82,11 +90,18 @@ class Guide:
     __rmul__ = __mul__
 
     def during(self, start: float | Tensor, stop: float | Tensor) -> "Guide":
-        """The guide for training timesteps in [start, stop), and nothing elsewhere.
+        """Return the guide that acts at training timesteps in [start, stop) and nowhere else.
 
-        Timesteps 0..T-1, not fractions of T: numbers, or float64 [B] with a range for each image.
-        Raises `GuidanceError` where one range for all images leaves no term that ever acts, or has
-        no whole timestep.
+        Parameters
+        ----------
+        start, stop
+            Timesteps 0..T-1, not fractions of T: numbers, or float64 [B] with a range for each
+            sample.
+
+        Raises
+        ------
+        GuidanceError
+            If one range for all samples has no whole timestep, or leaves no field that ever acts.
         """
         start, stop = (
             float(end) if isinstance(end, Tensor) and not end.ndim else end for end in (start, stop)
@@ -112,15 +127,15 @@ class Guide:
         return [term for term in self.terms if bool(term.active(level).any())]
 
     def through(self, level: Level) -> bool:
-        """Whether the denoiser must be evaluated with a graph at this level."""
+        """Return whether the denoiser must be evaluated with a graph at this level."""
         return any(term.through for term in self._active(level))
 
     def gradients(self, level: Level) -> int:
-        """How many gradients a call at this level computes."""
+        """Return how many gradients a call at this level computes."""
         return len(self._active(level))
 
     def steer(self, denoise: Denoise, scale: float = 1.0, form: str = "score") -> Denoise:
-        """The denoiser steered by `scale` times this guide; see `guided`."""
+        """Return `denoise` steered by `scale` times this guide, in a `form` of `guided`."""
         _finite(scale)
         if form not in _FORMS:
             raise GuidanceError(f"form must be 'score' or 'mean', not {form!r}")
@@ -128,7 +143,7 @@ class Guide:
         def steered(x_t: Tensor, level: Level) -> Prediction:
             through = self.through(level)
             with torch.set_grad_enabled(through):
-                x = _leaf(x_t) if through else x_t.detach()
+                x = leaf(x_t) if through else x_t.detach()
                 prediction = denoise(x, level)
             grad = scale * self(x, level, prediction)
             plain = _detached(prediction)
@@ -138,7 +153,18 @@ class Guide:
         return steered
 
     def __call__(self, x_t: Tensor, level: Level, prediction: Prediction) -> Tensor:
-        """grad log p(target | x_t), like x_t; zero, at no cost, where no term acts."""
+        """Return grad log p(target | x_t), like x_t; zero, at no cost, where no field acts.
+
+        Parameters
+        ----------
+        x_t, level, prediction
+            Noisy samples [B, ...], their noise level, and the denoiser's answer for them.
+
+        Raises
+        ------
+        GuidanceError
+            If a field returns another shape, or cannot differentiate its model.
+        """
         total = torch.zeros_like(x_t, requires_grad=False)
         for term in self._active(level):
             grad = term.field(x_t, level, prediction)
@@ -152,24 +178,31 @@ class Guide:
 
 
 def _larger(a: float | Tensor, b: float | Tensor) -> float | Tensor:
-    """The larger of two numbers; per image where one is a tensor."""
+    """The larger of two numbers; for each sample where one is a tensor."""
     if isinstance(a, Tensor) or isinstance(b, Tensor):
         return torch.maximum(*(torch.as_tensor(value, dtype=torch.float64) for value in (a, b)))
     return max(a, b)
 
 
 def _finite(scale: float) -> None:
+    """Refuse anything but a finite number."""
     if not (isinstance(scale, Real) and math.isfinite(scale)):
         raise GuidanceError(f"a guidance scale must be a finite number, not {scale!r}")
 
 
 def gradient_field(field: Field) -> Guide:
-    """A guide from a function that returns the gradient itself."""
+    """Make a guide of a function that returns the gradient itself.
+
+    Parameters
+    ----------
+    field
+        `(x_t [B, ...], level, prediction) -> grad log p(target | x_t)`, like x_t.
+    """
     return Guide((WeightedField(field),))
 
 
-def _leaf(x: Tensor) -> Tensor:
-    """`x` as the beginning of a graph."""
+def leaf(x: Tensor) -> Tensor:
+    """Return `x` as the beginning of a graph; `GuidanceError` in inference mode, which has none."""
     if torch.is_inference_mode_enabled() or x.is_inference():
         raise GuidanceError(
             "nothing can be differentiated in torch.inference_mode: use torch.no_grad instead, "
@@ -179,12 +212,14 @@ def _leaf(x: Tensor) -> Tensor:
 
 
 def _score_form(prediction: Prediction, grad: Tensor, x_t: Tensor, level: Level) -> Prediction:
+    """eps' = eps - sigma * grad, and the x0 that follows."""
     alpha, sigma = level.scales(x_t)
     eps = prediction.eps - sigma * grad
     return replace(prediction, x0=prediction.x0 + sigma**2 / alpha * grad, eps=eps)
 
 
 def _mean_form(prediction: Prediction, grad: Tensor, x_t: Tensor, level: Level) -> Prediction:
+    """The gradient beside the prediction, for the ddpm step."""
     return replace(prediction, shift=grad if prediction.shift is None else prediction.shift + grad)
 
 
@@ -202,7 +237,7 @@ def guided(denoise: Denoise, guide: Guide, scale: float = 1.0, form: str = "scor
     denoise
         `(x_t [B, ...], level) -> Prediction`.
     guide
-        What `at_xt`, `at_x0` or `gradient_field` made, or a sum of such.
+        Made by `at_xt`, `at_x0` or `gradient_field`, or a sum of such.
     scale
         A finite number; 1 makes an exact classifier's guidance the conditional denoiser.
     form
@@ -210,6 +245,11 @@ def guided(denoise: Denoise, guide: Guide, scale: float = 1.0, form: str = "scor
         and every ODE solver). "mean" leaves both and hands scale * grad to the ddpm step, which
         adds Sigma times it to its mean (algorithm 1); every other step refuses it. The forms are
         not equally strong.
+
+    Returns
+    -------
+    Denoise
+        It counts the gradients that it computes in `Prediction.gradients`.
 
     Raises
     ------
@@ -225,6 +265,8 @@ def guided(denoise: Denoise, guide: Guide, scale: float = 1.0, form: str = "scor
 
 
 def _detached(prediction: Prediction) -> Prediction:
+    """The prediction without its graph."""
+
     def cut(value: Tensor | None) -> Tensor | None:
         return None if value is None else value.detach()
 

@@ -1,12 +1,9 @@
-"""What a vision model's output means: its likelihood of a target, and how two outputs differ.
-
-Guidance climbs `log_prob`; distillation descends `divergence`. A new task is one class.
-"""
+"""Tasks: the likelihood of a target given an output, and how two outputs differ."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -18,19 +15,35 @@ Target = TypeVar("Target", contravariant=True)
 
 
 class Task(Protocol[Target]):
-    """`log_prob` and `divergence` per image, [B]; both differentiable in their first argument."""
+    """The meaning of a model's output: guidance climbs `log_prob`, transfer lowers `divergence`.
 
-    def log_prob(self, output: Tensor, target: Target) -> Tensor: ...
+    Any class with these two methods is a task. An output is whatever a model returns: a tensor
+    [B, ...], or a tuple or dict of such.
+    """
 
-    def divergence(self, student: Tensor, teacher: Tensor) -> Tensor: ...
+    def log_prob(self, output: Any, target: Target) -> Tensor:
+        """Return log p(target | output) of each sample, [B], differentiable in `output`.
+
+        A constant may be left out: guidance reads the gradient alone.
+        """
+
+    def divergence(self, student: Any, teacher: Any) -> Tensor:
+        """Return how far `student`'s output is from `teacher`'s, [B], differentiable in `student`."""
 
 
 @dataclass(frozen=True)
 class Classification:
-    """Logits [B, K] against class indices: int64 [B] or a list of them, or one for all images.
+    """The task of logits [B, K], whose targets are class indices.
 
-    Indices are checked where they lie on the CPU: reading a GPU's would wait for it.
-    The divergence is KL(softmax(teacher / temperature) || softmax(student)) in nats (PPAP).
+    Parameters
+    ----------
+    temperature
+        Positive; softens or, below 1, sharpens the teacher in `divergence`. PPAP's is 0.25.
+
+    Raises
+    ------
+    GuidanceError
+        For another temperature.
     """
 
     temperature: float = 0.25
@@ -40,9 +53,24 @@ class Classification:
             raise GuidanceError(f"temperature must be positive and finite, not {self.temperature}")
 
     def log_prob(self, output: Tensor, target: Tensor | Sequence[int] | int) -> Tensor:
+        """Return log softmax(output) at the target, [B], in nats.
+
+        Parameters
+        ----------
+        output
+            Logits [B, K].
+        target
+            Class indices, int64 [B] or a list of them, or one for all samples. They are checked
+            where they lie on the CPU: reading a GPU's would wait for it.
+
+        Raises
+        ------
+        GuidanceError
+            If the output is not logits, or the target not such indices in [0, K).
+        """
         if not isinstance(output, Tensor) or output.ndim != 2:
             raise GuidanceError(
-                f"a classifier returns logits [B, K], not {_called(output)}: guide by a function "
+                f"a classifier returns logits [B, K], not {_shown(output)}: guide by a function "
                 f"that does, such as lambda x: model(x).logits"
             )
         batch, classes = output.shape
@@ -61,6 +89,18 @@ class Classification:
         return -F.cross_entropy(output, target.to(output.device), reduction="none")
 
     def divergence(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Return KL(softmax(teacher / temperature) || softmax(student)), [B], in nats (PPAP).
+
+        Parameters
+        ----------
+        student, teacher
+            Logits [B, K].
+
+        Raises
+        ------
+        GuidanceError
+            If their shapes differ.
+        """
         if student.shape != teacher.shape:
             raise GuidanceError(
                 f"student {list(student.shape)} and teacher {list(teacher.shape)} must match"
@@ -71,7 +111,7 @@ class Classification:
 
 
 def _indices(target: Tensor | Sequence[int] | int, batch: int) -> Tensor:
-    """`target` as a tensor; one index is every image's."""
+    """`target` as a tensor; one index is every sample's."""
     try:
         target = torch.as_tensor(target)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -81,5 +121,6 @@ def _indices(target: Tensor | Sequence[int] | int, batch: int) -> Tensor:
     return target if target.ndim else target.expand(batch)
 
 
-def _called(output: object) -> str:
+def _shown(output: object) -> str:
+    """A tensor's shape, or else the name of the type."""
     return str(list(output.shape)) if isinstance(output, Tensor) else f"a {type(output).__name__}"
