@@ -1,4 +1,4 @@
-"""Levels, schedules, respacing and intervals, against the public tables and by identity."""
+"""Levels, schedules and respacing, against the public tables and by identity."""
 
 import math
 
@@ -12,7 +12,6 @@ from places import GOLDEN as FOLDER
 from ppap_lib.diffusion.levels import CLEAN, Level, Posterior
 from ppap_lib.diffusion.schedules import ContinuousSchedule, Schedule, respace
 from ppap_lib.errors import ScheduleError
-from ppap_lib.experts.intervals import Intervals
 
 GOLDEN = np.load(FOLDER / "schedules.npz")
 PUBLIC = {"linear": Schedule.linear(), "cosine": Schedule.cosine()}
@@ -279,47 +278,3 @@ def test_a_grid_takes_counts_strings_and_times():
     assert times[0] == times[1] == [999, 666, 333, 0, -1]
     assert [float(level.t) for level in schedule.grid([800.5, 3])] == [800.5, 3, -1]
     assert [float(v.t) for v in schedule.grid(np.array([9, 1]))] == [9, 1, -1]
-
-
-# --- Intervals --------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("T", [1000, 997, 100, 10])
-@pytest.mark.parametrize("n", range(1, 11))
-def test_intervals_cover_every_timestep_once(T, n):
-    intervals = Intervals(T, n)
-    assert len(intervals) == n
-    assert [t for interval in intervals for t in interval] == list(range(T))
-    sizes = {len(interval) for interval in intervals}
-    assert max(sizes) - min(sizes) <= 1
-    owners = [intervals.index_of(t) for t in range(T)]
-    assert owners == intervals.indices_of(torch.arange(T)).tolist()
-    assert owners == [k for k in range(n) for _ in intervals[k]]
-
-
-def test_the_boundary_that_a_product_gets_wrong():
-    # 142 * 7 // 1000 = 0, though the second interval starts at 1000 // 7 = 142.
-    intervals = Intervals(1000, 7)
-    assert intervals.edges[1] == 142
-    assert intervals.index_of(142) == 1 and intervals.index_of(141) == 0
-    assert intervals.indices_of(torch.tensor([141, 142])).tolist() == [0, 1]
-
-
-def test_the_boundaries_that_the_released_code_routes_below():
-    assert [Intervals(1000, 5).index_of(t) for t in (200, 400, 600, 800)] == [1, 2, 3, 4]
-
-
-@given(data=st.data(), T=st.integers(1, 3000))
-def test_routing_agrees_with_the_edges_at_real_times(data, T):
-    n = data.draw(st.integers(1, min(T, 40)))
-    t = data.draw(st.floats(0, T, exclude_max=True))
-    intervals = Intervals(T, n)
-    owner = intervals.index_of(t)
-    assert intervals.edges[owner] <= t < intervals.edges[owner + 1]
-    assert intervals.indices_of(torch.tensor(t, dtype=torch.float64)) == owner
-    assert math.floor(t) in intervals[owner]
-
-
-def test_routing_keeps_the_shape_and_takes_float32():
-    routed = Intervals(1000, 5).indices_of(torch.tensor([[0.0, 199.9], [200.0, 999.5]]))
-    assert routed.tolist() == [[0, 0], [1, 4]] and routed.dtype == torch.int64
