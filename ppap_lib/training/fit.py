@@ -98,8 +98,8 @@ def fit(
     """
     started_from = None
     if init is not None:
-        started_from = weights.sha256(init)
         weights.load(network, weights.read(init), str(init))
+        started_from = weights.sha256(init)
     about = {"init": started_from or "none"}
     trainer = Trainer(network, objective, data, labels, settings, folder, device, about=about)
     ema, figures = complete(trainer, title, resume, on_start, on_log)

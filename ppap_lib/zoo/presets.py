@@ -149,7 +149,8 @@ def any_lora(network: nn.Module, rank: int = 8, alpha: float = 4.0) -> lora.Lora
     smaller = [
         name
         for name, shapes in factors.items()
-        if sum(rows * columns for rows, columns in shapes) < layers[name].weight.numel()
+        # A network that is one layer has no name, by which its factors could be held.
+        if name and sum(a * b for a, b in shapes) < layers[name].weight.numel()
     ]
     whole = [f"{name}.weight".lstrip(".") for name in layers if name not in smaller]
     whole += [*lora.biases(network), *lora.norm_affines(network)]
@@ -209,7 +210,7 @@ def preset(tier: str, what: str) -> Preset:
     Raises `TrainingError` if there is none.
     """
     if tier not in PRESETS:
-        raise TrainingError(f"no presets of a tier {tier!r}: there are {', '.join(PRESETS)}")
+        raise TrainingError(f"no tier {tier!r} has presets: there are {', '.join(PRESETS)}")
     if what not in (rows := PRESETS[tier]):
         raise TrainingError(f"{tier} has no preset for {what!r}: there are {', '.join(rows)}")
     return rows[what]

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ppap_lib.commands.data import main
+from ppap_lib import cli
 from ppap_lib.data import fashion as fashion_module
 from ppap_lib.data import folders
 from ppap_lib.data import tiny_imagenet as tiny_module
@@ -289,11 +289,11 @@ def test_tiny_imagenet_is_downloaded_into_the_cache_when_asked(tmp_path, monkeyp
 
 
 def test_the_command_checks_what_is_here(monkeypatch, tmp_path, capsys):
-    assert main(["fashion", "--offline"]) == 1
+    assert cli.main(["data", "fashion", "--offline"]) == 1
     assert "$PPAP_DATA/fashion-mnist" in capsys.readouterr().err
     for split in ("train", "t10k"):
         write_fashion(monkeypatch, tmp_path / "cache" / "fashion-mnist", split=split)
-    assert main(["fashion", "--offline"]) == 0
+    assert cli.main(["data", "fashion", "--offline"]) == 0
     assert "all 20 train images" in capsys.readouterr().out
 
 

@@ -18,6 +18,7 @@ from ppap_lib.training.objectives import (
     erased,
     flipped,
     gaussian_kl,
+    gaussian_nll,
     shifted,
     snr_weight,
     stratified_times,
@@ -196,7 +197,7 @@ def test_the_loss_is_the_simple_loss_plus_a_thousandth_of_T_times_the_bound():
         network = Fixed(torch.randn(4, 2, 8, 8, generator=generator(3)) / 3)
         t, eps = draw(images, [0, 3, 50, 99])
         simple, bound = loss.terms(network, images, t, eps)
-        assert torch.allclose(loss.per_image(network, images, t, eps), simple + T / 1000 * bound)
+        assert torch.allclose(loss.per_sample(network, images, t, eps), simple + T / 1000 * bound)
 
 
 def test_min_snr_weights():
@@ -340,3 +341,54 @@ def test_cross_entropy_of_known_logits():
     assert uniform.item() == pytest.approx(math.log(10))
     certain = plain(lambda x: 50 * torch.eye(10)[:4], images, labels, generator())
     assert certain.item() < 1e-6
+
+
+# --- Samples of any shape
+
+
+@pytest.mark.parametrize("shape", [(7,), (6, 24), (2, 3, 4, 5)])
+@pytest.mark.parametrize("learned", [True, False])
+def test_the_loss_of_any_samples_is_that_of_the_same_numbers_as_images(shape, learned):
+    """Only the shape differs, so that nothing about the loss may."""
+    width = math.prod(shape[1:])
+    samples, eps = (torch.randn(4, *shape, generator=generator(k)) for k in (1, 2))
+    images, image_eps = (v.reshape(4, shape[0], 1, width) for v in (samples, eps))
+    t = torch.tensor([0, 3, 500, 999])
+    loss = DenoiserLoss(SCHEDULE, learned_variance=learned, likelihood="gaussian")
+    out = torch.randn(4, shape[0] * (1 + learned), *shape[1:], generator=generator(3)) / 3
+    found = loss.per_sample(Fixed(out), samples, t, eps)
+    as_images = out.reshape(4, -1, 1, width)
+    torch.testing.assert_close(found, loss.per_sample(Fixed(as_images), images, t, image_eps))
+    assert loss(Fixed(out), samples, None, generator(4)).isfinite()
+
+
+def test_continuous_data_have_a_density_where_pixels_have_a_probability():
+    """Of the likelihood of the first step alone; and a bin's width is what parts the two."""
+    images, t = some_images(), torch.tensor([0, 0, 1, 999])
+    eps, out = torch.zeros_like(images), torch.zeros(4, 2, 8, 8)
+    pixels, numbers = (
+        DenoiserLoss(SCHEDULE, "x0", likelihood=kind).terms(Fixed(out), images, t, eps)[1]
+        for kind in ("discretised", "gaussian")
+    )
+    assert torch.equal(pixels[2:], numbers[2:]) and not torch.isclose(pixels[0], numbers[0])
+    x, mean, log_var = torch.tensor([0.0, 0.1]), torch.tensor([0.02, -0.3]), torch.zeros(2)
+    expected = -torch.distributions.Normal(mean, 1.0).log_prob(x)
+    torch.testing.assert_close(gaussian_nll(x, mean, log_var), expected)
+    torch.testing.assert_close(
+        discretised_nll(x, mean, log_var), expected - math.log(2 / 255), rtol=1e-3, atol=1e-3
+    )
+
+
+def test_a_loss_is_known_by_what_it_prints():
+    """Checkpoints of earlier versions name no likelihood."""
+    said = "DenoiserLoss(prediction='v', learned_variance=True, min_snr=None, flip=False)"
+    assert repr(DenoiserLoss(SCHEDULE)) == said
+    series = DenoiserLoss(SCHEDULE, likelihood="gaussian")
+    assert repr(series) == said[:-1] + ", likelihood='gaussian')"
+
+
+def test_only_images_can_be_mirrored_and_likelihoods_have_names():
+    with pytest.raises(TrainingError, match=r"images \[B, C, H, W\] can be mirrored, not \[4, 6"):
+        DenoiserLoss(SCHEDULE, flip=True)(Fixed(torch.zeros(1)), torch.zeros(4, 6, 9), None, None)
+    with pytest.raises(TrainingError, match="one of discretised, gaussian, not 'laplace'"):
+        DenoiserLoss(SCHEDULE, likelihood="laplace")

@@ -12,8 +12,9 @@ import torch
 from places import ROOT
 from torch import nn
 
+from ppap_lib.data.pixels import from_bytes
 from ppap_lib.diffusion.schedules import Schedule
-from ppap_lib.errors import TrainingError
+from ppap_lib.errors import TrainingError, WeightsError
 from ppap_lib.files import weights
 from ppap_lib.networks.adm import Architecture, UNet
 from ppap_lib.training.checkpoints import Epochs, Log, snapshot_file, snapshots
@@ -486,11 +487,87 @@ def test_snapshots_hold_the_average_of_their_moment(tmp_path):
         assert torch.equal(kept[key], expected)
 
 
-def test_bad_images_are_refused(tmp_path):
-    for pixels, labels in (
-        (PIXELS.float(), LABELS),
+@pytest.mark.parametrize(
+    ("samples", "labels"),
+    [
+        (PIXELS.int(), LABELS),
+        (PIXELS[:, 0], LABELS),
         (PIXELS, LABELS[:3]),
+        (PIXELS, {"class": LABELS, "size": LABELS[:3]}),
+        (PIXELS, ()),
         (PIXELS[:0], LABELS[:0]),
-    ):
-        with pytest.raises(TrainingError, match="uint8 images"):
-            Trainer(classifier(), ClassifierLoss(), pixels, labels, Settings(steps=1), tmp_path)
+    ],
+)
+def test_what_are_no_samples_with_a_label_each_are_refused(tmp_path, samples, labels):
+    with pytest.raises(TrainingError, match="expected uint8 pixels .* or floating samples"):
+        Trainer(classifier(), ClassifierLoss(), samples, labels, Settings(steps=1), tmp_path)
+
+
+# --- Samples of any shape, labels of any kind
+
+
+class Flat(nn.Module):
+    """A denoiser of samples [B, ...] without learned variance: one linear layer and t."""
+
+    def __init__(self, shape):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = nn.Linear(math.prod(shape) + 1, math.prod(shape))
+
+    def forward(self, x_t, t):
+        out = self.layer(torch.cat([x_t.flatten(1), t[:, None] / 1000], 1))
+        return out.view(x_t.shape)
+
+
+@pytest.mark.parametrize("shape", [(5,), (6, 24), (2, 3, 4, 5)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_floating_samples_are_read_as_they_are_and_resumed(tmp_path, shape, dtype):
+    samples = (3 * torch.randn(30, *shape, generator=GENERATOR)).to(dtype)
+    seen = []
+
+    def loss(network, samples, labels, generator):
+        seen.append(samples)
+        return plain(network, samples, labels, generator)
+
+    plain = DenoiserLoss(Schedule.linear(), "x0", learned_variance=False)
+    settings = Settings(batch=30, steps=2, channels_last=True)
+    arguments = Flat(shape), loss, samples, torch.zeros(30, 0), settings, tmp_path
+    Trainer(*arguments).run()
+    assert seen[0].dtype == torch.float32 and seen[0].shape == samples.shape
+    assert torch.equal(seen[0].flatten().sort().values, samples.float().flatten().sort().values)
+    assert Trainer(*arguments).resume()
+    other = Trainer(*arguments[:2], samples + 1, *arguments[3:])
+    with pytest.raises(TrainingError, match="data 30 images, crc32"):
+        other.resume()
+
+
+def test_labels_may_be_a_tree_of_tensors(tmp_path):
+    labels = {"row": torch.arange(30), "pair": (PIXELS.double().mean((1, 2, 3)), [LABELS])}
+
+    def loss(network, samples, labels, generator):
+        brightness, (kind,) = labels["pair"]
+        assert torch.equal(samples, from_bytes(PIXELS[labels["row"]]))
+        assert torch.equal(brightness, PIXELS.double().mean((1, 2, 3))[labels["row"]])
+        assert torch.equal(kind, LABELS[labels["row"]])
+        return network(samples).square().mean()
+
+    made = Trainer(classifier(), loss, PIXELS, labels, Settings(batch=7, steps=3), tmp_path)
+    made.run()
+    changed = {**labels, "row": labels["row"] + 1}
+    with pytest.raises(TrainingError, match="data 30 images"):
+        Trainer(classifier(), loss, PIXELS, changed, Settings(batch=7, steps=4), tmp_path).resume()
+
+
+def test_a_checkpoint_under_earlier_names_can_be_read(tmp_path):
+    trainer(tmp_path, steps=4).run()
+    path = tmp_path / "checkpoint.pt"
+    state = torch.load(path, weights_only=True)
+    for part in ("network", "ema"):
+        state[part] = {f"old.{name}": value for name, value in state[part].items()}
+    torch.save(state, path)
+    renamed = lambda state: {name.removeprefix("old."): v for name, v in state.items()}  # noqa: E731
+    arguments = classifier(), ClassifierLoss(erase=True), PIXELS, LABELS
+    settings = Settings(batch=4, steps=8)
+    assert Trainer(*arguments, settings, tmp_path, renamed=renamed).resume()
+    with pytest.raises(WeightsError, match="unexpected: old.0.bias"):
+        Trainer(*arguments, settings, tmp_path).resume()

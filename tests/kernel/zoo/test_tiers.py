@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from ppap_lib.errors import InputError
-from ppap_lib.training.settings import NETWORKS
+from ppap_lib.zoo.presets import NETWORKS
 from ppap_lib.zoo.tiers import tier
 
 TIERS = ("fashion", "tin10")

@@ -1,19 +1,17 @@
-"""Presets of distillation: settings, rates, one budget, and what fresh updates are."""
-
-from itertools import product
+"""Fresh updates of a network: how large they are, and what decides them."""
 
 import pytest
 import torch
 from torch import nn
 
 from ppap_lib import zoo
-from ppap_lib.distill import settings, updates
-from ppap_lib.distill.fitting import IMAGES, PRESETS, RATES, UPDATES
+from ppap_lib.distill import updates
 from ppap_lib.errors import TrainingError
 from ppap_lib.experts import full_copies
 from ppap_lib.experts.intervals import Intervals
 from ppap_lib.training.trainer import parameter_groups
 from ppap_lib.zoo.keys import untrained
+from ppap_lib.zoo.presets import EXPERTS, any_lora
 from ppap_lib.zoo.tiers import tier
 
 TWO, FIVE = Intervals(1000, 2), Intervals(1000, 5)
@@ -33,58 +31,7 @@ def equal(a, b):
     return all(torch.equal(one, other) for one, other in pairs)
 
 
-def test_the_papers():
-    paper = settings("paper")
-    assert (paper.lr, paper.weight_decay, paper.batch, paper.steps) == (
-        1e-4,
-        0.05,
-        256,
-        300_000,
-    )
-    assert paper.clip == 0 and paper.learning_rate(300_000, 0) == pytest.approx(0, abs=1e-12)
-    assert settings("paper", device="cuda") == paper
-
-
-@pytest.mark.parametrize("name", ["fashion", "tin10"])
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_the_small_tiers(name, device):
-    made = settings(name, device=device)
-    assert made.steps * made.batch == IMAGES
-    assert all(made.batch % n == 0 for n in (1, 2, 5, 10))
-    assert made.clip == 0 and made.weight_decay == 0.05
-
-
-def test_a_guide_s_own_rate_is_for_small_tiers_on_the_cpu_and_can_be_overridden():
-    for guide, whole in RATES:
-        assert settings("fashion", guide, whole).lr == RATES[guide, whole]
-        assert settings("fashion", guide, whole, lr=1e-2).lr == 1e-2
-        assert settings("fashion", guide, whole, "cuda").lr == RATES[guide, whole] * 5**0.5
-        assert settings("paper", guide, whole).lr == 1e-4
-    small = [guide for guide in UPDATES if guide not in tier("imagenet256").guides]
-    assert set(RATES) == set(product(small, (False, True)))
-    with pytest.raises(
-        TrainingError, match="no rates for a guide 'resnet50': .*resnet18, vit, lite0"
-    ):
-        settings("fashion", "resnet50")
-    for guide in tier("imagenet256").guides:
-        assert settings("imagenet256", guide) == settings("paper", guide)
-
-
-def test_one_budget():
-    assert settings("fashion", images=1050).steps == 11
-    assert settings("fashion", images=1050, batch=1000).steps == 2
-    assert settings("fashion", steps=7).steps == 7
-    assert settings("paper", minutes=2.0).steps is None
-    for wrong in ({"images": 0}, {"images": 10, "steps": 1}, {"images": 10, "minutes": 1.0}):
-        with pytest.raises(TrainingError, match="one budget"):
-            settings("fashion", **wrong)
-    with pytest.raises(TrainingError, match="steps or minutes"):
-        settings("fashion", steps=1, minutes=1.0)
-    with pytest.raises(TrainingError, match=", ".join(PRESETS)):
-        settings("mnist")
-
-
-@pytest.mark.parametrize("guide", tuple(UPDATES))
+@pytest.mark.parametrize("guide", [guide for guide in EXPERTS if guide != "any"])
 def test_five_updates_are_a_fifth_to_three_tenths_of_the_backbone(guide):
     backbone = backbone_of(guide)
     size = sum(p.numel() for p in backbone.parameters())
@@ -121,3 +68,26 @@ def test_embeddings_inside_a_set_are_not_decayed():
     for member in experts.bank:
         assert id(member.pos_embed) in rest and id(member.cls_token) in rest
         assert id(member.head.weight) not in rest
+
+
+class TestAnyNetwork:
+    def test_small_layers_are_trained_in_full_and_depthwise_ones_stay(self):
+        network = nn.Sequential(
+            nn.Conv2d(1, 64, 3),
+            nn.Conv2d(64, 64, 3, groups=64, bias=False),
+            nn.GroupNorm(8, 64),
+            nn.Conv2d(64, 64, 1, bias=False),
+            nn.Flatten(),
+            nn.Linear(64 * 16, 10),
+        )
+        config = any_lora(network, rank=4)
+        assert config.layers == ("3", "5") and config.scale == 1
+        assert set(config.trained) == {"0.weight", "0.bias", "2.weight", "2.bias", "5.bias"}
+
+    def test_a_network_that_is_one_layer_has_an_update(self):
+        update = updates(nn.Linear(200, 100), "mine:network", TWO).bank[0]
+        assert update.config.layers == () and update.config.trained == ("weight", "bias")
+
+    def test_a_network_without_such_layers_is_refused(self):
+        with pytest.raises(TrainingError, match="no layer of a Sequential is a Linear"):
+            any_lora(nn.Sequential(nn.Conv1d(6, 6, 3)))

@@ -1,26 +1,31 @@
-"""`python -m ppap_lib distill`: from a folder of images to experts and a summary."""
+"""`ppap distill`: from a folder of images to experts and a summary."""
 
 import json
 
 import pytest
 import torch
 
-from ppap_lib import data, distill, experts, zoo
-from ppap_lib.commands.distill import main
+from ppap_lib import cli, data, distill, experts, zoo
 from ppap_lib.data.shards import Manifest, claim, write_shard
-from ppap_lib.distill import experts, teacher_logits
-from ppap_lib.distill.experts import EXPERTS
-from ppap_lib.errors import TrainingError
+from ppap_lib.distill import teacher_outputs, transfer
+from ppap_lib.distill.fit import EXPERTS
+from ppap_lib.errors import InputError, TrainingError
 from ppap_lib.files import weights
 from ppap_lib.networks.vision import Vision
 from ppap_lib.training.checkpoints import Log
 from ppap_lib.training.fit import SUMMARY
+from ppap_lib.zoo import datasets
 from ppap_lib.zoo.tiers import tier
 
 pytestmark = pytest.mark.usefixtures("quick_training")
 
 TRAIN = ["--guide", "resnet18", "--experts", "2", "--batch", "4", "--steps", "2", "--quiet"]
 TRAIN += ["--device", "cpu", "--log-every", "1"]
+
+
+def main(arguments: list[str]) -> int:
+    """The exit status of `ppap distill`."""
+    return cli.main(["distill", *arguments])
 
 
 @pytest.fixture
@@ -34,8 +39,8 @@ def tiny_fashion(monkeypatch):
     images = data.ImageSet(pixels, torch.arange(40) % 10, fashion.classes, "random")
     torch.manual_seed(0)
     backbone = Vision(fashion.classifier("resnet18"), 32, 1, fashion.classes)
-    monkeypatch.setattr(data, "require", lambda name, split: images)
-    monkeypatch.setattr(data, "test_images", lambda name: pytest.fail("test images were read"))
+    monkeypatch.setattr(datasets, "require", lambda name, split: images)
+    monkeypatch.setattr(datasets, "test_images", lambda name: pytest.fail("test images were read"))
     backbone.eval().requires_grad_(False)
     monkeypatch.setattr(zoo, "load", lambda name, device="cpu": backbone)
     return backbone
@@ -56,9 +61,9 @@ def test_the_command_line_transfers_resumes_and_summarises(
 
     def counted(teacher, pixels):
         taught.append(len(pixels))
-        return teacher_logits(teacher, pixels)
+        return teacher_outputs(teacher, pixels)
 
-    monkeypatch.setattr(experts, "teacher_logits", counted)
+    monkeypatch.setattr(transfer, "teacher_outputs", counted)
     here = ["transfer", *TRAIN, "--folder", str(tmp_path), "--data", str(tmp_path / "set")]
     assert main(here) == 0
     assert main([*here, "--steps", "3"]) == 1
@@ -91,7 +96,7 @@ def test_the_command_line_trains_with_labels_in_the_released_way(tmp_path, tiny_
 def test_training_under_torchrun_is_refused(kind, tmp_path, tiny_fashion, capsys, monkeypatch):
     """At once: not after every process has asked the teacher about all images."""
     monkeypatch.setenv("WORLD_SIZE", "8")
-    monkeypatch.setattr(experts, "teacher_logits", lambda *_: pytest.fail("the teacher was asked"))
+    monkeypatch.setattr(transfer, "teacher_outputs", lambda *_: pytest.fail("it was asked"))
     source = ["--labelled"] if kind == "transfer" else []
     assert main([kind, *TRAIN, *source, "--folder", str(tmp_path)]) == 1
     assert "torchrun started 8" in capsys.readouterr().err
@@ -104,13 +109,13 @@ def test_training_under_torchrun_is_refused(kind, tmp_path, tiny_fashion, capsys
         (["transfer", *TRAIN, "--labelled", "--temperature", "0"], "temperature"),
         (["transfer", *TRAIN, "--labelled", "--first", "41"], "the first 41 of 40 images"),
         (["transfer", *TRAIN, "--labelled", "--rank", "0"], "rank must be at least 1"),
-        (["transfer", *TRAIN, "--labelled", "--experts", "0"], "cannot be cut into 0"),
+        (["transfer", *TRAIN, "--labelled", "--experts", "0"], "experts must be at least 1"),
         (["transfer", *TRAIN, "--labelled", "--clip", "1"], "clip=0"),
-        (["supervised", *TRAIN, "--no-scale"], "no LoRA scale"),
-        (["supervised", *TRAIN, "--rank", "1", "--no-scale"], "of convolutions only"),
+        (["supervised", *TRAIN, "--no-lora-scale"], "no LoRA scale"),
+        (["supervised", *TRAIN, "--rank", "1", "--no-lora-scale"], "of convolutions only"),
         (["supervised", *TRAIN, "--images", "9"], "one budget"),
         (["supervised", *TRAIN, "--guide", "lite0"], "has no guide 'lite0': use resnet18 or vit"),
-        (["supervised", *TRAIN, "--tier", "mnist"], "no tier 'mnist'"),
+        (["supervised", *TRAIN, "--tier", "mnist"], "no tier 'mnist' has presets"),
         (["supervised", *TRAIN, "--tier", "tin10"], "tin10's"),
     ],
 )
@@ -120,7 +125,7 @@ def test_the_command_line_says_what_is_wrong(tmp_path, tiny_fashion, capsys, arg
 
 
 def test_what_cannot_be_trained_is_refused_before_anything_is_read(tmp_path):
-    with pytest.raises(TrainingError, match="'transfer' or 'supervised', not 'taught'"):
+    with pytest.raises(InputError, match="one of 'transfer', 'supervised', not 'taught'"):
         distill.ExpertTraining("resnet18", "taught")
     with pytest.raises(TrainingError, match="no labels to learn from"):
         distill.ExpertTraining("resnet18", "supervised", generated=tmp_path)
