@@ -1,27 +1,30 @@
 """Forward speed of the `fashion` U-Net beside diffusers' `UNet2DModel` of equal shape.
 
+On a GPU::
+
     python -m ppap_book.bench --device cuda --batch 256 --seconds 10
 
 Both networks have the same blocks, widths, attention and number of parameters, and compute the
-same function where they share weights (`tests/test_bench.py`). They take turns in one process,
-so what else the machine does falls on both; the ratio is what travels between machines.
+same function where they share weights (`tests/book/test_bench.py`). They take turns in one
+process, so that other work of the machine falls on both; the ratio travels between machines.
 """
 
 import argparse
-import math
 import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from ppap_book.errors import StudyError
 from ppap_book.measures.cost import size
-from ppap_lib.cli import run_command
+from ppap_lib.cli import add_options, given_of, run_command
 from ppap_lib.device import pick_device
 from ppap_lib.diffusion.denoisers import Network, diffusers_network
+from ppap_lib.parameters import Parameters, param
 from ppap_lib.zoo import tiers
 
 DTYPES = (torch.float32, torch.bfloat16)
@@ -29,12 +32,12 @@ ROUNDS = 3  # at least, however slow the machine
 
 
 def ours() -> nn.Module:
-    """The denoiser of the `fashion` tier."""
-    return tiers.tier("fashion").denoiser()
+    """Return the denoiser of the `fashion` tier, untrained, in evaluation mode."""
+    return tiers.tier("fashion").denoiser().eval()
 
 
 def theirs() -> nn.Module:
-    """diffusers' U-Net with the shape of `ours`."""
+    """Return diffusers' U-Net with the shape of `ours`, in evaluation mode."""
     try:
         from diffusers import UNet2DModel
     except ImportError as error:
@@ -51,13 +54,13 @@ def theirs() -> nn.Module:
         norm_num_groups=32,
         attn_norm_num_groups=32,  # else the middle attention would go without a norm
         resnet_time_scale_shift="scale_shift",
-    )
+    ).eval()
 
 
 def take_turns(
     calls: Sequence[Callable[[], object]], seconds: float, rounds: int = ROUNDS
 ) -> list[tuple[float, ...]]:
-    """Seconds of every call, one tuple per round (A B, A B, ...), after a warm-up of each.
+    """Return the seconds of every call, one tuple per round (A B, A B, ...), after a warm-up.
 
     Goes on for `seconds`, and for `rounds` rounds at least.
     """
@@ -75,13 +78,13 @@ def take_turns(
 
 
 def spread(values: Sequence[float], digits: int) -> str:
-    """'median [lower quartile, upper quartile]'."""
+    """Return 'median [lower quartile, upper quartile]'."""
     low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
     return f"{middle:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
 def row(dtype: torch.dtype, batch: int, timings: Sequence[tuple[float, float]]) -> str:
-    """One line of the table: images/s of both and their ratio, taken round by round."""
+    """Return a line of the table: images/s of both and their ratio, taken round by round."""
     speeds = [(batch / mine, batch / other) for mine, other in timings]
     mine, other = zip(*speeds, strict=True)
     ratios = [a / b for a, b in speeds]
@@ -91,11 +94,10 @@ def row(dtype: torch.dtype, batch: int, timings: Sequence[tuple[float, float]]) 
 
 
 def measure(device: torch.device, dtype: torch.dtype, batch: int, seconds: float) -> str:
-    """The table's line for one precision."""
+    """Return the table's line for one precision."""
 
     def call(network: nn.Module, forward: Network) -> Callable[[], None]:
         nn.Module.to(network, device, dtype)  # diffusers' own `to` warns of every cast
-        network.eval()
 
         def run() -> None:
             forward(x, t)
@@ -113,17 +115,22 @@ def measure(device: torch.device, dtype: torch.dtype, batch: int, seconds: float
         return row(dtype, batch, take_turns(calls, seconds))
 
 
-def compare(options: argparse.Namespace) -> str:
-    """Do what the command line says; prints the tables as they are measured."""
-    if options.batch < 1 or not 0 < options.seconds < math.inf:
-        raise StudyError(
-            f"--batch and --seconds must be positive, not {options.batch} and {options.seconds}"
-        )
-    device = pick_device(options.device)
+@dataclass(frozen=True)
+class Benchmark(Parameters):
+    """Where and for how long both networks run."""
+
+    device: str = param("cpu", help="auto, cpu, cuda or cuda:1.")
+    batch: int = param(4, low=1, help="Images per forward pass.")
+    seconds: float = param(5.0, low=0.0, help="Time measured per precision.")
+
+
+def compare(benchmark: Benchmark) -> str:
+    """Print the tables as they are measured, and return the line below them."""
+    device = pick_device(benchmark.device)
     shape = tiers.tier("fashion").shape
     threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
     picture = "x".join(map(str, shape))
-    print(f"forward passes, {options.batch} images of {picture}, {device}{threads}\n")
+    print(f"forward passes, {benchmark.batch} images of {picture}, {device}{threads}\n")
     mine, other = ours(), theirs()
     sizes = {"ppap_lib": size(mine, mine, shape)}
     sizes["diffusers"] = size(other, diffusers_network(other), shape)
@@ -134,21 +141,21 @@ def compare(options: argparse.Namespace) -> str:
     heads = f"{'ppap_lib, images/s':>24}{'diffusers, images/s':>24}{'ratio':>22}{'rounds':>8}"
     print(f"\n{'':<10}{heads}")
     for dtype in DTYPES:
-        print(measure(device, dtype, options.batch, options.seconds), flush=True)
+        print(measure(device, dtype, benchmark.batch, benchmark.seconds), flush=True)
     return "\nmedian [quartiles] over rounds; ratio = ppap_lib / diffusers, above 1 is faster"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; 0, or 1 after saying what was wrong."""
+    """Run the command line; return 0, or 1 after saying what was wrong."""
     parser = argparse.ArgumentParser(
         prog="python -m ppap_book.bench",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--device", default="cpu", help="auto, cpu, cuda or cuda:1 (default: cpu)")
-    parser.add_argument("--batch", type=int, default=4, help="images per forward pass")
-    parser.add_argument("--seconds", type=float, default=5.0, help="measured time per precision")
-    return run_command(parser, compare, arguments)
+    add_options(parser, Benchmark)
+    return run_command(
+        parser, lambda given: compare(Benchmark.of(given_of(Benchmark, given))), arguments
+    )
 
 
 if __name__ == "__main__":

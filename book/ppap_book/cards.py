@@ -1,6 +1,6 @@
 """Cards of trained networks: list them, install weights under them, recompute their numbers.
 
-::
+From the command line::
 
     python -m ppap_book cards list
     python -m ppap_book cards verify [NAME ...]
@@ -368,7 +368,7 @@ def _verify(options: argparse.Namespace) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m ppap_book cards",
-        description=__doc__.replace("::\n\n", ""),
+        description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     names = parser.add_subparsers(required=True, metavar="list|verify|install")

@@ -1,7 +1,7 @@
 """Published tables that pages set beside their own numbers: `rows(name)`, `source(name)`.
 
-Each is a CSV file in `assets/published` that begins with `# ` lines naming its source. The
-numbers are the authors': other networks, data and sample sizes than this book's, so a page
+Each is a CSV file in the folder `published`, whose first lines are comments that name its source.
+The numbers are the authors': other networks, data and sample sizes than this book's, so a page
 compares directions and orderings with them, never values.
 """
 
@@ -21,12 +21,12 @@ Value = str | int | float | None
 
 
 def names(folder: Path = FOLDER) -> list[str]:
-    """The tables there are."""
+    """Return the names of all tables."""
     return sorted(path.stem for path in folder.glob("*.csv"))
 
 
 def rows(name: str, folder: Path = FOLDER) -> list[dict[str, Value]]:
-    """The table's rows in its own order: numbers as int or float, an empty cell as None."""
+    """Return the table's rows in its own order: numbers as int or float, empty cells as None."""
     lines = [line for line in _lines(name, folder) if not line.startswith("#")]
     table = []
     for row in csv.DictReader(lines):
@@ -37,11 +37,11 @@ def rows(name: str, folder: Path = FOLDER) -> list[dict[str, Value]]:
 
 
 def source(name: str, folder: Path = FOLDER) -> str:
-    """Where the table comes from, in words."""
-    said = [line[1:].strip() for line in _lines(name, folder) if line.startswith("#")]
-    if not said:
+    """Return in words where the table comes from."""
+    comments = [line[1:].strip() for line in _lines(name, folder) if line.startswith("#")]
+    if not comments:
         raise StudyError(f"{name} does not say where it comes from: begin it with a '# ' line")
-    return " ".join(said)
+    return " ".join(comments)
 
 
 class Agreement(NamedTuple):
@@ -57,18 +57,18 @@ class Agreement(NamedTuple):
     ours: tuple[str, ...]
     theirs: tuple[str, ...]
 
-    def verdict(self, of_many: int = 1) -> str:
-        """What the 5 % level lets one say of our order beside the published one.
+    def verdict(self, comparisons: int = 1) -> str:
+        """Say in words what the 5 % level tells of our order beside the published one.
 
         For all of so many such comparisons together (Bonferroni).
         """
-        if not self.p_value < 0.05 / of_many:
+        if not self.p_value < 0.05 / comparisons:
             return "cannot be told from chance"
         return "agrees" if self.correlation > 0 else "is the reverse"
 
 
 def agreement(ours: Mapping[str, float], theirs: Mapping[str, float]) -> Agreement | None:
-    """How two tables order the names that both hold; None for fewer than three.
+    """Compare how two tables order the names that both hold; None for fewer than three.
 
     Ties share their mean rank; the correlation with names that are all tied is NaN. Of ten names
     or more, 400,000 orders are drawn instead of all.
@@ -97,20 +97,20 @@ def agreement(ours: Mapping[str, float], theirs: Mapping[str, float]) -> Agreeme
     return Agreement(correlation, p_value, *orders)
 
 
-def least_correlation(names: int, of_many: int = 1) -> float | None:
-    """The smallest rank correlation of so many names without ties that can differ from chance.
+def least_correlation(names: int, comparisons: int = 1) -> float | None:
+    """Return the least rank correlation of so many names, up to 9, that can differ from chance.
 
-    At the 5 % level for all of so many comparisons together; None if not even 1 does. Of at most 9.
+    Without ties, at the 5 % level for all of so many comparisons together; None if not even 1 does.
     """
     most = names**3 - names  # in whole numbers, so that opposite orders tie
-    found = Counter(
+    orders = Counter(
         abs(most - 6 * sum((i - k) ** 2 for i, k in enumerate(order)))
         for order in permutations(range(names))
     )
     reached, beyond = None, 0
-    for value in sorted(found, reverse=True):
-        beyond += found[value]
-        if beyond / found.total() >= 0.05 / of_many:
+    for value in sorted(orders, reverse=True):
+        beyond += orders[value]
+        if beyond / orders.total() >= 0.05 / comparisons:
             break
         reached = value / most
     return reached

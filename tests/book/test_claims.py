@@ -78,7 +78,7 @@ def test_published_values_are_those_of_the_published_tables(claim):
     if claim.published is None:
         assert claims.published(claim) is None
         return
-    found = MEASURES[claim.metric].theirs(**claim.looked_up)
+    found = MEASURES[claim.metric].theirs(**claim.lookup)
     assert found == pytest.approx(claim.published["value"], abs=0.005)
     assert claims.published(claim).answer == "holds"  # so the rule says what the authors said
 
@@ -94,8 +94,14 @@ def test_without_rows_nothing_is_claimed(claim, empty):
     [
         ("- {id: a, claim: A., page: p}", "entry 1 needs at least id, claim, page and metric"),
         ("- {id: a, claim: A., page: p, metric: luck}", "a: no metric 'luck': gain"),
-        ("- {id: a, claim: A., page: p, metric: guide_minus_judge, rows: {method: x}}", "above None"),
-        ("- {id: a, claim: A., page: p, metric: guide_minus_judge, abov: 0}", "a: no field abov; there are"),
+        (
+            "- {id: a, claim: A., page: p, metric: guide_minus_judge, rows: {method: x}}",
+            "above None",
+        ),
+        (
+            "- {id: a, claim: A., page: p, metric: guide_minus_judge, abov: 0}",
+            "a: no field abov; there are",
+        ),
         (
             "- {id: a, claim: A., page: p, metric: guide_minus_judge, above: 0, rows: {methods: x}}",
             "not what the metric takes",
@@ -224,16 +230,16 @@ def test_of_a_published_number_in_other_units_the_sign_decides(monkeypatch):
 )
 def test_a_claim_holds_if_the_whole_interval_is_within_its_bounds(interval, above, between):
     estimate = Estimate(sum(interval) / 2, *interval)
-    assert claim("tweak", above=0.1, name="end").of(estimate).answer == above
-    assert claim("tweak", above=0.1, below=0.5, name="end").of(estimate).answer == between
+    assert claim("tweak", above=0.1, name="end").decide(estimate).answer == above
+    assert claim("tweak", above=0.1, below=0.5, name="end").decide(estimate).answer == between
 
 
 def test_between_two_bounds_it_is_said_on_which_side_a_claim_fails():
     half = claim("recovered", above=0.4, below=0.7, method="ppap5")
     assert half.rule == "above 0.4 and below 0.7"
-    assert half.of(Estimate(0.98, 0.97, 0.99)).told == "does not hold (more)"
-    assert half.of(Estimate(0.1, 0.0, 0.2)).told == "does not hold (less)"
-    assert replace(half, below=None).of(Estimate(0.1, 0.0, 0.2)).told == "does not hold"
+    assert half.decide(Estimate(0.98, 0.97, 0.99)).summary == "does not hold (more)"
+    assert half.decide(Estimate(0.1, 0.0, 0.2)).summary == "does not hold (less)"
+    assert replace(half, below=None).decide(Estimate(0.1, 0.0, 0.2)).summary == "does not hold"
     assert "<br>rule: above 0.4 and below 0.7 |" in claims.markdown([half])
 
 

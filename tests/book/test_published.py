@@ -75,16 +75,16 @@ def test_five_names_can_show_an_agreement_and_four_cannot(n, p_value):
         found = paper_tables.agreement(ours, {name: sign * v for name, v in ours.items()})
         assert found.p_value == pytest.approx(p_value)
         assert found.verdict() == (verdict if n > 4 else "cannot be told from chance")
-        assert found.verdict(of_many=4) == (verdict if n > 5 else "cannot be told from chance")
+        assert found.verdict(comparisons=4) == (verdict if n > 5 else "cannot be told from chance")
 
 
 @pytest.mark.parametrize(
-    ("names", "of_many", "least"),
+    ("names", "comparisons", "least"),
     # From tables of Spearman's rho, two-sided at 5 % and 1 %.
     [(7, 1, 0.786), (6, 1, 0.886), (5, 1, 1.0), (4, 1, None), (7, 5, 0.929), (6, 5, 1.0)],
 )
-def test_how_far_orders_must_agree_to_be_told_from_chance(names, of_many, least):
-    found = paper_tables.least_correlation(names, of_many)
+def test_how_far_orders_must_agree_to_be_told_from_chance(names, comparisons, least):
+    found = paper_tables.least_correlation(names, comparisons)
     assert found == (least if least is None else pytest.approx(least, abs=5e-4))
 
 

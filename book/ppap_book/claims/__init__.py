@@ -1,14 +1,14 @@
 """Claims, published ones and this book's own, each with a verdict that ledger rows decide.
 
-A claim is an entry of a YAML file, `book/claims.yml` in this book:
+A claim is an entry of a YAML file, `book/claims.yml` in this book::
 
     - id: five_beat_one
       claim: Five experts guide better than one noise-aware model.
       source: go2023ppap                       # a key of the bibliography; none: this book
       page: notebooks/06_guidance_ablation     # where the details are
       metric: gain                             # one of `measures.MEASURES`
-      rows: {method: multi5, over: single}     # what the metric is asked of
-      also: {by KID: {column: kid}}            # the same of other rows: what differs, by a label
+      rows: {method: multi5, over: single}     # the metric's arguments
+      also: {by KID: {column: kid}}            # other rows: what differs, by a label
       above: 0                                 # the claim: the metric lies above, below or both
       published: {value: 10.44}                # the metric in the published table
 

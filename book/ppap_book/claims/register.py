@@ -18,7 +18,7 @@ ENOUGH = 50
 
 
 class Verdict(NamedTuple):
-    """What was found of a claim, and the numbers it was found by.
+    """An answer to a claim, and the numbers that decide it.
 
     `provisional`: by fewer blocks of seeds, or images, than the protocol asks for. `beyond`, "more"
     or "less", is on which side of two bounds the number lies where the claim does not hold.
@@ -30,7 +30,7 @@ class Verdict(NamedTuple):
     beyond: str = ""
 
     @property
-    def told(self) -> str:
+    def summary(self) -> str:
         """The answer, and on which side it missed."""
         return f"{self.answer} ({self.beyond})" if self.beyond else self.answer
 
@@ -73,22 +73,22 @@ class Claim:
         for rows in self.readings.values():
             _fits(self.id, measure.ours, rows)
         if self.published is not None:
-            looked_up = isinstance(self.published, Mapping) and "value" in self.published
-            if measure.theirs is None or not looked_up:
+            has_value = isinstance(self.published, Mapping) and "value" in self.published
+            if measure.theirs is None or not has_value:
                 raise StudyError(
                     f"{self.id}: `published` is the metric's value in a published table, and how "
                     f"to look it up; {self.metric} was not published or there is no `value`"
                 )
-            _fits(self.id, measure.theirs, self.looked_up)
+            _fits(self.id, measure.theirs, self.lookup)
 
     @property
     def readings(self) -> dict[str, dict[str, Any]]:
-        """What the metric is asked of the ledger: "" for the claim itself, and each of `also`."""
+        """Arguments of the metric by label: "" for the claim itself, and each of `also`."""
         return {"": dict(self.rows)} | {k: {**self.rows, **more} for k, more in self.also.items()}
 
     @property
-    def looked_up(self) -> dict[str, Any]:
-        """What the metric is asked of the published table."""
+    def lookup(self) -> dict[str, Any]:
+        """Arguments of the metric of the published table."""
         return {**self.rows, **{k: v for k, v in (self.published or {}).items() if k != "value"}}
 
     @property
@@ -97,8 +97,8 @@ class Claim:
         ends = (("above", self.above), ("below", self.below))
         return " and ".join(f"{side} {bound:g}" for side, bound in ends if bound is not None)
 
-    def of(self, estimate: Estimate) -> Verdict:
-        """The verdict by an interval, or by a number without one."""
+    def decide(self, estimate: Estimate) -> Verdict:
+        """Return the verdict by an interval, or by a number without one."""
         above = float("-inf") if self.above is None else self.above
         below = float("inf") if self.below is None else self.below
         if above < estimate.low and estimate.high < below:
@@ -120,7 +120,7 @@ def _fits(name: str, function: Any, arguments: Mapping[str, Any]) -> None:
 
 
 def load(path: str | Path) -> list[Claim]:
-    """The claims of a YAML file, in its order; `StudyError` names the entry at fault."""
+    """Read the claims of a YAML file, in its order; `StudyError` names the entry at fault."""
     import yaml
 
     known = {f.name for f in fields(Claim)}
