@@ -27,8 +27,7 @@ QUANTITIES = {
     "abar": r"$\bar\alpha_t$",
     "log_snr": r"log-SNR, $\log(\alpha_t^2/\sigma_t^2)$",
 }
-"""What `schedules` can draw, with its axis label."""
-
+"""Quantities that `schedules` draws, with their axis labels."""
 
 DASHES = ("-", "--", "-.", ":")
 """Line styles beside the colours: lines stay apart in print and where they lie on each other."""
@@ -131,7 +130,7 @@ def comparison(
 ) -> np.ndarray:
     """A row of images [B, C, H, W] per name on axes [names, B], ticked where they are `right`.
 
-    What is the same for all rows, such as the class asked for, stands above the `columns`.
+    Words common to all rows, such as the wanted class, stand above the `columns`.
     """
     if axes.shape != (len(named), len(columns)) or named.keys() != right.keys():
         raise StudyError(

@@ -107,7 +107,7 @@ def gain(
 
 
 def _gained(column: str) -> str:
-    """What a gain in the column is called; refuses columns by which none is measured."""
+    """Name of a gain in the column; refuses columns by which none is measured."""
     if column not in GAINED:
         raise StudyError(f"no gain is measured by {column!r}: by {' or '.join(GAINED)}")
     return GAINED[column]

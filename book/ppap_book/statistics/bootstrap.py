@@ -1,4 +1,4 @@
-"""How far a mean over images can be trusted: the percentile bootstrap (Efron 1979), expanded.
+"""Intervals of means over images: the percentile bootstrap (Efron 1979), expanded.
 
 Differences between methods are taken per image first, on the same seeds, so that what all
 methods share cancels: `mean(correct_a - correct_b)`.
@@ -41,7 +41,7 @@ class Estimate(NamedTuple):
 def mean(
     values: Tensor | Sequence[float], level: float = 0.95, resamples: int = RESAMPLES, seed: int = 0
 ) -> Estimate:
-    """The mean of `values` [N], one per image, with its bootstrap interval over images.
+    """Return the mean of `values` [N], one per image, with its bootstrap interval over images.
 
     The percentiles are those at which N normal values have Student's interval: the plain ones are
     too narrow for few values and far tails ("expanded", Hesterberg 2015). Values that are all alike
@@ -84,19 +84,19 @@ def _counts(n: int, resamples: int, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     counts = torch.zeros(resamples, n, dtype=torch.uint8)
     for part in counts.split(500):
-        chosen = torch.randint(n, part.shape, generator=generator)
-        part.scatter_add_(1, chosen, torch.ones_like(part))
+        indices = torch.randint(n, part.shape, generator=generator)
+        part.scatter_add_(1, indices, torch.ones_like(part))
     return counts
 
 
 def difference(a: Tensor | Sequence[float], b: Tensor | Sequence[float], **options) -> Estimate:
-    """The mean of a - b [N], image by image; `options` are those of `mean`."""
+    """Return the mean of a - b [N], image by image; `options` are those of `mean`."""
     a, b = _paired(a, b)
     return mean(a - b, **options)
 
 
 def bonferroni(comparisons: int) -> dict[str, float | int]:
-    """Options of `mean` with which all of so many intervals cover at 95 %, together (Bonferroni).
+    """Return options of `mean` with which so many intervals together cover at 95 % (Bonferroni).
 
     So the choice of the most extreme of them makes no effect. Far tails ask for more resamples.
     """
@@ -112,7 +112,7 @@ def ratio(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Estimate:
-    """mean(part) / mean(whole), image by image, with its bootstrap interval over images.
+    """Return mean(part) / mean(whole), image by image, with its interval over images.
 
     The percentiles are those of the ratio in every resample; `StudyError` where the whole's
     mean has another sign in some: a share of what may be nothing has no interval.

@@ -4,17 +4,17 @@
 """
 
 from ppap_book.widgets.explorer import FRAME_LIMIT, Explorer, encode
-from ppap_book.widgets.prepared import Precomputed
+from ppap_book.widgets.precomputed import Precomputed
 from ppap_book.widgets.steering import guidance_explorer
 from ppap_book.widgets.timesteps import ModelView, timestep_explorer, view_of
 
 __all__ = [
     "FRAME_LIMIT",
     "Explorer",
-    "Precomputed",
     "ModelView",
+    "Precomputed",
     "encode",
     "guidance_explorer",
-    "view_of",
     "timestep_explorer",
+    "view_of",
 ]

@@ -1,4 +1,4 @@
-"""The timestep-range explorer: what models see at its ends, what guidance makes within it."""
+"""The timestep-range explorer: views of models at its ends, images guided within it."""
 
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +22,7 @@ TOP = 2  # classes named below a picture
 
 @dataclass(frozen=True, eq=False)
 class ModelView:
-    """What a model makes of one noisy image.
+    """Prediction of a model on one noisy image.
 
     `log_p` [K] over the classes; `attention` [H, W], not negative, where it looked, if known.
     """
@@ -48,13 +48,13 @@ def view_of(model: Model, x_t: Tensor, level: Level, attention: Tensor | None = 
     return ModelView(log_p, attention)
 
 
-def _show(ax: Axes, image: Tensor, found: ModelView, classes: Sequence[str]) -> None:
+def _show(ax: Axes, image: Tensor, view: ModelView, classes: Sequence[str]) -> None:
     """The image, where the model looked at it, and below what the model takes it for."""
-    if found.attention is None:
+    if view.attention is None:
         plots.picture(ax, image)
     else:
-        plots.overlay(ax, image, found.attention)
-    words = [*found.top(classes), f"entropy {found.entropy:.2f}"]
+        plots.overlay(ax, image, view.attention)
+    words = [*view.top(classes), f"entropy {view.entropy:.2f}"]
     ax.set_xlabel("\n".join(words), fontsize="x-small", labelpad=2)
 
 
@@ -98,7 +98,7 @@ def timestep_explorer(
     def draw(begin: int, end: int) -> Figure:
         names = list(readings(begin))
         figure = Figure(figsize=(8.4, 3.7), layout="none")
-        seen, made = _grid(figure, (1 + len(names), len(plain)))
+        seen, images = _grid(figure, (1 + len(names), len(plain)))
         for t, row in zip((begin, end - 1), seen, strict=True):
             image, read = noised(t), readings(t)
             plots.picture(row[0], image).set_ylabel(f"$t$ = {t}")
@@ -106,11 +106,11 @@ def timestep_explorer(
                 _show(ax, image, read[name], classes)
         for ax, name in zip(seen[0, 1:], names, strict=True):
             ax.set_title(textwrap.fill(name, 12), fontsize="x-small", pad=3)
-        plots.pictures(made[0], plain, titles)
-        plots.pictures(made[1], samples(begin, end))
-        made[0, 0].set_ylabel("no guidance")
-        made[1, 0].set_ylabel("in the range")
-        for ax in made[0]:
+        plots.pictures(images[0], plain, titles)
+        plots.pictures(images[1], samples(begin, end))
+        images[0, 0].set_ylabel("no guidance")
+        images[1, 0].set_ylabel("in the range")
+        for ax in images[0]:
             ax.title.set_fontsize("small")
         return figure
 

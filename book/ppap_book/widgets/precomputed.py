@@ -1,4 +1,4 @@
-"""Answers worked out for many keys at once beforehand, and for others when they are asked for."""
+"""Answers computed for many keys at once beforehand, and for other keys on demand."""
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Generic, TypeVar
@@ -11,8 +11,8 @@ Answer = TypeVar("Answer")
 class Precomputed(Generic[Answer]):
     """`compute(keys) -> one answer per key`, as a function of one key.
 
-    The keys of `beforehand`, such as a page's frames, are computed in a single call; any other is
-    computed when it is first asked for. None is computed twice.
+    The keys of `beforehand`, such as a page's frames, are computed in a single call, any other key
+    when its answer is first needed. Each key is computed once.
     """
 
     def __init__(
@@ -25,11 +25,11 @@ class Precomputed(Generic[Answer]):
         self._learn(list(dict.fromkeys(beforehand)))
 
     def __call__(self, *key: Hashable) -> Answer:
-        """The answer for the key (a, b, ...) of several arguments, or a of a single one."""
-        asked = key if len(key) > 1 else key[0]
-        if asked not in self._known:
-            self._learn([asked])
-        return self._known[asked]
+        """Return the answer for the key (a, b, ...), or a where there is a single argument."""
+        one = key if len(key) > 1 else key[0]
+        if one not in self._known:
+            self._learn([one])
+        return self._known[one]
 
     def _learn(self, keys: list[Hashable]) -> None:
         answers = list(self._compute(keys)) if keys else []
