@@ -139,7 +139,7 @@ def dpmpp_multistep(
 ) -> Step:
     """Make the step of DPM-Solver++(1M, 2M, 3M): N evaluations.
 
-    With the last predictions x0, x0', x0'', made h' and h'' apart, and r = h' / h, r' = h'' / h,
+    With the last predictions x0, x0', x0'', h' and h'' apart in lambda, r = h' / h, r' = h'' / h,
 
         1M  x_nxt = sigma_nxt / sigma_now x + alpha_nxt psi_0 x0, which is DDIM
         2M  x0 + (x0 - x0') / (2 r) for x0: the line through two, at the middle of the step

@@ -38,7 +38,7 @@ from ppap_lib.samplers.stochastic import (
 
 @dataclass(frozen=True)
 class Solver:
-    """A solver of the catalogue: how it is called and made, and what it is known to do.
+    """A solver of the catalogue: its names, how its step is made, and its facts.
 
     Parameters
     ----------
@@ -147,7 +147,18 @@ SOLVERS: Mapping[str, Solver] = MappingProxyType({one.name: one for one in _SOLV
 
 
 def solver(name: str) -> Solver:
-    """Return the solver called `name`; `InputError`, with the nearest names, if there is none."""
+    """Look up a solver by name.
+
+    Parameters
+    ----------
+    name
+        A key of `SOLVERS`.
+
+    Raises
+    ------
+    InputError
+        If there is no such solver, with the names most alike.
+    """
     if name not in SOLVERS:
         raise InputError(f"no solver {name!r}: {suggestion(str(name), SOLVERS, 3)}")
     return SOLVERS[name]
