@@ -58,10 +58,19 @@ _PREFIX = {"train": "train", "test": "t10k"}
 
 
 def fashion(split: str, download: bool = False) -> ImageSet:
-    """The 60,000 'train' or 10,000 'test' images [N, 1, 32, 32], verified by sha256.
+    """Read the 60,000 training or 10,000 test images [N, 1, 32, 32], verified by sha256.
 
-    Raises `DataError`, with `missing` set, saying what to put where; with `download`, fetches
-    31 MB into the cache instead.
+    Parameters
+    ----------
+    split
+        "train" or "test".
+    download
+        Whether 31 MB may be fetched into the cache where the images are not on this machine.
+
+    Raises
+    ------
+    DataError
+        If the images are missing (it says what to put where), damaged, or cannot be fetched.
     """
     if split not in _PREFIX:
         raise DataError(f"Fashion-MNIST has the splits 'train' and 'test', not {split!r}")
@@ -87,7 +96,7 @@ def fashion(split: str, download: bool = False) -> ImageSet:
 
 
 def shipped() -> ImageSet:
-    """The 1,000 test images in this package (the first 100 per class): [1000, 1, 32, 32]."""
+    """Read the 1,000 test images in this package, the first 100 of a class: [1000, 1, 32, 32]."""
     with np.load(ASSETS / _SHIPPED, allow_pickle=False) as archive:
         pixels, labels = archive["pixels"], archive["labels"]
     source = "Fashion-MNIST, the 1,000 test images that ship with ppap_lib (100 per class)"

@@ -24,11 +24,24 @@ def decode(
     square: int | None = None,
     margin: float = 0.0,
 ) -> Tensor:
-    """One image file as uint8 RGB [3, H, W]; `path` may lie inside a zip archive.
+    """Read one image file as uint8 RGB [3, H, W].
 
-    `expected` is the (width, height) it must have; `square` crops the centre to a square,
-    without this share of `margin` at every edge, and resizes it (bicubic). Raises
-    `DataError` with the path if the file is broken.
+    Parameters
+    ----------
+    path
+        A `pathlib.Path`, or a `zipfile.Path` inside an archive.
+    expected
+        The (width, height) that the image must have, if any.
+    square
+        Side of the square that the centre is cropped and resized to (bicubic); None keeps the
+        image as it is.
+    margin
+        Share of the square that is cut off at every edge.
+
+    Raises
+    ------
+    DataError
+        If the file is missing or broken, or the image of another size.
     """
     import numpy as np
     from PIL import Image, ImageOps
@@ -47,10 +60,24 @@ def decode(
 
 
 def image_folder(root: str | Path, size: int, per_class: int | None = None) -> ImageSet:
-    """Images of `root/CLASS/*` as [N, 3, size, size], at most `per_class` of each class.
+    """Read the images of `root/CLASS/*` as [N, 3, size, size].
 
     Labels follow the sorted folder names, so that ImageNet's own folders get ImageNet's
     indices; folders named by wnid get their class's name.
+
+    Parameters
+    ----------
+    root
+        The folder of the classes' folders.
+    size
+        Side of the square that images are cropped and resized to.
+    per_class
+        How many images of a class are read at most; None for all.
+
+    Raises
+    ------
+    DataError
+        If there is no such folder, or an image is broken.
     """
     from torchvision.datasets import ImageFolder
 
@@ -83,9 +110,10 @@ def image_folder(root: str | Path, size: int, per_class: int | None = None) -> I
 
 
 def imagenet_photographs(size: int = 224) -> ImageSet:
-    """The 20 labelled ImageNet photographs inside the package foolbox: [20, 3, size, size].
+    """Read the 20 labelled ImageNet photographs inside the package foolbox: [20, 3, size, size].
 
-    Cropped as ImageNet classifiers are usually evaluated: the central 7/8 of the square.
+    They are cropped as ImageNet classifiers are usually evaluated: the central 7/8 of the square.
+    Raises `DataError`, with `missing` set, without the package.
     """
     folder = package_folder("foolbox")
     paths = sorted(folder.glob("data/imagenet_*.jpg")) if folder else []
@@ -104,7 +132,10 @@ def imagenet_photographs(size: int = 224) -> ImageSet:
 
 
 def scenes(size: int = 256) -> ImageSet:
-    """Unlabelled photographs inside scikit-image [4, 3, size, size]; each is its own class."""
+    """Read 4 photographs inside scikit-image, each a class of its own: [4, 3, size, size].
+
+    Raises `DataError`, with `missing` set, without the package.
+    """
     folder = package_folder("skimage")
     if folder is None:
         raise DataError(

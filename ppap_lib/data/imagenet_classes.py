@@ -11,7 +11,13 @@ _WNID = re.compile(r"n\d{8}")
 
 
 class Synsets:
-    """An ordered list of classes: (wnid, "name, synonym, ...") pairs."""
+    """An ordered list of classes, found by name or wnid.
+
+    Parameters
+    ----------
+    pairs
+        A (wnid, "name, synonym, ...") for each class.
+    """
 
     def __init__(self, pairs: Iterable[tuple[str, str]]):
         pairs = list(pairs)
@@ -27,11 +33,18 @@ class Synsets:
         return len(self.wnids)
 
     def index(self, name: str) -> int:
-        """Index of the class with this wnid or name (any synonym; case does not matter).
+        """Return the index of the class with this wnid or name.
 
-        A class's first name wins over another's synonym, and the exact spelling over another
-        (Cardigan is a dog, cardigan a garment). Raises `InputError` with suggestions
-        for a misspelling, and with the wnids for a name that means several classes.
+        Parameters
+        ----------
+        name
+            Any synonym, in any case. A class's first name wins over another's synonym, and the
+            exact spelling over another (Cardigan is a dog, cardigan a garment).
+
+        Raises
+        ------
+        InputError
+            For a misspelling, with suggestions; for a name of several classes, with their wnids.
         """
         if _WNID.fullmatch(name):
             if name not in self._by_wnid:
@@ -52,12 +65,13 @@ class Synsets:
 
 
 def _plain(name: str) -> str:
+    """The name in lower case, with single spaces."""
     return " ".join(name.replace("_", " ").lower().split())
 
 
 @cache
 def imagenet() -> Synsets:
-    """The 1,000 classes of ImageNet-1k in their usual order; Chihuahua is 151."""
+    """Return the 1,000 classes of ImageNet-1k in their usual order; Chihuahua is 151."""
     from timm.data import ImageNetInfo
 
     return Synsets(ImageNetInfo().label_descriptions(as_dict=True).items())

@@ -10,6 +10,7 @@ from ppap_lib.data.pixels import from_bytes
 from ppap_lib.errors import DataError
 
 Index = int | slice | Sequence[int] | Tensor
+"""Positions of images in a set: one, a slice, or several in any order; not a mask."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,30 @@ class Origin:
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """Labelled images.
+    """Labelled images, kept as bytes.
 
-    `pixels` uint8 [N, C, H, W]; `labels` int64 [N], indices into `classes`; `source` says in
-    words where the images came from, and `stand_in` that they are not the ones asked for:
-    a page then shows `source`. `boxes`, where known, float [N, 4]: left, top, right, bottom
-    edges in pixels, so that [0, 0, W, H] is the whole image. `origin` is that of generated images.
+    Parameters
+    ----------
+    pixels
+        uint8 [N, C, H, W].
+    labels
+        int64 [N], indices into `classes`.
+    classes
+        Names of the classes.
+    source
+        Says in words where the images come from.
+    boxes
+        Left, top, right and bottom edges of an object in every image, float [N, 4] in pixels, so
+        that [0, 0, W, H] is the whole image; None where they are not known.
+    stand_in
+        Whether the images stand in for others that are missing; a page then shows `source`.
+    origin
+        The set that generated images are of; None for others.
+
+    Raises
+    ------
+    DataError
+        If a type or shape is another, or a label is not in `classes`.
     """
 
     pixels: Tensor
@@ -81,34 +100,34 @@ class ImageSet:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of one image."""
+        """Shape (C, H, W) of one image."""
         return tuple(self.pixels.shape[1:])
 
     def images(self, index: Index = slice(None)) -> Tensor:
-        """The chosen images in the pixel contract: float32 [B, C, H, W] in [-1, 1]."""
+        """Return the images at `index` in the pixel contract: float32 [B, C, H, W] in [-1, 1]."""
         return from_bytes(self.pixels[self._positions(index)])
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """(images [B, C, H, W], labels [B]) in order, B = `size` but for the last."""
+        """Yield images [B, C, H, W] and labels [B] in order, B = `size` but for the last."""
         for start in range(0, len(self), size):
             part = slice(start, start + size)
             yield self.images(part), self.labels[part]
 
     def to(self, device: torch.device | str) -> "ImageSet":
-        """The same set with its tensors on `device`."""
+        """Return the set with its tensors on `device`."""
         boxes = None if self.boxes is None else self.boxes.to(device)
         return replace(
             self, pixels=self.pixels.to(device), labels=self.labels.to(device), boxes=boxes
         )
 
     def subset(self, index: Index) -> "ImageSet":
-        """The chosen images; classes and labels stay."""
+        """Return the set of the images at `index`; classes stay as they are."""
         chosen = self._positions(index)
         boxes = None if self.boxes is None else self.boxes[chosen]
         return replace(self, pixels=self.pixels[chosen], labels=self.labels[chosen], boxes=boxes)
 
     def first(self, count: int) -> "ImageSet":
-        """The first `count` images, in the set's order, and a `source` that says so."""
+        """Return the first `count` images, with a `source` that says so; `DataError` if fewer."""
         if not 1 <= count <= len(self):
             raise DataError(f"asked for the first {count} of {len(self)} images: {self.source}")
         origin = self.origin and replace(self.origin, first=count)
@@ -116,7 +135,7 @@ class ImageSet:
         return replace(self.subset(slice(count)), source=source, origin=origin)
 
     def per_class(self, count: int) -> "ImageSet":
-        """The first `count` images of every class, in the set's order; an error if fewer."""
+        """Return the first `count` images of every class, in order; `DataError` if fewer."""
         positions = [(self.labels == k).nonzero().flatten() for k in range(len(self.classes))]
         short = [
             f"{name} ({len(where)})"
@@ -128,7 +147,7 @@ class ImageSet:
         return self.subset(torch.cat([where[:count] for where in positions]).sort().values)
 
     def evenly(self, count: int) -> "ImageSet":
-        """At most `count` images, the first of every class, equally many; at least one of each."""
+        """Return at most `count` images: the first of every class, equally many, at least one."""
         there = int(self.labels.bincount(minlength=len(self.classes)).min())
         return self.per_class(max(1, min(count // len(self.classes), there)))
 

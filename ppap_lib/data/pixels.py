@@ -1,6 +1,7 @@
 """The pixel contract: images are [B, C, H, W] floating tensors in [-1, 1].
 
-Bytes, unit-range pixels, resizing, channel counts and tiling are dealt with here only.
+Bytes, unit-range pixels, resizing, channel counts and tiling are dealt with here only. Functions
+that refuse their input raise `InputError`.
 """
 
 from pathlib import Path
@@ -11,11 +12,27 @@ from torch import Tensor
 
 from ppap_lib.errors import InputError
 
-GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601 luma
+GREY = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue in grey: ITU-R BT.601 luma."""
 
 
 def check_images(images: Tensor, channels: int | None = None, tolerance: float = 1e-3) -> Tensor:
-    """Return `images` if they keep the contract; raise `InputError` saying what is wrong if not."""
+    """Return the images if they keep the contract, and raise the error that says what is wrong.
+
+    Parameters
+    ----------
+    images
+        Floating [B, C, H, W] in [-1, 1].
+    channels
+        The number of channels that they must have, if any.
+    tolerance
+        How far pixels may lie outside.
+
+    Raises
+    ------
+    InputError
+        For another type, shape, number of channels or range.
+    """
     if images.ndim != 4 or not images.is_floating_point():
         raise InputError(
             f"images are floating [B, C, H, W]; this is {images.dtype} {list(images.shape)}"
@@ -27,36 +44,36 @@ def check_images(images: Tensor, channels: int | None = None, tolerance: float =
         if not (low >= -1 - tolerance and high <= 1 + tolerance):
             raise InputError(
                 f"pixels are in [{low:.4g}, {high:.4g}], expected [-1, 1]: use "
-                f"images.from_bytes or images.from_unit"
+                f"from_bytes or from_unit"
             )
     return images
 
 
 def from_bytes(pixels: Tensor) -> Tensor:
-    """uint8 [..., H, W] with 0..255 to float32 with -1..1 (0 and 255 map to -1 and 1)."""
+    """Return uint8 `pixels` [..., H, W] as float32: 0 becomes -1, 255 becomes 1."""
     if pixels.dtype != torch.uint8:
         raise InputError(f"expected uint8 pixels, not {pixels.dtype}")
     return pixels.float().mul_(2 / 255).sub_(1)
 
 
 def to_bytes(images: Tensor) -> Tensor:
-    """[-1, 1] to uint8 0..255, rounded to the nearest and clamped."""
+    """Return `images` in [-1, 1] as uint8, rounded to the nearest byte and clamped."""
     # In float32 at least: bfloat16 cannot tell neighbouring bytes apart.
     return images.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
 
 
 def from_unit(pixels: Tensor) -> Tensor:
-    """[0, 1] to [-1, 1]."""
+    """Return `pixels` in [0, 1], [B, C, H, W], as images in [-1, 1]."""
     return check_images(pixels * 2 - 1)
 
 
 def to_unit(images: Tensor) -> Tensor:
-    """[-1, 1] to [0, 1], clamped: what plotting wants."""
+    """Return `images` in [-1, 1] as pixels in [0, 1], clamped, for plotting."""
     return images.add(1).div(2).clamp(0, 1)
 
 
 def pad_to(images: Tensor, size: int, value: float = -1.0) -> Tensor:
-    """Centre the images on a square of side `size` filled with `value` (black)."""
+    """Return the images [..., H, W] centred on a square of side `size`, filled with `value`."""
     height, width = images.shape[-2:]
     if height > size or width > size:
         raise InputError(f"cannot pad {height}x{width} images to {size}x{size}: they are larger")
@@ -65,7 +82,11 @@ def pad_to(images: Tensor, size: int, value: float = -1.0) -> Tensor:
 
 
 def resize(images: Tensor, size: int) -> Tensor:
-    """Resize to `size` x `size`: box average where it divides evenly, else bicubic antialiased."""
+    """Return the images [B, C, H, W] as [B, C, size, size].
+
+    Pixels are averaged over boxes where `size` divides the side of square images, and interpolated
+    (bicubic, antialiased) otherwise; an image stays within its own range.
+    """
     if size < 1:
         raise InputError(f"cannot resize to {size}x{size}: the side must be at least 1")
     height, width = images.shape[-2:]
@@ -81,7 +102,10 @@ def resize(images: Tensor, size: int) -> Tensor:
 
 
 def with_channels(images: Tensor, channels: int) -> Tensor:
-    """Grey repeated to RGB, RGB averaged to grey by luma, or the images as they are."""
+    """Return the images [B, C, H, W] with so many `channels`.
+
+    Grey is repeated to RGB, RGB averaged to grey by luma; other numbers cannot be converted.
+    """
     have = images.shape[1]
     if have == channels:
         return images
@@ -94,7 +118,10 @@ def with_channels(images: Tensor, channels: int) -> Tensor:
 
 
 def tile(images: Tensor, columns: int, gap: int = 1) -> Tensor:
-    """[B, C, H, W] to one [C, rows*H + gaps, columns*W + gaps] picture, row by row, white gaps."""
+    """Return the images [B, C, H, W] as one [C, rows * H + gaps, columns * W + gaps].
+
+    They lie row by row, `columns` in a row, with white gaps of `gap` pixels.
+    """
     if columns < 1:
         raise InputError(f"columns must be at least 1, not {columns}")
     if images.ndim != 4 or not len(images):
@@ -109,9 +136,16 @@ def tile(images: Tensor, columns: int, gap: int = 1) -> Tensor:
 
 
 def save_sheet(images: Tensor, path: str | Path, columns: int = 8, gap: int = 1) -> None:
-    """Write images [B, C, H, W] in [-1, 1] as one picture, row by row; see `tile`.
+    """Write images as one picture, row by row.
 
-    The format is that of the ending of `path`.
+    Parameters
+    ----------
+    images
+        [B, C, H, W] in [-1, 1]: grey or RGB.
+    path
+        The file; its ending decides the format.
+    columns, gap
+        As for `tile`.
     """
     from PIL import Image
 

@@ -19,9 +19,25 @@ MANIFEST = "manifest.json"
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a set consists of: image i has the seed `first_seed` + i, `shard` images to a file.
+    """Facts that decide every image of a set, beside which there is nothing random.
 
-    `denoiser` and its `sha256` say which network drew it, `spacing` and `eta` how.
+    Parameters
+    ----------
+    n, first_seed
+        How many images there are, and the seed of the first; image i has the seed first_seed + i.
+    shard
+        Images in a file.
+    shape
+        (C, H, W) of an image.
+    denoiser, sha256
+        The network that draws it, and its weights' digest.
+    spacing, eta
+        The respacing that it is drawn by, and DDIM's share of noise.
+
+    Raises
+    ------
+    DataError
+        If there are no images, none in a file, or seeds outside [0, 2^32).
     """
 
     n: int
@@ -43,19 +59,19 @@ class Manifest:
         object.__setattr__(self, "shape", tuple(self.shape))
 
     def blocks(self) -> list[range]:
-        """The seeds of each shard, in order."""
+        """Return the seeds of each shard, in order."""
         end = self.first_seed + self.n
         starts = range(self.first_seed, end, self.shard)
         return [range(start, min(start + self.shard, end)) for start in starts]
 
 
 def shard_path(folder: Path, block: range) -> Path:
-    """The file of one block of seeds."""
+    """Return the file of one `block` of seeds of the set in `folder`."""
     return folder / f"{block.start:09d}-{block.stop - 1:09d}.safetensors"
 
 
 def claim(folder: Path, manifest: Manifest) -> None:
-    """Make `folder` the set's, or confirm that it is; another set's folder is refused."""
+    """Make `folder` that of the set of this `manifest`; `DataError` if it is another set's."""
     path = folder / MANIFEST
     if not path.exists():
         with suppress(FileExistsError):  # several processes may do this at once: the first one's
@@ -67,7 +83,7 @@ def claim(folder: Path, manifest: Manifest) -> None:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of the set in `folder`."""
+    """Read the manifest of the set in `folder`; `DataError` if there is none."""
     path = folder / MANIFEST
     if not path.exists():
         raise DataError(
@@ -81,13 +97,16 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def write_shard(folder: Path, block: range, pixels: Tensor) -> None:
-    """Write the uint8 images of one block, whole or not at all."""
+    """Write the uint8 `pixels` of one `block` of seeds into `folder`, whole or not at all."""
     seeds = torch.arange(block.start, block.stop)
     weights.save({"pixels": pixels, "seeds": seeds}, shard_path(folder, block))
 
 
 def read_shard(folder: Path, block: range, shape: tuple[int, int, int]) -> Tensor:
-    """The uint8 images [len(block), *shape] of one block; `DataError` if its file is damaged."""
+    """Read the uint8 images [len(block), *shape] of one block of seeds from `folder`.
+
+    Raises `DataError` if the file is missing, damaged, or of other images.
+    """
     path = shard_path(folder, block)
     try:
         state = weights.read(path)
@@ -101,10 +120,20 @@ def read_shard(folder: Path, block: range, shape: tuple[int, int, int]) -> Tenso
 
 
 def generated(folder: str | Path, first: int | None = None) -> ImageSet:
-    """The whole set or the `first` images, in order of seeds; unlabelled (all of one class).
+    """Read a set of generated images in order of seeds, unlabelled: all are of one class.
 
-    No more is held in memory than is asked for. Raises `DataError` if shards are missing,
-    if one is not what its name says, or if there are not so many images.
+    Parameters
+    ----------
+    folder
+        The set's.
+    first
+        How many images are read, and no more of them held in memory; None for all.
+
+    Raises
+    ------
+    DataError
+        If there is no set, shards of it are missing (`missing` is set for both), a shard is not
+        what its name says, or there are not so many images.
     """
     folder = Path(folder)
     manifest = read_manifest(folder)

@@ -24,7 +24,18 @@ _SHA256 = "6198c8ae015e2b3e007c7841da39ec069199b9aa3bfa943a462022fe5e43c821"
 
 
 def find(download: bool = False) -> Path:
-    """The archive or folder in `$PPAP_DATA` or the cache; with `download`, 248 MB are fetched."""
+    """Return the path of the archive or folder, in `$PPAP_DATA` or the cache.
+
+    Parameters
+    ----------
+    download
+        Whether 248 MB may be fetched into the cache where it is in neither.
+
+    Raises
+    ------
+    DataError
+        If it is missing (the error says what to put where), or cannot be fetched.
+    """
     cache = cache_folder()
     for place in filter(None, (data_folder(), cache)):
         for name in (_ROOT, *_ARCHIVES):
@@ -42,11 +53,23 @@ def find(download: bool = False) -> Path:
 def tiny_imagenet(
     path: str | Path, split: str, classes: Sequence[str] | None = None, size: int = _SIDE
 ) -> ImageSet:
-    """Images [N, 3, size, size] of `split` 'train' or 'val', with bounding boxes.
+    """Read images [N, 3, size, size] with their bounding boxes.
 
-    `path` is the zip archive or the unpacked folder; `classes` are names or wnids (None: all)
-    and decide the order of the labels. Sizes that divide 64 are box averages. Raises
-    `DataError` naming a truncated archive, or the broken image in it.
+    Parameters
+    ----------
+    path
+        The zip archive or the unpacked folder.
+    split
+        "train" or "val".
+    classes
+        Names or wnids, which decide the order of the labels; None for all.
+    size
+        Side of the images, which divides 64: pixels are averaged over boxes.
+
+    Raises
+    ------
+    DataError
+        If there is nothing at `path`, the archive is truncated, or an image in it is broken.
     """
     if split not in ("train", "val"):
         raise DataError(f"Tiny-ImageNet has labels for 'train' and 'val', not for {split!r}")
@@ -90,6 +113,7 @@ def _read(root, split: str, classes: Sequence[str] | None, size: int) -> ImageSe
 
 
 def _synsets(root) -> Synsets:
+    """The classes of the data set, in its order."""
     words = dict(line.split("\t", 1) for line in _lines(root / "words.txt"))
     return Synsets((wnid, words.get(wnid, wnid)) for wnid in _lines(root / "wnids.txt"))
 
@@ -118,6 +142,7 @@ def _val(root, wnids: Sequence[str]) -> list[tuple]:
 
 
 def _lines(path) -> list[str]:
+    """The lines of a text file of the official layout."""
     try:
         return path.read_text("utf8").splitlines()
     except (FileNotFoundError, KeyError):

@@ -35,10 +35,10 @@ class ExpertBank(Protocol):
     def __iter__(self) -> Iterator[nn.Module]: ...
 
     def run(self, index: int, x: Tensor) -> Any:
-        """Return the output of one model for `x` [B, ...], differentiable in its parameters."""
+        """Return model `index`'s output for `x` [B, ...], differentiable in its parameters."""
 
     def merged(self, index: int) -> nn.Module:
-        """Return one model as a plain network, to be used until the next call."""
+        """Return model `index` as a plain network, to be used until the next call."""
 
 
 class FullCopies(nn.Module):
@@ -64,7 +64,7 @@ class FullCopies(nn.Module):
         return iter(self.networks)
 
     def run(self, index: int, x: Tensor) -> Any:
-        """Return the output of network `index`, differentiable in its parameters."""
+        """Return network `index`'s output for `x` [B, ...], differentiable in its parameters."""
         return self.networks[index](x)
 
     def merged(self, index: int) -> nn.Module:
@@ -123,7 +123,7 @@ class LoraBank(nn.Module):
         return iter(self.updates)
 
     def run(self, index: int, x: Tensor) -> Any:
-        """Return the backbone's output with update `index`, differentiable in its parameters."""
+        """Return the backbone's output for `x` [B, ...] with update `index`, differentiable in it."""
         return self.updates[index](self.backbone, x)
 
     def merged(self, index: int) -> nn.Module:
@@ -286,7 +286,12 @@ def low_rank(backbone: nn.Module, config: LoraConfig, intervals: Intervals) -> E
 def full_copies(network: nn.Module, intervals: Intervals) -> Experts:
     """Make multi-experts: for each interval a copy of the network, with all parameters trained.
 
-    With one interval this is the single noise-aware model. `network` itself stays as it is.
+    Parameters
+    ----------
+    network
+        The network that is copied, and stays as it is.
+    intervals
+        One expert is made for each; with one interval this is the single noise-aware model.
     """
     copies = [copy.deepcopy(network).requires_grad_(True) for _ in range(len(intervals))]
     return Experts(FullCopies(copies), intervals)

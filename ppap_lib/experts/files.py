@@ -137,7 +137,7 @@ def read(path: str | Path, backbone: nn.Module, digest: str | None = None) -> Ex
 
 
 def describe(path: str | Path) -> ExpertsFile:
-    """Return the facts that a file of experts records.
+    """Return the facts that the file of experts at `path` records.
 
     Raises
     ------

@@ -75,7 +75,7 @@ class Intervals:
         return bisect.bisect_right(self.edges, math.floor(t)) - 1
 
     def indices_of(self, t: Tensor) -> Tensor:
-        """Return `index_of` of every time in a tensor: int64 of its shape, on its device.
+        """Return `index_of` of every time in `t` [...]: int64 [...], on its device.
 
         Raises
         ------

@@ -132,7 +132,12 @@ def lora_config(
 def resnet_lora(backbone: nn.Module, rank: int = 16, alpha: float = 8.0) -> LoraConfig:
     """Return PPAP's configuration for a ResNet: stem, conv1 and conv2 of every block, all norms.
 
-    `rank` and `alpha` are those of `LoraConfig`, by default the paper's for ResNet50.
+    Parameters
+    ----------
+    backbone
+        A ResNet of timm or torchvision.
+    rank, alpha
+        As for `LoraConfig`; by default the paper's for ResNet50.
     """
     return lora_config(backbone, ("*conv1", "*conv2"), rank, alpha, norm_affines(backbone))
 
@@ -140,7 +145,12 @@ def resnet_lora(backbone: nn.Module, rank: int = 16, alpha: float = 8.0) -> Lora
 def vit_lora(backbone: nn.Module, rank: int = 32, alpha: float = 8.0) -> LoraConfig:
     """Return PPAP's configuration for a vision transformer: every qkv and proj, and all biases.
 
-    `rank` and `alpha` are those of `LoraConfig`, by default the paper's for DeiT-S.
+    Parameters
+    ----------
+    backbone
+        A vision transformer of timm.
+    rank, alpha
+        As for `LoraConfig`; by default the paper's for DeiT-S.
     """
     return lora_config(backbone, ("*.attn.qkv", "*.attn.proj"), rank, alpha, biases(backbone))
 
@@ -149,8 +159,14 @@ def efficientnet_lora(backbone: nn.Module, rank: int = 16, alpha: float = 8.0) -
     """Return a configuration for timm's EfficientNets: stem, head, 1x1 convolutions, all norms.
 
     It follows PPAP's for a ResNet. The depthwise convolutions stay frozen, see `factor_shapes`, and
-    so do those of squeeze-and-excitation, which the Lite networks lack. `rank` and `alpha` are
-    those of `LoraConfig`.
+    so do those of squeeze-and-excitation, which the Lite networks lack.
+
+    Parameters
+    ----------
+    backbone
+        An EfficientNet of timm.
+    rank, alpha
+        As for `LoraConfig`.
     """
     layers = ("*conv_stem", "*conv_pw", "*conv_pwl", "*conv_head")
     return lora_config(backbone, layers, rank, alpha, norm_affines(backbone))
@@ -272,9 +288,10 @@ class LoraUpdate(nn.Module):
         return changed | own | {name: self.get_buffer(name) for name in self.statistics}
 
     def forward(self, backbone: nn.Module, *inputs: Any) -> Any:
-        """Return the backbone's output with this update, in the backbone's train or eval mode.
+        """Return the backbone's output for the `inputs`, with this update.
 
-        In train mode norms move this update's statistics, not the backbone's.
+        It is in the backbone's train or eval mode; in train mode norms move this update's
+        statistics, not the backbone's.
         """
         return functional_call(backbone, self.tensors(backbone), inputs)
 
@@ -284,7 +301,7 @@ class LoraUpdate(nn.Module):
 def merge(backbone: nn.Module, update: LoraUpdate) -> nn.Module:
     """Return a network of the backbone's class, in eval mode, with the update folded in.
 
-    It shares with the backbone and the update all tensors but the changed weights. Its state dict
+    The network shares with the backbone and the update all tensors but the changed weights. Its state dict
     has the backbone's keys.
     """
     # A deep copy that meets the tensors in its memo copies the modules around them only.

@@ -178,9 +178,19 @@ class Upsampler(UNet):
         super().__init__(replace(architecture, in_channels=2 * architecture.in_channels))
 
     def forward(self, x: Tensor, t: Tensor, low_res: Tensor, y: Tensor | None = None) -> Tensor:
-        """Return the prediction [B, out_channels, H, W]; `low_res` is [B, C, h, w] of any size.
+        """Return the prediction [B, out_channels, H, W].
 
-        Other parameters and errors are those of `UNet.forward`.
+        Parameters
+        ----------
+        x, t, y
+            As for `UNet.forward`, whose errors this raises, too.
+        low_res
+            Small images [B, in_channels, h, w] of any size.
+
+        Raises
+        ------
+        InputError
+            If there are not as many, of as many channels as x.
         """
         if low_res.shape[:2] != x.shape[:2]:
             raise InputError(
@@ -223,7 +233,7 @@ class Classifier(_Encoder):
         self.out = nn.Sequential(group_norm(channels), nn.SiLU(), *head)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        """Return logits [B, out_channels] of images [B, in_channels, S, S] at timesteps t [B]."""
+        """Return logits [B, out_channels] of images x [B, in_channels, S, S] at timesteps t [B]."""
         emb = self._embed(x, t)
         h = x.to(emb.dtype)
         for stage in self.input_blocks:

@@ -21,7 +21,7 @@ def timestep_embedding(t: Tensor, dim: int) -> Tensor:
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """Make a normalisation in 32 groups; `InputError` for a width that 32 does not divide."""
+    """Make a normalisation in 32 groups; `InputError` where 32 does not divide `channels`."""
     if channels % GROUPS:
         raise InputError(
             f"{channels} channels: group normalisation needs a multiple of {GROUPS}; "
@@ -38,7 +38,15 @@ def zeroed(module: nn.Module) -> nn.Module:
 
 
 class Upsample(nn.Module):
-    """Nearest-neighbour doubling, followed by a 3x3 convolution where `conv` is true."""
+    """A layer that doubles a map by nearest neighbours.
+
+    Parameters
+    ----------
+    channels
+        Channels of the map.
+    conv
+        Whether a 3x3 convolution follows.
+    """
 
     def __init__(self, channels: int, conv: bool):
         super().__init__()
@@ -47,12 +55,21 @@ class Upsample(nn.Module):
         self.use_conv = conv
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return [B, channels, 2H, 2W] for x [B, channels, H, W]."""
         x = F.interpolate(x, scale_factor=2, mode="nearest")
         return self.conv(x) if self.use_conv else x
 
 
 class Downsample(nn.Module):
-    """Halving by a strided 3x3 convolution, or by 2x2 averaging where `conv` is false."""
+    """A layer that halves a map.
+
+    Parameters
+    ----------
+    channels
+        Channels of the map.
+    conv
+        Whether a strided 3x3 convolution does it, or 2x2 averaging.
+    """
 
     def __init__(self, channels: int, conv: bool):
         super().__init__()
@@ -60,6 +77,7 @@ class Downsample(nn.Module):
         self.op = nn.Conv2d(channels, channels, 3, stride=2, padding=1) if conv else pool
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return [B, channels, H/2, W/2] for x [B, channels, H, W]."""
         return self.op(x)
 
 
@@ -112,6 +130,7 @@ class ResBlock(nn.Module):
         )
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        """Return [B, out_channels, H, W], resampled, for x [B, channels, H, W] and emb [B, E]."""
         norm, act, conv = self.in_layers
         h = conv(self.resample(act(norm(x))))
         emb = self.emb_layers(emb)[:, :, None, None]
@@ -136,7 +155,13 @@ def _attend(qkv: Tensor, heads: int, new_order: bool) -> Tensor:
 
 
 def count_heads(channels: int, num_heads: int, num_head_channels: int) -> int:
-    """Return how many heads `channels` are cut into; `InputError` where they cannot be."""
+    """Return into how many heads `channels` are cut, `num_heads` or of `num_head_channels` each.
+
+    Raises
+    ------
+    InputError
+        If they cannot be cut so.
+    """
     if num_head_channels != -1:
         if num_head_channels < 1 or channels % num_head_channels:
             raise InputError(f"{channels} channels cannot be cut into heads of {num_head_channels}")
@@ -147,7 +172,15 @@ def count_heads(channels: int, num_heads: int, num_head_channels: int) -> int:
 
 
 class AttentionBlock(nn.Module):
-    """Self-attention over all positions, with a residual connection."""
+    """Self-attention over all positions, with a residual connection.
+
+    Parameters
+    ----------
+    channels, heads
+        Channels of the map, and the heads that they are cut into.
+    new_order, rescale_residuals
+        `use_new_attention_order` and `rescale_residuals` of `Architecture`.
+    """
 
     def __init__(self, channels: int, heads: int, new_order: bool, rescale_residuals: bool = False):
         super().__init__()
@@ -158,6 +191,7 @@ class AttentionBlock(nn.Module):
         self.proj_out = zeroed(nn.Conv1d(channels, channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return a tensor like x [B, channels, ...]."""
         # Normalised in four dimensions: a flattened channels_last tensor would be copied.
         qkv = self.qkv(self.norm(x).flatten(2))
         h = self.proj_out(_attend(qkv, self.heads, self.new_order))
@@ -166,7 +200,17 @@ class AttentionBlock(nn.Module):
 
 
 class AttentionPool(nn.Module):
-    """Attention pooling, read at an appended mean token (as in CLIP): [B, C, S, S] to [B, out]."""
+    """Attention pooling, read at an appended mean token (as in CLIP).
+
+    Parameters
+    ----------
+    size
+        Side of the map.
+    channels, heads
+        Channels of the map, and the heads that they are cut into.
+    out_channels
+        Width of the output.
+    """
 
     def __init__(self, size: int, channels: int, heads: int, out_channels: int):
         super().__init__()
@@ -176,6 +220,7 @@ class AttentionPool(nn.Module):
         self.c_proj = nn.Conv1d(channels, out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return [B, out_channels] for x [B, channels, size, size]; `InputError` for others."""
         x = x.flatten(2)
         if x.shape[2] + 1 != self.positional_embedding.shape[1]:
             raise InputError(
@@ -187,9 +232,10 @@ class AttentionPool(nn.Module):
 
 
 class TimestepSequential(nn.Sequential):
-    """A sequence that hands the timestep embedding to the residual blocks in it."""
+    """A sequence of layers (its arguments) that hands the embedding to residual blocks."""
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        """Return the last layer's output for the map x and the embedding emb [B, E]."""
         for layer in self:
             x = layer(x, emb) if isinstance(layer, ResBlock) else layer(x)
         return x
@@ -272,7 +318,7 @@ class Architecture:
         return int(self.channel_mult[level] * self.model_channels)
 
     def block(self, channels: int, out: int, resample: nn.Module | None = None) -> ResBlock:
-        """Make a residual block from `channels` to `out` channels."""
+        """Make a residual block from `channels` to `out` channels, `resample` in both branches."""
         return ResBlock(
             channels,
             self.emb_channels,

@@ -1,6 +1,7 @@
-"""`Vision`: a classifier with its preprocessing, differentiable from pixels to logits."""
+"""Networks of clean images with their preprocessing, differentiable from pixels to output."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +12,16 @@ from ppap_lib.errors import InputError, WeightsError
 
 
 class Readout(nn.Module):
-    """`network`'s logits [B, K] of the classes `chosen` among its own, in that order.
+    """A classifier of some classes among a network's own.
 
-    Their softmax is p(class | the image is of one of them).
+    The softmax of its logits is p(class | the image is of one of them).
+
+    Parameters
+    ----------
+    network
+        Returns logits [B, N].
+    chosen
+        The classes' indices among the N, in the order of the logits that are returned.
     """
 
     def __init__(self, network: nn.Module, chosen: Sequence[int]):
@@ -22,17 +30,33 @@ class Readout(nn.Module):
         self.register_buffer("chosen", torch.tensor(chosen), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return logits [B, K] for the K chosen classes of what the network reads as `images`."""
         return self.network(images)[:, self.chosen]
 
 
 class Vision(nn.Module):
-    """Images [B, C, H, W] of the pixel contract, any size, grey or RGB, to `network`'s output.
+    """A network that reads images of the pixel contract, of any size, grey or RGB.
 
     Images that are not square are padded with black to one; then all are resized to `size`,
-    converted to `channels`, and normalised by `mean` and `std`, which are in units of the
-    contract: (x - mean) / std on [-1, 1], one for all channels or one for each; `of_unit` takes
-    those of timm and torchvision. Noisy images beyond [-1, 1] pass as they are, so pixels in
-    [0, 1] or 0..255 are not noticed: `images.from_unit` and `images.from_bytes` convert them.
+    converted to `channels`, and normalised. Noisy images beyond [-1, 1] pass as they are, so pixels
+    in [0, 1] or 0..255 are not noticed: `from_unit` and `from_bytes` of `data.pixels` convert them.
+
+    Parameters
+    ----------
+    network
+        Reads [B, channels, size, size], and returns logits or any other output.
+    size, channels
+        Of the images that the network reads.
+    classes
+        Names of the classes whose logits it returns; None for a network that returns others.
+    mean, std
+        Statistics of pixels in [-1, 1], one for all channels or one for each: the network reads
+        (x - mean) / std. `of_unit` takes those of timm and torchvision.
+
+    Raises
+    ------
+    WeightsError
+        If there are not as many statistics, or a std is not positive.
     """
 
     def __init__(
@@ -40,7 +64,7 @@ class Vision(nn.Module):
         network: nn.Module,
         size: int,
         channels: int,
-        classes: Sequence[str],
+        classes: Sequence[str] | None = None,
         mean: Sequence[float] = (0.0,),
         std: Sequence[float] = (1.0,),
     ):
@@ -51,7 +75,8 @@ class Vision(nn.Module):
         if not all(value > 0 for value in std):
             raise WeightsError(f"std must be positive, not {tuple(std)}")
         self.network = network
-        self.size, self.channels, self.classes = size, channels, tuple(classes)
+        self.size, self.channels = size, channels
+        self.classes = None if classes is None else tuple(classes)
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
 
@@ -61,19 +86,39 @@ class Vision(nn.Module):
         network: nn.Module,
         size: int,
         channels: int,
-        classes: Sequence[str],
+        classes: Sequence[str] | None,
         mean: Sequence[float],
         std: Sequence[float],
     ) -> "Vision":
-        """The same from statistics of pixels in [0, 1], as timm and torchvision give them."""
+        """Make a `Vision` from statistics of pixels in [0, 1], as timm and torchvision give them.
+
+        Parameters
+        ----------
+        network, size, channels, classes
+            As for the class.
+        mean, std
+            One for all channels or one for each, in units of [0, 1].
+        """
         mean, std = [2 * value - 1 for value in mean], [2 * value for value in std]
         return cls(network, size, channels, classes, mean, std)
 
     def prepare(self, images: Tensor) -> Tensor:
-        """What the network eats: [B, channels, size, size], normalised, in its dtype."""
+        """Return the network's input [B, channels, size, size], normalised, in its dtype.
+
+        Parameters
+        ----------
+        images
+            Floating [B, C, H, W] in [-1, 1], or beyond where they are noisy.
+
+        Raises
+        ------
+        InputError
+            For pixels that are not floating, or channels that cannot be converted.
+        """
         if not images.is_floating_point():
             raise InputError(
-                f"expected floating pixels in [-1, 1], not {images.dtype}: use images.from_bytes"
+                f"expected floating pixels in [-1, 1], not {images.dtype}: use "
+                f"data.pixels.from_bytes"
             )
         images = as_computed(images, self.network)
         height, width = images.shape[-2:]
@@ -82,12 +127,23 @@ class Vision(nn.Module):
         resized = resize(with_channels(images, self.channels), self.size)
         return (resized - self.mean) / self.std
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits [B, K] for the K `classes`."""
-        logits = self.network(self.prepare(images))
-        if logits.shape[1:] != (len(self.classes),):
-            raise WeightsError(
-                f"the network returned {list(logits.shape)} for {len(images)} images and "
-                f"{len(self.classes)} classes: expected one logit per class"
-            )
-        return logits
+    def forward(self, images: Tensor) -> Any:
+        """Return the network's output for `images`: logits [B, K] where it has K classes.
+
+        Raises
+        ------
+        WeightsError
+            If the network has classes, and returns something else than a logit for each.
+        InputError
+            As `prepare` does.
+        """
+        output = self.network(self.prepare(images))
+        if self.classes is not None:
+            expected = (len(images), len(self.classes))
+            if not isinstance(output, Tensor) or output.shape != expected:
+                shape = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
+                raise WeightsError(
+                    f"the network returned {shape} for {len(images)} images and "
+                    f"{len(self.classes)} classes: expected one logit per class"
+                )
+        return output

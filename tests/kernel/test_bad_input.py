@@ -95,7 +95,7 @@ CASES = [
         "pixels in [0, 255]",
         lambda: check_images(X + 255),
         InputError,
-        r"in \[255, 255\], expected \[-1, 1\]: use images.from_bytes",
+        r"in \[255, 255\], expected \[-1, 1\]: use from_bytes",
     ),
     ("NaN pixels", lambda: check_images(X * math.nan), InputError, r"\[nan, nan\]"),
     ("float bytes", lambda: from_bytes(X), InputError, "uint8 pixels, not torch.float32"),
@@ -111,7 +111,7 @@ CASES = [
     ("no columns", lambda: tile(X, 0), InputError, "columns must be at least 1, not 0"),
     ("an empty sheet", lambda: tile(X[:0], 2), InputError, "at least one image"),
     # Seeds
-    ("no seeds", lambda: Noise([], (1,)), InputError, "no seeds: give one per image"),
+    ("no seeds", lambda: Noise([], (1,)), InputError, "no seeds: give one per sample"),
     ("a seed twice", lambda: Noise([1, 2, 1], (1,)), InputError, "occurs twice"),
     (
         "a seed twice in a tensor",

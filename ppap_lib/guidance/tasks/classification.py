@@ -28,7 +28,7 @@ class Task(Protocol[Target]):
         """
 
     def divergence(self, student: Any, teacher: Any) -> Tensor:
-        """Return how far `student`'s output is from `teacher`'s, [B], differentiable in `student`."""
+        """Return how far `student` is from `teacher`, [B], differentiable in `student`."""
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,17 @@ def test_images_are_read_in_the_network_s_dtype():
     assert torch.equal(judge(drawn), judge(drawn.float()))
 
 
+def test_any_output_passes_where_there_are_no_classes():
+    class Depth(nn.Module):
+        def forward(self, x):
+            return {"depth": x[:, 0], "features": (x, None)}
+
+    found = Vision(Depth(), 8, 3)(torch.zeros(2, 1, 16, 16))
+    assert found["depth"].shape == (2, 8, 8) and found["features"][1] is None
+    with pytest.raises(WeightsError, match="returned dict for 2 images and 3 classes"):
+        Vision(Depth(), 8, 3, NAMES)(torch.zeros(2, 1, 16, 16))
+
+
 def test_what_does_not_fit_is_refused():
     for statistics in ({"mean": (0.0, 0.1)}, {"std": (1.0, 1.0)}):
         with pytest.raises(WeightsError, match=r"2 values as (mean|std): expected 1 or 3"):
@@ -70,5 +81,5 @@ def test_what_does_not_fit_is_refused():
     vision = Vision(Mean(), 4, 3, NAMES[:2])
     with pytest.raises(WeightsError, match=r"\[5, 3\] for 5 images and 2 classes"):
         vision(torch.zeros(5, 1, 4, 4))
-    with pytest.raises(InputError, match="not torch.uint8: use images.from_bytes"):
+    with pytest.raises(InputError, match="not torch.uint8: use data.pixels.from_bytes"):
         vision(torch.zeros(5, 1, 4, 4, dtype=torch.uint8))
