@@ -1,5 +1,7 @@
 """Plug-and-play diffusion guidance: sampling, guidance, experts and distillation.
 
+Four lines to a picture::
+
     import ppap_lib as ppap
 
     model = ppap.load("fashion/denoiser")

@@ -1,7 +1,7 @@
 """Checked parameters of a run: names, types and ranges are wrong before anything is computed.
 
 Parameters are a frozen dataclass derived from `Parameters`; a value of a wrong type or out of
-its range never makes an instance.
+its range never makes an instance::
 
     @dataclass(frozen=True)
     class Sampling(Parameters):

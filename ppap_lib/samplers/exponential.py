@@ -2,7 +2,7 @@
 
 Each solver is a choice of form, points, variable and rule of `quadrature`. In closed form, with
 h = lambda_nxt - lambda_now and sum_k c_k s^k the polynomial through the x0 of the points, in
-s = (lambda - lambda_now) / h, the solvers on x0 are
+s = (lambda - lambda_now) / h, the solvers on x0 are::
 
     x_nxt = sigma_nxt / sigma_now x + alpha_nxt sum_k psi_k c_k
     psi_0 = 1 - exp(-h),  psi_k = 1 - k / h psi_{k-1}
@@ -139,7 +139,7 @@ def dpmpp_multistep(
 ) -> Step:
     """Make the step of DPM-Solver++(1M, 2M, 3M): N evaluations.
 
-    With the last predictions x0, x0', x0'', h' and h'' apart in lambda, r = h' / h, r' = h'' / h,
+    With the last predictions x0, x0', x0'', h' and h'' apart in lambda, r = h' / h, r' = h'' / h::
 
         1M  x_nxt = sigma_nxt / sigma_now x + alpha_nxt psi_0 x0, which is DDIM
         2M  x0 + (x0 - x0') / (2 r) for x0: the line through two, at the middle of the step
@@ -261,7 +261,7 @@ def unipc(order: int = 3, variant: str = "bh2", lower_final: Sequence[Level] | N
     Each step first corrects x: the prediction at `now` was made at the predicted x, and joins the
     quadrature that had led there. Predictor and corrector leave the same corrected x, so their
     difference is one of quadratures alone, and the step needs no memory but the history. In the
-    closed form of this module, with sums over k,
+    closed form of this module, with sums over k::
 
         corrector  x += alpha_now (sum psi_k b_k - sum psi_k c_k), psi and s of the step to `now`
         predictor  x_nxt = sigma_nxt / sigma_now x + alpha_nxt sum psi_k c_k

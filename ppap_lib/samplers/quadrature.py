@@ -1,6 +1,6 @@
 """The probability-flow ODE as an integral, and the one quadrature behind every fast solver.
 
-With lambda = log(alpha / sigma), half of `Level.log_snr`, the ODE is a pure integral in two ways:
+With lambda = log(alpha / sigma), half of `Level.log_snr`, the ODE is a pure integral in two ways::
 
     NOISE_PREDICTION:  d(x / alpha) = eps d(sigma / alpha)      DDIM, PNDM, DPM-Solver, DEIS, K-LMS
     DATA_PREDICTION:   d(x / sigma) = x0  d(alpha / sigma)      DPM-Solver++, UniPC
