@@ -9,11 +9,27 @@ from uuid import uuid4
 
 @contextmanager
 def atomic_write(path: str | Path, new: bool = False) -> Iterator[Path]:
-    """A name beside `path` to write to; when the block ends well, the file takes `path`'s place.
+    """Give a name beside `path` to write to; the file takes its place when the block ends well.
 
     No two calls give the same name, on whatever machine and thread, so that several may write one
-    path: the last one's file stays, or the first one's if all say that theirs is `new`, and the
-    others end in `FileExistsError`. Makes the folder. After an error `path` is as it was.
+    path: the last one's file stays. After an error `path` is as it was.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file; its folder is made.
+    new : bool
+        Whether the file must not take another's place: the first one's stays.
+
+    Yields
+    ------
+    Path
+        The name to write to.
+
+    Raises
+    ------
+    FileExistsError
+        If there is a file at `path` that `new` must not replace.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,6 +58,9 @@ def _linked(part: Path, path: Path) -> bool:
 
 
 def write_text(path: str | Path, text: str, new: bool = False) -> None:
-    """Write `text` in UTF-8; a `new` file never takes another's place: `FileExistsError`."""
+    """Write `text` in UTF-8 into `path`, atomically.
+
+    A `new` file never takes another's place: raises `FileExistsError`.
+    """
     with atomic_write(path, new) as part:
         part.write_text(text, "utf8")

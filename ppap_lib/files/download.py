@@ -24,17 +24,17 @@ _TIMEOUT = 30.0  # seconds without a byte
 
 
 def cache_folder() -> Path:
-    """Where downloads are kept: `$PPAP_CACHE`, or `~/.cache/ppap`."""
+    """Return where downloads are kept: `$PPAP_CACHE`, or `~/.cache/ppap`."""
     return Path(os.environ.get("PPAP_CACHE") or "~/.cache/ppap").expanduser()
 
 
 def data_folder() -> Path | None:
-    """The folder that `$PPAP_DATA` names, if it is set."""
+    """Return the folder that `$PPAP_DATA` names, or None."""
     return Path(folder).expanduser() if (folder := os.environ.get("PPAP_DATA")) else None
 
 
 def package_folder(name: str) -> Path | None:
-    """Folder of an installed package, found without importing it; None if not installed."""
+    """Return the folder of the installed package `name` without importing it, or None."""
     spec = importlib.util.find_spec(name)
     places = spec.submodule_search_locations if spec else None
     return Path(next(iter(places))) if places else None
@@ -47,19 +47,36 @@ def download_file(
     attempts: int = 5,
     progress: bool = True,
 ) -> Path:
-    """Fetch `url` into `path` and return `path`; a file that is already there is kept.
+    """Fetch a file, and return its path.
 
-    An interrupted download continues where it stopped (HTTP Range), in this call up to
-    `attempts` times without a new byte, or in a later one. Of several processes or threads that
-    want a file one fetches it and the others wait. `path` appears only when complete and of the
-    expected `sha256`; then in one step. Raises `DataError` otherwise, saying what to put where.
+    A file that is already there is kept. An interrupted download continues where it stopped (HTTP
+    Range), in this call or in a later one. Of several processes or threads that want a file one
+    fetches it and the others wait. The file appears in one step, complete and verified.
+
+    Parameters
+    ----------
+    url : str
+        Where the file is.
+    path : str or Path
+        Where it shall be; the folder is made.
+    sha256 : str, optional
+        The expected digest.
+    attempts : int
+        How often to try without a new byte.
+    progress : bool
+        Whether to show a progress bar.
+
+    Raises
+    ------
+    DataError
+        If the file cannot be had, or is another; the message says what to put where.
     """
     path = Path(path)
     if path.exists():
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
     with _alone(path.parent):
-        if not path.exists():  # or another brought it while this one waited
+        if not path.exists():  # another may have brought it while this one waited
             part = path.with_name(path.name + ".part")
             _complete(url, part, path, attempts, progress)
             _verify(url, part, path, sha256)

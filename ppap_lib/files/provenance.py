@@ -9,16 +9,15 @@ from pathlib import Path
 
 _ROOT = Path(__file__).resolve().parents[2]
 
-
 PACKAGES = ("ppap_lib", "torch", "torchvision", "numpy", "timm", "torch-fidelity")
 
 
 @cache
 def commit() -> str | None:
-    """The checkout's commit, with '+' appended if the code differed from it.
+    """Return the checkout's commit, with '+' appended if the code differed from it.
 
-    As it was when this process first asked, which studies do before they compute: a later commit
-    is not the code that ran. Without a checkout of its own, `$PPAP_COMMIT` or None.
+    The answer is that of the first call in this process, which studies make before they compute: a
+    later commit is not the code that ran. Without a checkout of its own, `$PPAP_COMMIT` or None.
     """
     try:
         if Path(_git("rev-parse", "--show-toplevel")).resolve() != _ROOT.resolve():
@@ -38,7 +37,7 @@ def _git(*arguments: str) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that results depend on, where installed."""
+    """Return the versions of Python and of the packages that results depend on."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:

@@ -21,7 +21,10 @@ from ppap_lib.files.atomic import atomic_write
 
 
 def sha256(path: str | Path) -> str:
-    """The hexadecimal sha256 of a file, of a packed one of what is inside."""
+    """Return the hexadecimal sha256 of a file, of a packed one that of its content.
+
+    Raises `WeightsError` if a packed file is damaged, `OSError` where `path` cannot be read.
+    """
     path = Path(path)
     if _packed(path):
         return hashlib.sha256(_content(path)).hexdigest()
@@ -55,13 +58,29 @@ def _content(path: Path) -> bytes:
 def read(
     path: str | Path, digest: str | None = None, entry: str | None = None
 ) -> dict[str, Tensor]:
-    """State dict of a safetensors file, packed or not, or of a torch file without code in it.
+    """Return the state dict of a safetensors file or of a torch file without code in it.
 
-    What `save` stored in 8 bits comes back as float32. `entry` is the key under which a torch
-    file keeps its state dict, beside other things.
-    `digest`, where given, is the expected sha256. Raises `WeightsError` when the file is
-    missing, has another digest, is truncated, or holds anything but tensors by name; `OSError`
-    where it may not be read.
+    Parameters
+    ----------
+    path : str or Path
+        A file whose name ends in .safetensors, packed or not; any other is read by torch.
+    digest : str, optional
+        The expected sha256.
+    entry : str, optional
+        The key under which a torch file keeps its state dict, beside other things.
+
+    Returns
+    -------
+    dict of str to Tensor
+        On the CPU. Tensors that `save` stored in 8 bits are float32.
+
+    Raises
+    ------
+    WeightsError
+        If the file is missing, has another digest, is truncated, or holds anything but tensors by
+        name.
+    OSError
+        If it may not be read.
     """
     path = Path(path)
     if not path.is_file():
@@ -69,10 +88,10 @@ def read(
     safe = _packed(path) or path.suffix == ".safetensors"
     content = _content(path) if safe else None
     if digest is not None:
-        found = sha256(path) if content is None else hashlib.sha256(content).hexdigest()
-        if found != digest:
+        own = sha256(path) if content is None else hashlib.sha256(content).hexdigest()
+        if own != digest:
             raise WeightsError(
-                f"{path.name} has sha256 {found}, expected {digest}: it is truncated, or another "
+                f"{path.name} has sha256 {own}, expected {digest}: it is truncated, or another "
                 f"file; delete it and fetch or make it again"
             )
     try:
@@ -143,7 +162,10 @@ def _cast(key: str, value: Tensor, dtype: torch.dtype | None) -> Tensor:
 
 
 def metadata(path: str | Path) -> dict[str, str]:
-    """What `save` was given beside the tensors of a safetensors file, packed or not."""
+    """Return the facts that a safetensors file, packed or not, records beside its tensors.
+
+    Raises `WeightsError` if there is no file at `path`, or another kind of file.
+    """
     path = Path(path)
     if not path.is_file():
         raise WeightsError(f"no weight file at {path}")
@@ -163,13 +185,27 @@ def save(
     dtype: torch.dtype | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Write a state dict as safetensors, atomically; floating tensors are cast to `dtype`.
+    """Write a state dict as safetensors, atomically.
 
-    A `path` that ends in .xz is packed: nothing is lost, and an eighth less is stored.
+    Parameters
+    ----------
+    state : mapping of str to Tensor
+        The tensors by name.
+    path : str or Path
+        The file. One that ends in .xz is packed: nothing is lost, and an eighth less is stored.
+    dtype : torch.dtype, optional
+        What floating tensors are cast to. torch.int8 keeps every row (first axis) of more than 4
+        numbers of a matrix or kernel as integers and their scale, the row's largest magnitude /
+        127, and all else in float16: half of float16's bytes, with errors of at most half a scale.
+    metadata : mapping of str to str, optional
+        Facts to record beside the tensors.
 
-    torch.int8 keeps every row (first axis) of more than 4 numbers of a matrix or kernel as
-    integers and their scale, the row's largest magnitude / 127, and all else in float16: half of
-    float16's bytes, with errors of at most half a scale. Raises `OSError` where it cannot write.
+    Raises
+    ------
+    WeightsError
+        If a tensor is out of the range of `dtype`.
+    OSError
+        If the file cannot be written.
     """
     if dtype is torch.int8:
         state, dtype = _in_8_bits(state), None
@@ -187,9 +223,21 @@ def _listed(keys) -> str:
 
 
 def load(network: nn.Module, state: Mapping[str, Tensor], name: str = "state dict") -> nn.Module:
-    """Load `state` strictly into `network` (cast to its dtypes) and return the network.
+    """Load a state dict strictly into a network, and return the network.
 
-    Raises `WeightsError` naming the missing, the unexpected and the misshapen keys.
+    Parameters
+    ----------
+    network : nn.Module
+        The network; tensors are cast to its dtypes. After an error it is as it was.
+    state : mapping of str to Tensor
+        The tensors by the network's own names.
+    name : str
+        What an error calls the state.
+
+    Raises
+    ------
+    WeightsError
+        If the state does not fit; it names the missing, the unexpected and the misshapen keys.
     """
     own = network.state_dict()
     problems = []

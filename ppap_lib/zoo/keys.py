@@ -11,7 +11,7 @@ from ppap_lib.zoo.tiers import tier
 
 
 def untrained(card: Card) -> nn.Module:
-    """The card's network with random weights."""
+    """Return the card's network with random weights; `WeightsError` if it says not how."""
     how = card.network
     if "timm" in how:
         import timm
@@ -30,7 +30,10 @@ def untrained(card: Card) -> nn.Module:
 
 
 def renamed(card: Card, state: Mapping[str, Tensor], network: nn.Module) -> Mapping[str, Tensor]:
-    """A file's state dict under the network's own keys."""
+    """Return a file's state dict under the network's own keys.
+
+    Raises `WeightsError` if the card's convention is unknown.
+    """
     convention = card.network.get("keys")
     if convention is None:
         return state

@@ -12,7 +12,7 @@ from ppap_lib.device import pick_device
 from ppap_lib.diffusion.denoisers import ADAPTERS
 from ppap_lib.diffusion.model import Diffusion
 from ppap_lib.diffusion.schedules import Schedule
-from ppap_lib.errors import WeightsError
+from ppap_lib.errors import ScheduleError, WeightsError
 from ppap_lib.experts import files as expert_files
 from ppap_lib.experts.bank import Experts
 from ppap_lib.files import weights
@@ -24,7 +24,8 @@ from ppap_lib.zoo.cards import card as read_card
 from ppap_lib.zoo.keys import renamed, untrained
 from ppap_lib.zoo.tiers import tier
 
-_SCHEDULES = {"linear": Schedule.linear, "cosine": Schedule.cosine}
+_NAMED = {"linear": Schedule.linear, "cosine": Schedule.cosine}
+_SCHEDULES = {**_NAMED, "betas": Schedule}
 
 
 def load(
@@ -43,18 +44,23 @@ def load(
 
     Parameters
     ----------
-    name
+    name : str
         A name of the zoo, such as "fashion/denoiser" or "fashion/ppap5-resnet18".
-    device
+    device : torch.device or str
         A device, or its name as for `pick_device`.
-    y
+    y : Tensor, optional
         Labels, int64 [B], of a class-conditional denoiser.
-    low_res
+    low_res : Tensor, optional
         Images [B, C, h, w] that an upsampler enlarges.
-    download
+    download : bool
         Whether a published file may be fetched.
-    assets
+    assets : Path
         Folder of cards and weights, if not this package's.
+
+    Returns
+    -------
+    Diffusion, Vision, Experts or TimeConditioned
+        What the card's kind says.
 
     Raises
     ------
@@ -77,10 +83,25 @@ def load(
 
 
 def diffusion(card: Card, network: nn.Module, device: torch.device | str = "cpu") -> Diffusion:
-    """The `Diffusion` of a card's network, which may be trained further or conditioned."""
+    """Return the `Diffusion` of a card's network.
+
+    Parameters
+    ----------
+    card : Card
+        Says what the network predicts, of which shape, and its noise.
+    network : nn.Module
+        The network, which may be trained further, or bound to labels by `functools.partial`.
+    device : torch.device or str
+        Where the network is.
+
+    Raises
+    ------
+    WeightsError
+        If the card has no schedule, or one that cannot be.
+    """
     return Diffusion(
-        ADAPTERS[card.prediction](network, learned_variance=True),
-        schedule(card.name) if card.schedule is None else _SCHEDULES[card.schedule](),
+        ADAPTERS[card.prediction](network, learned_variance=card.learned_variance),
+        schedule_of(card),
         (card.channels, card.size, card.size),
         bounds=(-1.0, 1.0),
         device=pick_device(device),
@@ -90,10 +111,23 @@ def diffusion(card: Card, network: nn.Module, device: torch.device | str = "cpu"
 def load_network(
     name: str, device: torch.device | str = "cpu", download: bool = True, assets: Path = ASSETS
 ) -> nn.Module:
-    """Load the bare network `name` in float32, frozen, in evaluation mode; a classifier as `Vision`.
+    """Load the bare network `name` in float32, frozen, in evaluation mode.
 
-    A denoiser is called as `(x, t)`, or `(x, t, y)` if it is class-conditional, an upsampler as
-    `(x, t, low_res, y)`, a noisy classifier as `(x, t)`. Parameters and errors are those of `load`.
+    Parameters
+    ----------
+    name, device, download, assets
+        As for `load`.
+
+    Returns
+    -------
+    nn.Module
+        A classifier as a `Vision`. A denoiser, to be called as `(x, t)`, or `(x, t, y)` if it is
+        class-conditional; an upsampler as `(x, t, low_res, y)`, a noisy classifier as `(x, t)`.
+
+    Raises
+    ------
+    WeightsError, DataError
+        As `load` does.
     """
     card, device = read_card(name, assets), pick_device(device)
     path = find(card, assets) or _obtain(card, download)
@@ -118,9 +152,21 @@ def _experts(card: Card, device: torch.device, assets: Path) -> Experts:
 
 
 def expert_backbone(path: str | Path, name: str, assets: Path = ASSETS) -> nn.Module:
-    """Load the network `name`, if the experts in the file `path` were made from these weights.
+    """Load the network that a file of experts was made from.
 
-    Raises `WeightsError` where they were made from others, or do not say from which.
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+    name : str
+        The network's name in the zoo.
+    assets : Path
+        Folder of cards and weights, if not this package's.
+
+    Raises
+    ------
+    WeightsError
+        If the experts were made from other weights than the zoo's, or do not say from which.
     """
     made_for = expert_files.describe(path)
     current = read_card(name, assets).sha256
@@ -138,28 +184,84 @@ def expert_backbone(path: str | Path, name: str, assets: Path = ASSETS) -> nn.Mo
 
 
 def schedule(name: str) -> Schedule:
-    """The noise schedule that the network `name` was trained with."""
-    card = read_card(name)
+    """Return the noise schedule that a network was trained with.
+
+    Parameters
+    ----------
+    name : str
+        The network's name in the zoo.
+
+    Raises
+    ------
+    WeightsError
+        If its card names no schedule, or one that cannot be.
+
+    Examples
+    --------
+    >>> schedule("fashion/denoiser").T
+    1000
+    """
+    return schedule_of(read_card(name))
+
+
+def schedule_of(card: Card) -> Schedule:
+    """Return the noise schedule that a card names: by name, with arguments, or by its betas.
+
+    Raises `WeightsError` if it names none, or one that cannot be.
+    """
     if card.schedule is None:
         raise WeightsError(
-            f"{name} is {card.called} without a schedule: ask for that of the denoiser it guides"
+            f"{card.name} is {card.called} without a schedule: ask for that of the denoiser it "
+            f"guides"
         )
-    return _SCHEDULES[card.schedule]()
+    named = {"name": card.schedule} if isinstance(card.schedule, str) else dict(card.schedule)
+    kind = "betas" if "betas" in named else named.pop("name", None)
+    if kind not in _SCHEDULES:
+        raise WeightsError(
+            f"card {card.name}: a schedule has betas, or the name {' or '.join(_NAMED)}, not "
+            f"{card.schedule!r}"
+        )
+    try:
+        return _SCHEDULES[kind](**named)
+    except (TypeError, ScheduleError) as error:
+        raise WeightsError(f"card {card.name}: no such {kind} schedule ({error})") from error
 
 
 def table(assets: Path = ASSETS) -> list[dict]:
-    """One row per network: what it is, how large, how good, under which licence, and where."""
+    """Return a row for each network: what it is, how large, how good, its licence, and where.
+
+    Parameters
+    ----------
+    assets : Path
+        Folder of cards and weights, if not this package's.
+    """
     return [_row(read_card(name, assets), assets) for name in names(assets)]
 
 
 def obtainable(name: str, assets: Path = ASSETS) -> bool:
-    """Whether weights of known sha256 ship, can be downloaded or installed, or were made here."""
+    """Return whether weights of known sha256 ship, can be had, or were made here.
+
+    Parameters
+    ----------
+    name : str
+        The network's name in the zoo.
+    assets : Path
+        Folder of cards and weights, if not this package's.
+    """
     card = read_card(name, assets)
     return card.sha256 is not None and (card.ships or find(card, assets) is not None)
 
 
 def find(card: Card, assets: Path = ASSETS) -> Path | None:
-    """The card's weight file on this machine, if it is there."""
+    """Return the card's weight file on this machine, or None.
+
+    Parameters
+    ----------
+    card : Card
+        Says where the file may be.
+    assets : Path
+        Folder of cards and weights, if not this package's.
+    """
     file = card.file
     if "asset" in file:
         places = [assets / "weights" / file["asset"]]
@@ -175,7 +277,7 @@ def find(card: Card, assets: Path = ASSETS) -> Path | None:
 
 
 def where(card: Card, assets: Path = ASSETS) -> str:
-    """In words: whether the weights are here, and else how to get them."""
+    """Return in words whether the weights are here, and else how to get them."""
     if not card.trained:
         return "not trained yet"
     if find(card, assets):

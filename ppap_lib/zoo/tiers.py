@@ -32,7 +32,9 @@ GuideName = Literal["resnet18", "vit", "lite0", "resnet50", "deit_s"]
 
 @dataclass(frozen=True)
 class Tier:
-    """One preset. `wnids` are ImageNet's synset ids where the classes have them.
+    """One preset of data and networks.
+
+    `wnids` are ImageNet's synset ids where the classes have them.
 
     `reference` is the split that distances of generated images are measured to. `published` are
     the zoo's names of the networks that others trained, by part ("denoiser", "judge"); a tier with
@@ -69,7 +71,7 @@ class Tier:
         return UNet(self.architecture)
 
     def classifier(self, name: str) -> nn.Module:
-        """An untrained classifier of the tier: 'resnet18' and 'vit' guide, 'judge' judges."""
+        """Make an untrained classifier of the tier: 'resnet18' and 'vit' guide, 'judge' judges."""
         self._trains(name)
         if name not in CLASSIFIERS:
             raise InputError(f"no classifier {name!r}: there are {', '.join(CLASSIFIERS)}")

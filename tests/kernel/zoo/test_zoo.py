@@ -114,6 +114,55 @@ def test_schedules_are_those_of_training():
         zoo.schedule("fashion/ppap5-resnet18")
 
 
+BETAS = [0.1, 0.2, 0.4]
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        ("cosine", Schedule.cosine()),
+        ({"name": "cosine", "T": 50, "max_beta": 0.9}, Schedule.cosine(50, 0.9)),
+        ({"name": "linear", "beta_start": 0.01}, Schedule.linear(beta_start=0.01)),
+        ({"betas": BETAS}, Schedule(BETAS)),
+    ],
+)
+def test_a_card_names_any_schedule(entry, expected, tmp_path):
+    """By name, with arguments, by its betas; as it is read from its file."""
+    write(replace(zoo.card("fashion/denoiser"), schedule=entry), tmp_path)
+    card = zoo.card("fashion/denoiser", tmp_path)
+    model = zoo.diffusion(card, tier("fashion").denoiser().eval())
+    assert torch.equal(model.schedule.betas, expected.betas)
+
+
+@pytest.mark.parametrize(
+    ("entry", "says"),
+    [
+        ("sigmoid", "has betas, or the name linear or cosine, not 'sigmoid'"),
+        ({"T": 5}, "has betas, or the name"),
+        ({"name": "cosine", "beta_start": 0.1}, "no such cosine schedule .*beta_start"),
+        ({"name": "linear", "T": 0}, "no such linear schedule .*at least one step"),
+        ({"betas": [0.1, 2.0]}, "no such betas schedule .*must be in"),
+    ],
+)
+def test_a_schedule_that_cannot_be_is_refused(entry, says):
+    card = replace(zoo.card("fashion/denoiser"), schedule=entry)
+    with pytest.raises(WeightsError, match=f"card fashion/denoiser: .*{says}"):
+        zoo.diffusion(card, nn.Identity())
+
+
+def test_a_card_says_whether_the_variance_is_learned():
+    class Doubled(nn.Module):
+        def forward(self, x, t):
+            return 2 * x
+
+    card = replace(zoo.card("fashion/denoiser"), learned_variance=False)
+    model, x = zoo.diffusion(card, Doubled().eval()), torch.randn(2, 1, 32, 32)
+    prediction = model.denoise(x, model.schedule.at(500))
+    assert prediction.v is None
+    alpha, sigma = model.schedule.at(500).scales(x)
+    torch.testing.assert_close(prediction.x0, alpha * x - sigma * 2 * x)
+
+
 # Loading
 
 
