@@ -182,14 +182,12 @@ def generate(given: argparse.Namespace) -> str:
     left = sum(map(len, pending(asked.folder, manifest, rank, world)))
     with tqdm(total=left, unit="image", disable=asked.quiet or rank > 0) as bar:
         drawn = draw_set(
-            model.denoise,
-            model.schedule,
+            model,
             asked.folder,
             manifest,
             rank=rank,
             world=world,
             batch=asked.batch,
-            device=device,
             done=bar.update,
         )
     return f"process {rank} of {world}: {drawn} shards drawn in {asked.folder}"

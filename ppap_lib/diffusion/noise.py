@@ -18,6 +18,34 @@ def _integers(seeds: Sequence[int]) -> list[int]:
     return [int(seed) for seed in seeds]  # elements of an array or a tensor do not compare
 
 
+def check_seeds(seeds: Sequence[int]) -> list[int]:
+    """Return seeds as whole numbers, if samples can be drawn from them.
+
+    Parameters
+    ----------
+    seeds
+        One a sample, in [0, 2^32), each once.
+
+    Raises
+    ------
+    InputError
+        If there is no seed, one occurs twice, or one is out of range.
+    """
+    if isinstance(seeds, int):
+        raise InputError(f"seeds are a sequence, one a sample: range({seeds}) has {seeds}")
+    seeds = _integers(seeds)
+    if not seeds:
+        raise InputError("no seeds: give one per sample")
+    if len(set(seeds)) != len(seeds):
+        raise InputError("a seed occurs twice: two samples would share their noise")
+    if not 0 <= min(seeds) <= max(seeds) < SEEDS:
+        raise InputError(
+            f"seeds must be in [0, 2^32), not [{min(seeds)}, {max(seeds)}]: a generator reads no "
+            f"more bits"
+        )
+    return seeds
+
+
 def seed_labels(seeds: Sequence[int], num_classes: int) -> Tensor:
     """Return the class labels of seeds, seed modulo classes, so that any block is balanced.
 
@@ -52,7 +80,7 @@ class Noise:
     Parameters
     ----------
     seeds
-        One a sample, in [0, 2^32), each once.
+        One a sample: see `check_seeds`, which refuses what cannot be drawn from.
     shape
         Shape of one sample, such as (C, H, W), (C, L) or (D,).
     dtype, device
@@ -61,7 +89,7 @@ class Noise:
     Raises
     ------
     InputError
-        If there is no seed, one occurs twice, or one is out of range.
+        By `check_seeds`.
     """
 
     def __init__(
@@ -71,18 +99,8 @@ class Noise:
         dtype: torch.dtype = torch.float64,
         device: torch.device | str = "cpu",
     ):
-        seeds = _integers(seeds)
-        if not seeds:
-            raise InputError("no seeds: give one per image")
-        if len(set(seeds)) != len(seeds):
-            raise InputError("a seed occurs twice: two images would share their noise")
-        if not 0 <= min(seeds) <= max(seeds) < SEEDS:
-            raise InputError(
-                f"seeds must be in [0, 2^32), not [{min(seeds)}, {max(seeds)}]: a generator "
-                f"reads no more bits"
-            )
         self.shape, self.dtype, self.device = tuple(shape), dtype, device
-        self._streams = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self._streams = [torch.Generator().manual_seed(seed) for seed in check_seeds(seeds)]
 
     def __len__(self) -> int:
         return len(self._streams)

@@ -3,22 +3,33 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-
 from ppap_lib.data.pixels import to_bytes
 from ppap_lib.data.shards import Manifest, claim, shard_path, write_shard
-from ppap_lib.diffusion.denoisers import Denoise
-from ppap_lib.diffusion.schedules import Schedule
+from ppap_lib.diffusion.model import Diffusion
 from ppap_lib.errors import InputError
 from ppap_lib.samplers import ddim
-from ppap_lib.samplers.draw import generate
+from ppap_lib.samplers.draw import draw
 
 
 def pending(folder: Path, manifest: Manifest, rank: int = 0, world: int = 1) -> list[range]:
-    """The blocks of seeds that process `rank` of `world` still has to draw.
+    """List the blocks of seeds that a process still has to draw.
 
     Every `world`-th block is its own, so that processes never touch the same file and need not
     talk to each other; a set begun by one number of processes is finished by any other.
+
+    Parameters
+    ----------
+    folder
+        Where the set lies or will lie.
+    manifest
+        The set.
+    rank, world
+        Number of the process, from 0, and how many there are.
+
+    Raises
+    ------
+    InputError
+        If there is no process of that number.
     """
     if not 0 <= rank < world:
         raise InputError(f"rank {rank} of {world} processes: expected 0 <= rank < world")
@@ -27,37 +38,53 @@ def pending(folder: Path, manifest: Manifest, rank: int = 0, world: int = 1) -> 
 
 
 def draw_set(
-    denoise: Denoise,
-    schedule: Schedule,
+    model: Diffusion,
     folder: str | Path,
     manifest: Manifest,
     *,
     rank: int = 0,
     world: int = 1,
     batch: int | None = None,
-    device: torch.device | str = "cpu",
     done: Callable[[int], None] = lambda count: None,
 ) -> int:
-    """Draw this process's missing shards of the set in `folder`; returns how many.
+    """Draw the missing shards of a process, by DDIM, and return how many there were.
 
-    Each image depends on its seed alone, so the number of processes, and being killed and run
-    again, leave the set as it is; another batch size or device rounds otherwise, by which a byte
-    in ten thousand or so differs by one. Read it with `data.generated.generated`.
+    An image depends on its seed alone (see `ppap_lib.samplers.draw.draw`), so that the number of
+    processes, and being killed and run again, leave the set as it is. Another `batch`, device or
+    number of threads rounds otherwise, by which a byte in ten thousand or so differs by one. Read
+    the set with `ppap_lib.data.shards.generated`.
+
+    Parameters
+    ----------
+    model
+        A model of images in [-1, 1].
+    folder
+        Where the set lies or will lie.
+    manifest
+        The set: its seeds, the shape of its images, spacing and eta of DDIM.
+    rank, world
+        Number of the process, from 0, and how many there are.
+    batch
+        Images at a time; by default by the device.
+    done
+        Called with the number of images after every batch.
+
+    Raises
+    ------
+    InputError
+        If the model's samples are not of the set's shape, or there is no process of that number.
+    DataError
+        If the folder holds another set.
     """
+    if model.shape != manifest.shape:
+        raise InputError(
+            f"the model draws {list(model.shape)}, the set has images {list(manifest.shape)}"
+        )
     folder = Path(folder)
     claim(folder, manifest)
-    grid = schedule.grid(manifest.spacing)
+    grid, step = model.grid(manifest.spacing), ddim(manifest.eta)
     blocks = pending(folder, manifest, rank, world)
     for block in blocks:
-        drawn = generate(
-            denoise,
-            manifest.shape,
-            block,
-            grid,
-            ddim(manifest.eta),
-            batch=batch,
-            device=device,
-            done=done,
-        )
-        write_shard(folder, block, to_bytes(drawn))
+        images = draw(model, block, step, grid=grid, batch=batch, done=done)
+        write_shard(folder, block, to_bytes(images))
     return len(blocks)

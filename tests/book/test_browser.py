@@ -48,19 +48,16 @@ def small_notebook(folder: Path) -> None:
 # The second page and notebook: explorers of what guidance makes. Each has a value that the built
 # page lacks, to be drawn live.
 GUIDED = """
-from ppap_lib.generate import generate
-from ppap_lib.samplers import ddim
-from ppap_lib.studies import methods
-from ppap_lib.tiers import tier
-from ppap_lib.widgets import guidance_explorer
+import ppap_lib as ppap
+from ppap_book.studies import methods
+from ppap_book.widgets import guidance_explorer
+from ppap_lib.zoo.tiers import tier
 
 fashion = tier("fashion")
-grid = fashion.schedule().grid("ddim5")
 
 def draw(cls, scale, method):
     k = fashion.classes.index(cls)
-    steering = methods.steering(method, scale=scale)
-    return generate(steering, fashion.shape, [k, k + 10], grid, ddim(), steered=True)
+    return ppap.draw(methods.steering(method, scale=scale), [k, k + 10], steps=5, batch=2)
 
 guidance_explorer(
     draw,

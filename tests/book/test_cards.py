@@ -313,7 +313,7 @@ def test_what_needs_data_that_is_not_here_is_not_checked(assets, capsys, monkeyp
         raise DataError("Tiny-ImageNet is not here", missing=True)
 
     monkeypatch.setattr(quality.distances, "real_features", absent)
-    monkeypatch.setattr(quality, "generate", lambda *_, **__: pytest.fail("drawn in vain"))
+    monkeypatch.setattr(quality, "draw", lambda *_, **__: pytest.fail("drawn in vain"))
     card = zoo.card("fashion/denoiser")
     assert "KID-lite2, n = 200, DDIM-25" in card.metrics
     write(card, assets)

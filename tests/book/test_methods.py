@@ -42,17 +42,17 @@ def resnet():
 def test_a_method_is_what_it_says(method, by_hand, x_t, denoise, resnet):
     target = torch.tensor([3, 4, 5, 6])  # seed modulo classes
     expected = guided(denoise, by_hand(resnet, target), 2.0)(x_t, LEVEL)
-    found = methods.steering(method, scale=2.0)(PART)(x_t, LEVEL)
+    found = methods.steering(method, scale=2.0)(PART).denoise(x_t, LEVEL)
     assert torch.equal(found.eps, expected.eps)
     assert not torch.equal(found.eps, denoise(x_t, LEVEL).eps)
 
 
 def test_without_guidance_and_outside_its_timesteps_nothing_is_steered(x_t, denoise):
     plain = denoise(x_t, LEVEL).eps
-    assert torch.equal(methods.steering("none")(PART)(x_t, LEVEL).eps, plain)
-    later = methods.steering("naive", during=(301, 1000))(PART)(x_t, LEVEL)
+    assert torch.equal(methods.steering("none")(PART).denoise(x_t, LEVEL).eps, plain)
+    later = methods.steering("naive", during=(301, 1000))(PART).denoise(x_t, LEVEL)
     assert torch.equal(later.eps, plain) and later.gradients == 0
-    assert methods.steering("naive", during=(300, 301))(PART)(x_t, LEVEL).gradients == 1
+    assert methods.steering("naive", during=(300, 301))(PART).denoise(x_t, LEVEL).gradients == 1
 
 
 def test_a_given_model_takes_the_place_of_the_method_s_own(x_t, resnet):
@@ -60,8 +60,8 @@ def test_a_given_model_takes_the_place_of_the_method_s_own(x_t, resnet):
         def forward(self, x):
             return -resnet(x.float())
 
-    given = methods.steering("naive", model=Opposite().eval())(PART)(x_t, LEVEL).eps
-    assert not torch.equal(given, methods.steering("naive")(PART)(x_t, LEVEL).eps)
+    given = methods.steering("naive", model=Opposite().eval())(PART).denoise(x_t, LEVEL).eps
+    assert not torch.equal(given, methods.steering("naive")(PART).denoise(x_t, LEVEL).eps)
 
 
 @pytest.mark.parametrize("tier", ["fashion", "tin10"])

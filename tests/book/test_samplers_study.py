@@ -29,9 +29,9 @@ def white_noise_denoiser(x_t, level):
 def quick(monkeypatch, tmp_path, pixel_features):
     """Denoiser, features and judge that cost nothing, and a ledger of its own."""
     monkeypatch.setenv("PPAP_RESULTS", str(tmp_path))
-    monkeypatch.setattr(methods, "steering", lambda *_, **__: lambda part: white_noise_denoiser)
     load, schedule = zoo.load, zoo.schedule("fashion/denoiser")
     model = Diffusion(white_noise_denoiser, schedule, (1, 32, 32))
+    monkeypatch.setattr(methods, "steering", lambda *_, **__: lambda part: model)
     monkeypatch.setattr(
         zoo, "load", lambda name, *rest: model if "denoiser" in name else load(name, *rest)
     )

@@ -65,7 +65,7 @@ def measure(
     trained, form = trained.to(device), guidance.sampler(SAMPLER).form
     towards = partial(at_xt, trained, Classification())
     steering = methods.steered(towards, params.scale, form, params.tier, device)
-    images = guidance.drawn(steering, params, SAMPLER, device)
+    images = guidance.drawn(steering, params, SAMPLER)
     on_clean = trained.at(preset(params.tier).schedule().at(0))
     results: dict[str, Any] = guidance.judged_by(on_clean, params, images, device)
     return results | quality.measured(images, params.tier, params.extractor, device)

@@ -19,14 +19,14 @@ from ppap_book.studies import methods, quality
 from ppap_book.studies.methods import PUBLISHED_SCALE, Guided
 from ppap_book.study import Labelled
 from ppap_lib import zoo
-from ppap_lib.diffusion.denoisers import Denoise
 from ppap_lib.diffusion.levels import Level
+from ppap_lib.diffusion.model import Diffusion
 from ppap_lib.diffusion.noise import Noise
 from ppap_lib.diffusion.schedules import respace
 from ppap_lib.errors import InputError
 from ppap_lib.guidance import NoiseAware
 from ppap_lib.samplers import Step, ddim, ddpm, trajectory
-from ppap_lib.samplers.draw import generate
+from ppap_lib.samplers.draw import draw as draw_samples
 from ppap_lib.zoo.tiers import tier as preset
 
 STUDY = "guidance"
@@ -176,26 +176,14 @@ def draw(
 
     With `during`, guidance acts at timesteps in [start, stop) only.
     """
-    return drawn(_steering(params, device, during), params, params.sampler, device)
+    return drawn(_steering(params, device, during), params, params.sampler)
 
 
-def drawn(
-    steering: Callable[[Sequence[int]], Denoise],
-    params: Labelled,
-    by: str,
-    device: torch.device | str = "cpu",
-) -> Tensor:
+def drawn(steering: Callable[[Sequence[int]], Diffusion], params: Labelled, by: str) -> Tensor:
     """Images as `draw` draws them, by any `methods.steering` and the sampler of this name."""
-    chosen, drawn_by = preset(params.tier), sampler(by)
-    return generate(
-        steering,
-        chosen.shape,
-        params.seeds,
-        chosen.schedule().grid(drawn_by.spacing),
-        drawn_by.step(),
-        steered=True,
-        device=device,
-    )
+    drawn_by = sampler(by)
+    grid = preset(params.tier).schedule().grid(drawn_by.spacing)
+    return draw_samples(steering, params.seeds, drawn_by.step(), grid=grid)
 
 
 def measure(
@@ -267,7 +255,8 @@ def cost(params: Guidance, device: torch.device | str = "cpu") -> dict[str, floa
     """GMAC per image, counted while one is drawn, and evaluations of denoiser and gradient."""
     chosen, drawn_by = preset(params.tier), sampler(params.sampler)
     seed, grid = [params.first_seed], chosen.schedule().grid(drawn_by.spacing)
-    denoise, noise = _steering(params, device)(seed), Noise(seed, chosen.shape, device=device)
+    denoise = _steering(params, device)(seed).denoise
+    noise = Noise(seed, chosen.shape, device=device)
     with FlopCounterMode(display=False) as flops:
         *_, last = trajectory(denoise, noise(), grid, drawn_by.step(), noise)
     return {

@@ -14,10 +14,10 @@ from ppap_book.measures.features import ExtractorName
 from ppap_book.studies import methods
 from ppap_book.study import Labelled
 from ppap_lib import zoo
-from ppap_lib.diffusion.denoisers import Denoise
+from ppap_lib.diffusion.model import Diffusion
 from ppap_lib.diffusion.noise import seed_labels
 from ppap_lib.errors import InputError, WeightsError
-from ppap_lib.guidance import Guide, at_x0, at_xt, guided, model_at
+from ppap_lib.guidance import Guide, at_x0, at_xt, model_at
 from ppap_lib.guidance.tasks import Classification
 from ppap_lib.parameters import Parameters, param
 from ppap_lib.zoo.tiers import GuideName, TierName
@@ -137,15 +137,15 @@ def steering(
     device: torch.device | str = "cpu",
     during: tuple[float, float] | None = None,
     model: nn.Module | None = None,
-) -> Callable[[Sequence[int]], Denoise]:
-    """From a batch's seeds to its denoiser, for `generate(..., steered=True)`.
+) -> Callable[[Sequence[int]], Diffusion]:
+    """From a batch's seeds to its model, for `ppap_lib.samplers.draw.draw`.
 
     Seed s is steered towards class s modulo the number of classes, where `during` is given only
     at timesteps in [start, stop). `model` replaces the method's own reader.
     """
     if _known(method) is None:
-        denoise = zoo.load(preset(tier).named("denoiser"), device).clipped().denoise
-        return lambda part: denoise
+        plain = zoo.load(preset(tier).named("denoiser"), device).clipped()
+        return lambda part: plain
     model = reader(method, guide, tier, device) if model is None else model
     return steered(partial(field, method, model), scale, form, tier, device, during)
 
@@ -157,16 +157,16 @@ def steered(
     tier: str = "fashion",
     device: torch.device | str = "cpu",
     during: tuple[float, float] | None = None,
-) -> Callable[[Sequence[int]], Denoise]:
+) -> Callable[[Sequence[int]], Diffusion]:
     """`steering` by any gradient field, which `towards` makes from the classes [B]."""
-    denoise = zoo.load(preset(tier).named("denoiser"), device).clipped().denoise
+    plain = zoo.load(preset(tier).named("denoiser"), device)
     classes = len(preset(tier).classes)
 
-    def by_seed(part: Sequence[int]) -> Denoise:
+    def by_seed(part: Sequence[int]) -> Diffusion:
         guide = towards(seed_labels(part, classes).to(device))
         if during is not None:
             guide = guide.during(*during)
-        return guided(denoise, guide, scale, form)
+        return plain.guided(guide, scale, form)
 
     return by_seed
 

@@ -20,12 +20,13 @@ from ppap_book.measures.spectrum import noise_sigma_mad
 from ppap_book.studies import methods, quality
 from ppap_book.study import Seeded
 from ppap_lib import zoo
-from ppap_lib.diffusion.denoisers import Denoise, Prediction, clipped
+from ppap_lib.diffusion.denoisers import Denoise, Prediction
 from ppap_lib.diffusion.levels import Level
+from ppap_lib.diffusion.model import Diffusion
 from ppap_lib.diffusion.schedules import Schedule
 from ppap_lib.parameters import Parameters, param
 from ppap_lib.samplers import ddpm
-from ppap_lib.samplers.draw import generate
+from ppap_lib.samplers.draw import draw as draw_samples
 from ppap_lib.zoo.tiers import TierName
 from ppap_lib.zoo.tiers import tier as preset
 
@@ -118,13 +119,13 @@ def draw(
     denoise = denoise or zoo.load(preset(params.tier).named("denoiser"), device).denoise
     trained = chosen.schedule()
     told = {"index": told_index, "level": told_level}[tweak.told](denoise, trained)
-    return generate(
-        clipped(told) if params.clip else told,
-        chosen.shape,
+    betas, pixels = sampler_schedule(tweak, trained.T), (-1.0, 1.0)
+    model = Diffusion(told, betas, chosen.shape, pixels, device=device)
+    return draw_samples(
+        model.clipped() if params.clip else model,
         params.seeds,
-        sampler_schedule(tweak, trained.T).grid(params.steps),
         ddpm(draws=tweak.draws),
-        device=device,
+        grid=model.grid(params.steps),
     )
 
 

@@ -9,11 +9,11 @@ from torch import Tensor
 from ppap_book.measures import distances
 from ppap_book.measures.features import ExtractorName
 from ppap_book.study import Seeded
-from ppap_lib.diffusion.denoisers import Denoise, clipped
+from ppap_lib.diffusion.denoisers import Denoise
+from ppap_lib.diffusion.model import Diffusion
 from ppap_lib.diffusion.schedules import respace
 from ppap_lib.parameters import Parameters, param
-from ppap_lib.samplers import ddim
-from ppap_lib.samplers.draw import generate
+from ppap_lib.samplers.draw import draw
 from ppap_lib.zoo.tiers import tier
 
 DISTANCES_FROM = 50
@@ -39,11 +39,12 @@ def score(
     params: Quality, denoise: Denoise, device: torch.device | str = "cpu"
 ) -> dict[str, float]:
     """The columns of the protocol for DDIM's images by a denoiser of the tier, on `device`."""
-    preset = tier(params.tier)
-    grid = preset.schedule().grid(params.spacing)
     # Before anything is drawn: there may be no real images here.
     real = reference(params.n, params.tier, params.extractor, device)
-    images = generate(clipped(denoise), preset.shape, params.seeds, grid, ddim(), device=device)
+    preset = tier(params.tier)
+    pixels = (-1.0, 1.0)
+    model = Diffusion(denoise, preset.schedule(), preset.shape, pixels, device=device).clipped()
+    images = draw(model, params.seeds, grid=model.grid(params.spacing))
     return columns(distances.extract(images, params.extractor, device=device), real)
 
 

@@ -8,7 +8,7 @@ and labels, so that solvers are compared image by image: a row keeps what every 
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from functools import cache, partial
 from types import MappingProxyType
 from typing import Any, Literal
@@ -22,8 +22,9 @@ from ppap_book.studies import methods, quality
 from ppap_book.studies.guidance import judged
 from ppap_book.studies.methods import PUBLISHED_SCALE, Guided
 from ppap_lib import zoo
-from ppap_lib.diffusion.denoisers import Denoise, Prediction
+from ppap_lib.diffusion.denoisers import Prediction
 from ppap_lib.diffusion.levels import CLEAN, Level
+from ppap_lib.diffusion.model import Diffusion
 from ppap_lib.diffusion.noise import Noise
 from ppap_lib.diffusion.schedules import ContinuousSchedule
 from ppap_lib.errors import InputError
@@ -41,7 +42,7 @@ from ppap_lib.samplers import (
     solver,
     uniform_grid,
 )
-from ppap_lib.samplers.draw import generate
+from ppap_lib.samplers.draw import draw as draw_samples
 from ppap_lib.zoo import datasets
 from ppap_lib.zoo.tiers import tier as preset
 
@@ -229,29 +230,27 @@ class Drawn:
 
 def draw(params: Sampling, device: torch.device | str = "cpu", images: int | None = None) -> Drawn:
     """The run's images, or only its first `images`."""
-    asked = params.seeds[:images]
-    chosen = preset(params.tier)
-    grid = levels(params)
+    asked, grid = params.seeds[:images], levels(params)
     step = _step(params, grid, device)
     towards = methods.steering(
         params.method, params.guide, params.scale, params.form, params.tier, device
     )
     spent: Counter[str] = Counter()
 
-    def counted(part: Sequence[int]) -> Denoise:
-        denoise = towards(part)
+    def counted(part: Sequence[int]) -> Diffusion:
+        model, own = towards(part), len(set(part))  # some are copies, to fill the batch
 
         def count(x_t: Tensor, level: Level) -> Prediction:
-            prediction = denoise(x_t, level)
-            spent["evaluations"] += len(x_t)
-            spent["gradients"] += len(x_t) * prediction.gradients
+            prediction = model.denoise(x_t, level)
+            spent["evaluations"] += own
+            spent["gradients"] += own * prediction.gradients
             return prediction
 
-        return count
+        return replace(model, denoise=count)
 
     clock = time.process_time if torch.device(device).type == "cpu" else time.perf_counter
     began = clock()
-    drawn = generate(counted, chosen.shape, asked, grid, step, steered=True, device=device)
+    drawn = draw_samples(counted, asked, step, grid=grid)
     seconds = clock() - began
     each = {name: spent[name] / len(asked) for name in ("evaluations", "gradients")}
     return Drawn(drawn, len(grid) - 1, **each, seconds=seconds / len(asked))
