@@ -127,9 +127,9 @@ def _idx(path: Path, name: str, rank: int) -> Tensor:
             raise DataError(
                 f"{path} is truncated or not a gzip file ({error}): replace it"
             ) from None
-    if (found := hashlib.sha256(content).hexdigest()) != _DIGESTS[name][0]:
+    if (digest := hashlib.sha256(content).hexdigest()) != _DIGESTS[name][0]:
         raise DataError(
-            f"{path} is not Fashion-MNIST's {name}: its content has sha256 {found}, expected "
+            f"{path} is not Fashion-MNIST's {name}: its content has sha256 {digest}, expected "
             f"{_DIGESTS[name][0]}; replace it"
         )
     shape = np.frombuffer(content, ">u4", rank, offset=4).tolist()

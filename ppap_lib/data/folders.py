@@ -82,30 +82,29 @@ def image_folder(root: str | Path, size: int, per_class: int | None = None) -> I
     from torchvision.datasets import ImageFolder
 
     try:
-        found = ImageFolder(root)
+        folder = ImageFolder(root)
     except FileNotFoundError as error:
         raise DataError(
             f"no image folder in ImageNet's layout (CLASS/IMAGE): {error}",
             missing=True,
         ) from None
-    taken = [0] * len(found.classes)
-    chosen = []
-    for path, label in found.samples:
-        if per_class is None or taken[label] < per_class:
-            taken[label] += 1
-            chosen.append((path, label))
-    pixels = torch.empty(len(chosen), 3, size, size, dtype=torch.uint8)  # never held twice
-    for image, (path, _) in zip(pixels, chosen, strict=True):
+    counts, samples = [0] * len(folder.classes), []
+    for path, label in folder.samples:
+        if per_class is None or counts[label] < per_class:
+            counts[label] += 1
+            samples.append((path, label))
+    pixels = torch.empty(len(samples), 3, size, size, dtype=torch.uint8)  # never held twice
+    for image, (path, _) in zip(pixels, samples, strict=True):
         image.copy_(decode(Path(path), square=size))
     known = imagenet()
     names = [
-        known.names[known.index(name)] if name in known.wnids else name for name in found.classes
+        known.names[known.index(name)] if name in known.wnids else name for name in folder.classes
     ]
     return ImageSet(
         pixels,
-        torch.tensor([label for _, label in chosen]),
+        torch.tensor([label for _, label in samples]),
         tuple(names),
-        f"{len(chosen):,} images of {len(names)} classes from the folder {Path(root).name}",
+        f"{len(samples):,} images of {len(names)} classes from the folder {Path(root).name}",
     )
 
 

@@ -50,14 +50,14 @@ class Synsets:
             if name not in self._by_wnid:
                 raise InputError(f"no class with wnid {name!r} among these {len(self)}")
             return self._by_wnid[name]
-        found = self._by_name.get(_plain(name), [])
-        if not found:
+        indices = self._by_name.get(_plain(name), [])
+        if not indices:
             close = difflib.get_close_matches(_plain(name), self._by_name, n=3, cutoff=0.6)
             spelt = dict.fromkeys(self.names[self._by_name[match][0]] for match in close)
             hint = f": did you mean {' or '.join(spelt)}?" if spelt else ""
             raise InputError(f"no class named {name!r} among these {len(self)}{hint}")
-        first = [index for index in found if _plain(self.names[index]) == _plain(name)] or found
-        matches = [index for index in first if self.names[index] == name] or first
+        first = [i for i in indices if _plain(self.names[i]) == _plain(name)] or indices
+        matches = [i for i in first if self.names[i] == name] or first
         if len(matches) > 1:
             listed = ", ".join(f"{self.wnids[i]} ({self.names[i]}, index {i})" for i in matches)
             raise InputError(f"{name!r} means several classes: {listed}; give a wnid")

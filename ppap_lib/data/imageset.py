@@ -122,9 +122,11 @@ class ImageSet:
 
     def subset(self, index: Index) -> "ImageSet":
         """Return the set of the images at `index`; classes stay as they are."""
-        chosen = self._positions(index)
-        boxes = None if self.boxes is None else self.boxes[chosen]
-        return replace(self, pixels=self.pixels[chosen], labels=self.labels[chosen], boxes=boxes)
+        positions = self._positions(index)
+        boxes = None if self.boxes is None else self.boxes[positions]
+        return replace(
+            self, pixels=self.pixels[positions], labels=self.labels[positions], boxes=boxes
+        )
 
     def first(self, count: int) -> "ImageSet":
         """Return the first `count` images, with a `source` that says so; `DataError` if fewer."""
@@ -148,16 +150,17 @@ class ImageSet:
 
     def evenly(self, count: int) -> "ImageSet":
         """Return at most `count` images: the first of every class, equally many, at least one."""
-        there = int(self.labels.bincount(minlength=len(self.classes)).min())
-        return self.per_class(max(1, min(count // len(self.classes), there)))
+        fewest = int(self.labels.bincount(minlength=len(self.classes)).min())
+        return self.per_class(max(1, min(count // len(self.classes), fewest)))
 
     def _positions(self, index: Index) -> slice | Tensor:
+        """The index as a slice or int64 [B], checked."""
         if isinstance(index, slice):
             return index
-        chosen = torch.as_tensor(index, device=self.pixels.device)
-        if chosen.dtype == torch.bool:
+        positions = torch.as_tensor(index, device=self.pixels.device)
+        if positions.dtype == torch.bool:
             raise DataError("choose images by positions, not by a mask: use mask.nonzero()")
-        chosen = chosen.to(torch.int64).flatten()
-        if chosen.numel() and not -len(self) <= chosen.min() <= chosen.max() < len(self):
+        positions = positions.to(torch.int64).flatten()
+        if positions.numel() and not -len(self) <= positions.min() <= positions.max() < len(self):
             raise DataError(f"positions must be within the {len(self)} images of the set")
-        return chosen
+        return positions

@@ -76,9 +76,9 @@ def claim(folder: Path, manifest: Manifest) -> None:
     if not path.exists():
         with suppress(FileExistsError):  # several processes may do this at once: the first one's
             write_text(path, json.dumps(asdict(manifest), indent=1) + "\n", new=True)
-    if (found := read_manifest(folder)) != manifest:
-        there, here = asdict(found), asdict(manifest)
-        changes = [f"{k} {there[k]!r}, not {here[k]!r}" for k in here if there[k] != here[k]]
+    if (other := read_manifest(folder)) != manifest:
+        theirs, ours = asdict(other), asdict(manifest)
+        changes = [f"{k} {theirs[k]!r}, not {v!r}" for k, v in ours.items() if theirs[k] != v]
         raise DataError(f"{folder} holds another set ({'; '.join(changes)}): use another folder")
 
 

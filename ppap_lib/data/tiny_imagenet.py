@@ -93,8 +93,8 @@ def tiny_imagenet(
 def _read(root, split: str, classes: Sequence[str] | None, size: int) -> ImageSet:
     """From `root`, a `pathlib.Path` or `zipfile.Path` of the unpacked folder."""
     synsets = _synsets(root)
-    chosen = [synsets.index(name) for name in classes] if classes else range(len(synsets))
-    wnids = [synsets.wnids[index] for index in chosen]
+    indices = [synsets.index(name) for name in classes] if classes else range(len(synsets))
+    wnids = [synsets.wnids[index] for index in indices]
     rows = (_train if split == "train" else _val)(root, wnids)
     pixels = torch.stack([decode(path, (_SIDE, _SIDE)) for path, _, _ in rows])
     if size != _SIDE:
@@ -106,7 +106,7 @@ def _read(root, split: str, classes: Sequence[str] | None, size: int) -> ImageSe
     return ImageSet(
         pixels,
         torch.tensor([label for _, label, _ in rows]),
-        tuple(synsets.names[index] for index in chosen),
+        tuple(synsets.names[index] for index in indices),
         f"Tiny-ImageNet, {len(rows):,} {split} images of {len(wnids)} classes at {size}x{size}",
         boxes=edges * (size / _SIDE),
     )

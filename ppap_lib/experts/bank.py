@@ -77,16 +77,16 @@ class _Merged(NamedTuple):
 
     index: int
     network: nn.Module
-    made_of: tuple[nn.Module, LoraUpdate]
+    parts: tuple[nn.Module, LoraUpdate]
     state: list[tuple[Tensor, int]]
 
     @property
     def current(self) -> bool:
         """Whether none of these tensors was written to, or replaced, since."""
-        now = _state(*self.made_of)
+        now = _state(*self.parts)
         return len(now) == len(self.state) and all(
-            then is here and before == after
-            for (then, before), (here, after) in zip(self.state, now, strict=True)
+            old is new and before == after
+            for (old, before), (new, after) in zip(self.state, now, strict=True)
         )
 
 
@@ -123,7 +123,7 @@ class LoraBank(nn.Module):
         return iter(self.updates)
 
     def run(self, index: int, x: Tensor) -> Any:
-        """Return the backbone's output for `x` [B, ...] with update `index`, differentiable in it."""
+        """Return the backbone's output for `x` [B, ...] with update `index`, differentiable."""
         return self.updates[index](self.backbone, x)
 
     def merged(self, index: int) -> nn.Module:
@@ -134,12 +134,12 @@ class LoraBank(nn.Module):
         after writing to their `.data` or stepping a fused optimiser otherwise, which leave no
         trace.
         """
-        kept = self._merged
-        if kept is None or kept.index != index or not kept.current:
+        last = self._merged
+        if last is None or last.index != index or not last.current:
             self.unmerge()  # before the next is made, so that there are never two
-            made_of = (self.backbone, self.updates[index])
-            self._merged = kept = _Merged(index, merge(*made_of), made_of, _state(*made_of))
-        return kept.network
+            parts = (self.backbone, self.updates[index])
+            self._merged = last = _Merged(index, merge(*parts), parts, _state(*parts))
+        return last.network
 
     def unmerge(self) -> None:
         """Forget the merged network, which leaves the backbone and the updates."""

@@ -121,12 +121,12 @@ def lora_config(
     adaptable = {n: m for n, m in modules.items() if isinstance(m, nn.Linear | nn.Conv2d)}
     exact = {layers} if isinstance(layers, str) else set() if callable(layers) else {*layers}
     named = {name: modules[name] for name in modules.keys() & exact}
-    chosen = _select(adaptable | named, layers, "layer")
-    for name in chosen:
+    names = _select(adaptable | named, layers, "layer")
+    for name in names:
         factor_shapes(modules[name], rank, name)
     full = _select(dict(backbone.named_parameters()), trained, "parameter")
     order = {name: i for i, name in enumerate(modules)}
-    return LoraConfig(tuple(sorted(chosen, key=order.__getitem__)), full, rank, float(alpha))
+    return LoraConfig(tuple(sorted(names, key=order.__getitem__)), full, rank, float(alpha))
 
 
 def resnet_lora(backbone: nn.Module, rank: int = 16, alpha: float = 8.0) -> LoraConfig:
@@ -301,8 +301,15 @@ class LoraUpdate(nn.Module):
 def merge(backbone: nn.Module, update: LoraUpdate) -> nn.Module:
     """Return a network of the backbone's class, in eval mode, with the update folded in.
 
-    The network shares with the backbone and the update all tensors but the changed weights. Its state dict
-    has the backbone's keys.
+    It shares all tensors but the changed weights with the two, and has the backbone's keys in its
+    state dict.
+
+    Parameters
+    ----------
+    backbone
+        The network that the update was made for.
+    update
+        The update of it.
     """
     # A deep copy that meets the tensors in its memo copies the modules around them only.
     tensors = (*backbone.parameters(), *backbone.buffers())
@@ -318,10 +325,10 @@ def merge(backbone: nn.Module, update: LoraUpdate) -> nn.Module:
 def _select(items: Mapping[str, Any], wanted: Selection, what: str) -> tuple[str, ...]:
     """The names of the items that the selection takes, in the items' order."""
     if callable(wanted):
-        chosen = tuple(name for name, item in items.items() if wanted(name, item))
-        if not chosen:
+        matches = tuple(name for name, item in items.items() if wanted(name, item))
+        if not matches:
             raise InputError(f"the predicate matches no {what}")
-        return chosen
+        return matches
     patterns = (wanted,) if isinstance(wanted, str) else tuple(wanted)
     matched = {p: [n for n in items if n == p or fnmatchcase(n, p)] for p in patterns}
     if unmatched := [pattern for pattern, names in matched.items() if not names]:
@@ -329,8 +336,8 @@ def _select(items: Mapping[str, Any], wanted: Selection, what: str) -> tuple[str
             f"no {what} matches {', '.join(map(repr, unmatched))}: there are "
             f"{', '.join(list(items)[:8])}{', ...' if len(items) > 8 else ''}"
         )
-    chosen = {name for names in matched.values() for name in names}
-    return tuple(name for name in items if name in chosen)
+    union = {name for names in matched.values() for name in names}
+    return tuple(name for name in items if name in union)
 
 
 def _parameter(backbone: nn.Module, name: str) -> nn.Parameter:

@@ -58,27 +58,31 @@ def released(
     if not states:
         raise InputError("no state dicts: give one per expert, the cleanest interval first")
     inside = "network." if isinstance(backbone, Vision) else ""
-    found = [_read(state, inside) for state in states]
-    if any(one.layers != found[0].layers for one in found):
+    sources = [_read(state, inside) for state in states]
+    if any(source.layers != sources[0].layers for source in sources):
         raise WeightsError("the state dicts adapt different layers: they are not one set")
-    for index, one in enumerate(found):
-        if missing := sorted(backbone.state_dict().keys() - one.tensors.keys()):
+    for index, source in enumerate(sources):
+        if missing := sorted(backbone.state_dict().keys() - source.tensors.keys()):
             raise WeightsError(
                 f"state dict {index} lacks {len(missing)} of the backbone's tensors, {missing[0]} "
                 f"among them: give the full state dict of a network like the backbone"
             )
-    make = _updates if found[0].layers else _copies
-    return make(found, backbone, Intervals(T, len(found)), alpha).eval().requires_grad_(False)
+    intervals = Intervals(T, len(sources))
+    if sources[0].layers:
+        experts = _updates(sources, backbone, intervals, alpha)
+    else:
+        experts = _copies(sources, backbone, intervals)
+    return experts.eval().requires_grad_(False)
 
 
-class _Read(NamedTuple):
+class _Source(NamedTuple):
     """A state dict by the backbone's names, and its adapted layers: name -> conv or linear."""
 
     tensors: dict[str, Tensor]
     layers: dict[str, str]
 
 
-def _read(state: Mapping[str, Tensor], inside: str) -> _Read:
+def _read(state: Mapping[str, Tensor], inside: str) -> _Source:
     """One state dict, of a network that the backbone holds under the name `inside`."""
     prefix = next(p for p in _PREFIXES if all(key.startswith(p) for key in state))
     bare = {inside + key.removeprefix(prefix): value for key, value in state.items()}
@@ -95,29 +99,30 @@ def _read(state: Mapping[str, Tensor], inside: str) -> _Read:
         path, _, leaf = key.rpartition(".")
         return f"{wrapped[path]}.{leaf}" if path in wrapped else key
 
-    return _Read({own_name(key): value for key, value in bare.items()}, layers)
+    return _Source({own_name(key): value for key, value in bare.items()}, layers)
 
 
-def _copies(
-    found: Sequence[_Read], backbone: nn.Module, intervals: Intervals, alpha: float
-) -> Experts:
+def _copies(sources: Sequence[_Source], backbone: nn.Module, intervals: Intervals) -> Experts:
     """Multi-experts, or the single model: a whole network each."""
     experts = full_copies(backbone, intervals)
-    for index, (network, one) in enumerate(zip(experts.bank, found, strict=True)):
-        weights.load(network, one.tensors, f"state dict {index}")
+    for index, (network, source) in enumerate(zip(experts.bank, sources, strict=True)):
+        weights.load(network, source.tensors, f"state dict {index}")
     return experts
 
 
 def _updates(
-    found: Sequence[_Read], backbone: nn.Module, intervals: Intervals, alpha: float
+    sources: Sequence[_Source], backbone: nn.Module, intervals: Intervals, alpha: float
 ) -> Experts:
     """PPAP's: one backbone, and an update each."""
-    first, layers = found[0]
+    first, layers = sources[0]
     config = _config(backbone, first, layers, alpha)
     factors = {f"{layer}.lora_{factor}" for layer in config.layers for factor in "AB"}
     own = {key: value for key, value in first.items() if key not in factors}
     weights.load(backbone, own, "the checkpoint")
-    updates = [_update(backbone, config, one.tensors, first, i) for i, one in enumerate(found)]
+    updates = [
+        _update(backbone, config, source.tensors, first, index)
+        for index, source in enumerate(sources)
+    ]
     return Experts(LoraBank(backbone, updates), intervals)
 
 

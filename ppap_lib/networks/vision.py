@@ -20,18 +20,18 @@ class Readout(nn.Module):
     ----------
     network
         Returns logits [B, N].
-    chosen
+    indices
         The classes' indices among the N, in the order of the logits that are returned.
     """
 
-    def __init__(self, network: nn.Module, chosen: Sequence[int]):
+    def __init__(self, network: nn.Module, indices: Sequence[int]):
         super().__init__()
         self.network = network
-        self.register_buffer("chosen", torch.tensor(chosen), persistent=False)
+        self.register_buffer("indices", torch.tensor(indices), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return logits [B, K] for the K chosen classes of what the network reads as `images`."""
-        return self.network(images)[:, self.chosen]
+        """Return logits [B, K] for the K classes of what the network reads as `images`."""
+        return self.network(images)[:, self.indices]
 
 
 class Vision(nn.Module):
