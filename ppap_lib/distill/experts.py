@@ -132,7 +132,7 @@ class ExpertTraining(Parameters):
         return Intervals(preset(self.tier).schedule().T, self.experts)
 
     def network(self, device: torch.device | str = "cpu") -> nn.Module:
-        """Load the clean network, frozen and in evaluation mode."""
+        """Load the clean network on `device`, frozen and in evaluation mode."""
         if self.own:
             shape = preset(self.tier).shape
             return own_guide(self.guide, shape, logits=self.task is None).to(device)
@@ -161,7 +161,7 @@ class ExpertTraining(Parameters):
         return Classification(self.temperature) if self.transfers else Classification()
 
     def fresh(self, backbone: nn.Module, seed: int) -> Experts:
-        """Return the untrained experts of the clean network, which stays as it is."""
+        """Return untrained experts of the clean network, `backbone`; `seed` decides updates."""
         if self.whole:
             return experts.full_copies(backbone, self.intervals)
         return updates(backbone, self.guide, self.intervals, self.rank, self.lora_scale, seed)
@@ -184,7 +184,7 @@ class ExpertTraining(Parameters):
         return facts if self.task is None else {**facts, "task": self.task}
 
     def digest(self, backbone: nn.Module) -> str | None:
-        """Return what the clean network's weights are known by."""
+        """Return by which sha256 the weights of the clean network, `backbone`, are known."""
         if self.own:
             return weights.state_sha256(backbone.state_dict())
         return zoo.card(self.backbone).sha256

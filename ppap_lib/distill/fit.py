@@ -127,18 +127,6 @@ def distil(
     ------
     TrainingError
         As `fit_experts` does, and if the task cannot read what the network returns.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> from ppap_lib import experts
-    >>> guide = nn.Sequential(nn.Flatten(), nn.Linear(24, 3)).eval()  # reads series [B, 6, 4]
-    >>> settings = Settings(steps=2, batch=4, clip=0.0)
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     made = distil(guide, torch.randn(8, 6, 4), Schedule.linear(), settings, folder)
-    ...     trained = experts.read(Path(folder, made["file"]), guide)
-    >>> len(trained), made["images_seen"]
-    (5, 8)
     """
     refuse_torchrun()  # before every process asks the teacher
     folder = Path(folder)
@@ -264,7 +252,7 @@ def fit_experts(
 
 
 def snapshots(experts: Experts, folder: str | Path) -> Iterator[tuple[int, Experts]]:
-    """Yield (images seen, experts as they then were), in order, of the run that `fit_experts` left.
+    """Yield (images seen, experts as they then were), in order, of the run in `folder`.
 
     `experts` is a set of the run's architecture and stays as it is; each snapshot is loaded into
     one copy of it, over the one before. A run that kept none yields nothing.

@@ -80,7 +80,7 @@ class NoisyLoss:
             raise TrainingError(f"there is no interval {self.only} of {len(self.intervals)}")
 
     def per_sample(self, output: Any, target: Any) -> Tensor:
-        """Return the loss [B] of the experts' output."""
+        """Return the loss [B] of the experts' `output`, given the `target` of each sample."""
         raise NotImplementedError
 
     def times(self, count: int, generator: torch.Generator) -> Tensor:
@@ -120,22 +120,32 @@ class Transfer(NoisyLoss):
     """The task's divergence of the student at x_t from the teacher's output on the clean sample.
 
     Targets are the teacher's outputs, one a sample, from `teacher_outputs`: no labels.
+
+    Parameters
+    ----------
+    schedule, intervals, task, only, shared_time
+        As for `NoisyLoss`.
     """
 
     def per_sample(self, output: Any, target: Any) -> Tensor:
-        """Return the task's divergence [B]."""
+        """Return the task's divergence [B] of the `output` from the `target`."""
         return self.task.divergence(output, target)
 
 
 @dataclass(frozen=True)
 class Supervised(NoisyLoss):
-    """-log p(label | x_t) by the task: for a classifier, the cross-entropy. Targets are labels.
+    """The task's -log p(label | x_t): for a classifier, the cross-entropy. Targets are labels.
 
     With one interval this trains the single noise-aware model, with N the multi-experts.
+
+    Parameters
+    ----------
+    schedule, intervals, task, only, shared_time
+        As for `NoisyLoss`.
     """
 
     def per_sample(self, output: Any, target: Any) -> Tensor:
-        """Return -log p of the labels [B]."""
+        """Return -log p [B] of the labels, `target`, by the `output`."""
         return -self.task.log_prob(output, target)
 
 

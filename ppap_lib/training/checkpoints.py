@@ -18,13 +18,16 @@ from ppap_lib.files.atomic import atomic_write, write_text
 
 
 def save_checkpoint(state: dict[str, Any], path: Path) -> None:
-    """Write a state of tensors and plain values, atomically."""
+    """Write a `state` of tensors and plain values to `path`, atomically."""
     with atomic_write(path) as part:
         torch.save(state, part)
 
 
 def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
-    """Return what `save_checkpoint` wrote; `TrainingError` for a file that is damaged or none."""
+    """Return what `save_checkpoint` wrote to `path`, with its tensors on `device`.
+
+    Raises `TrainingError` if the file is damaged, or another kind of file.
+    """
     try:
         return torch.load(path, map_location=device, weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
@@ -35,24 +38,24 @@ def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
 
 
 def snapshot_file(folder: Path, images: int) -> Path:
-    """Return where a run keeps the EMA weights that it had after so many images."""
+    """Return where the run in `folder` keeps the EMA weights that it had after so many `images`."""
     return folder / "snapshots" / f"{images:09d}.safetensors"
 
 
 def run_of(path: Path) -> Path:
-    """Return the folder of the run that left a weight file: one above that of a snapshot."""
+    """Return the folder of the run that left the weight file at `path`, a snapshot or the last."""
     run = path.parent.parent
     return run if path.parent == snapshot_file(run, 0).parent else path.parent
 
 
 def snapshots(folder: Path) -> list[tuple[int, Path]]:
-    """Return (images seen, file) of every snapshot that a run keeps, in order."""
+    """Return (images seen, file) of every snapshot that the run in `folder` keeps, in order."""
     files = snapshot_file(folder, 0).parent.glob("*.safetensors")
     return sorted((int(path.stem), path) for path in files)
 
 
 class Log:
-    """A JSONL file, one row per logging interval, each with its `step`."""
+    """A JSONL file at `path`, with a row for each logging interval that holds its `step`."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -80,7 +83,7 @@ class Log:
 
 
 def described(data: Tensor, labels: Any) -> str:
-    """Return in words how many samples there are, and the checksum of them and their labels."""
+    """Return in words how many samples `data` has, and the checksum of them and `labels`."""
     # "images", whatever they are: by these words a checkpoint knows its run.
     return f"{len(data)} images, crc32 {crc32(data, *tree_leaves(labels)):08x}"
 
@@ -109,7 +112,7 @@ def seed_of(*key: int) -> int:
 class Epochs:
     """The order in which `count` samples are seen in batches of `batch`.
 
-    Each epoch is a permutation that its number decides, on whatever `device` it is kept. Batches
+    Each epoch is a permutation that `seed` and its number decide, on whatever `device`. Batches
     run across the ends of epochs, so that every sample is seen equally often.
     """
 

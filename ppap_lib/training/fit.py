@@ -82,19 +82,6 @@ def fit(
         If the loss diverges, or the folder holds another run.
     WeightsError
         If `init` does not fit the network.
-
-    Examples
-    --------
-    >>> import tempfile, torch
-    >>> from ppap_lib.training.settings import Settings
-    >>> mean = torch.nn.Linear(1, 1)
-    >>> def squared_error(network, x, y, generator):
-    ...     return (network(x) - y).square().mean()
-    >>> x = torch.linspace(-1, 1, 64).view(64, 1)
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     summary = fit(mean, squared_error, x, 3 * x, Settings(steps=5, batch=8), folder)
-    >>> summary["images_seen"], summary["parameters"]
-    (40, 2)
     """
     started_from = None
     if init is not None:
@@ -164,7 +151,7 @@ def complete(
 
 
 def finished(folder: Path, command: str) -> dict[str, Any]:
-    """Return the summary that a training by `ppap COMMAND` left in `folder`.
+    """Return the summary that a training by ppap's `command` left in `folder`.
 
     Raises `TrainingError` if there is none.
     """

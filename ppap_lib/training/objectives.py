@@ -145,14 +145,30 @@ class DenoiserLoss:
         return self.per_sample(network, samples, t, eps).mean()
 
     def per_sample(self, network: nn.Module, samples: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-        """Return the loss [B] of samples noised to integer `t` [B] by `eps` [B, C, ...]."""
+        """Return the `network`'s loss [B] of samples noised to `t` [B] by `eps` [B, C, ...]."""
         simple, bound = self.terms(network, samples, t, eps)
         return simple if bound is None else simple + self.schedule.T / 1000 * bound
 
     def terms(
         self, network: nn.Module, samples: Tensor, t: Tensor, eps: Tensor
     ) -> tuple[Tensor, Tensor | None]:
-        """Return the weighted squared error [B], and the bound in bits per dimension [B] if any."""
+        """Return the two terms of the loss of samples noised to a timestep.
+
+        Parameters
+        ----------
+        network : nn.Module
+            Called with x_t and t.
+        samples, eps : Tensor
+            Clean samples and standard normal noise, [B, C, ...].
+        t : Tensor
+            Timesteps, int64 [B].
+
+        Returns
+        -------
+        (Tensor, Tensor or None)
+            The weighted squared error [B]; with learned variance, the bound in bits per dimension
+            [B].
+        """
         tables = self.tables(samples.device)
         alpha, sigma = (per_image(tables[name][t], samples) for name in ("alpha", "sigma"))
         x_t = alpha * samples + sigma * eps
@@ -247,7 +263,7 @@ def _x0(prediction: str, out: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor)
 
 
 def snr_weight(schedule: Schedule, prediction: str, min_snr: float | None) -> Tensor:
-    """Return the Min-SNR weights [T] of the squared error of `prediction`.
+    """Return the Min-SNR weights [T] of the squared error of `prediction` under a `schedule`.
 
     min(SNR, min_snr) in x0 units, divided by the SNR for eps and by SNR + 1 for v, by which those
     errors exceed x0's; ones where `min_snr` is None.
@@ -267,7 +283,7 @@ def stratified_times(count: int, T: int, generator: torch.Generator) -> Tensor:
     """Draw integer times [count], one uniform in each of `count` equal parts of 0..T-1, rising.
 
     They are uniform like independent draws, and the loss varies less. Samples come shuffled, so
-    that the order does not matter.
+    that the order does not matter. They are on the device of `generator`.
     """
     device = generator.device
     u = torch.rand(count, device=device, generator=generator)
@@ -276,7 +292,10 @@ def stratified_times(count: int, T: int, generator: torch.Generator) -> Tensor:
 
 
 def flipped(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Mirror each image [C, H, W] of a batch left to right with probability one half."""
+    """Mirror images [B, C, H, W] left to right, each with probability one half.
+
+    `generator` decides which. Raises `TrainingError` for samples of another shape.
+    """
     if images.ndim != 4:
         raise TrainingError(f"images [B, C, H, W] can be mirrored, not {list(images.shape)}")
     coin = torch.rand(len(images), device=images.device, generator=generator) < 0.5
@@ -284,7 +303,10 @@ def flipped(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def shifted(images: Tensor, most: int, generator: torch.Generator) -> Tensor:
-    """Move each image [C, H, W] by up to `most` pixels along either axis; what enters is black."""
+    """Move each of the `images` [B, C, H, W] by up to `most` pixels along either axis.
+
+    What enters is black; `generator` decides how far.
+    """
     count, _, height, width = images.shape
     padded = F.pad(images, (most,) * 4, value=-1.0)
     offset = torch.randint(
@@ -297,9 +319,9 @@ def shifted(images: Tensor, most: int, generator: torch.Generator) -> Tensor:
 
 
 def erased(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Fill a random rectangle of half of the images with noise (after Zhong et al. 2020).
+    """Fill a random rectangle of half of the `images` with noise (after Zhong et al. 2020).
 
-    It is 0.1 to 0.5 of a side, and cut off at the right and lower edge.
+    It is 0.1 to 0.5 of a side, and cut off at the right and lower edge. `generator` decides all.
     """
     count, _, height, width = images.shape
     draw = torch.rand(5, count, 1, 1, 1, device=images.device, generator=generator)
@@ -342,7 +364,7 @@ class ClassifierLoss:
             )
 
     def augmented(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Return a training view of every image, of the same shape and range."""
+        """Return a training view of the `images`, of their shape; `generator` decides which."""
         if self.flip:
             images = flipped(images, generator)
         if self.shift:

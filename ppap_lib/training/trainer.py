@@ -46,7 +46,7 @@ from ppap_lib.training.settings import Settings
 
 @dataclass
 class Progress:
-    """Where a run stands: optimiser steps taken, seconds of training behind them."""
+    """How far a run is: `step` optimiser steps, `seconds` of training."""
 
     step: int = 0
     seconds: float = 0.0
@@ -372,7 +372,7 @@ def _averaged(
 
 
 def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Return groups for AdamW: weight decay for matrices and kernels, none for biases and norms.
+    """Return groups for AdamW: `weight_decay` for matrices and kernels, none for biases and norms.
 
     Position and class embeddings that a timm network excludes by name are not decayed either.
     """

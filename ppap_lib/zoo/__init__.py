@@ -1,7 +1,16 @@
 """Networks by name: verified weights, and cards that say what they are.
 
 `load("fashion/resnet18")` gives a model in evaluation mode: a `Diffusion`, a `Vision` or `Experts`,
-by what its card says. `table()` lists everything.
+by what its card says. `table()` lists everything, `presets` say how networks are trained.
+
+>>> card("fashion/resnet18").parameters
+701178
+>>> guides("fashion")
+['resnet18', 'vit']
+>>> schedule("fashion/denoiser").T
+1000
+>>> load("fashion/resnet18").classes[9]
+'ankle boot'
 """
 
 from ppap_lib.zoo.cards import Card, card, guides, names

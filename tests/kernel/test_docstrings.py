@@ -8,7 +8,10 @@ import re
 
 import pytest
 
-ROOMS = ("data", "diffusion", "experts", "guidance", "networks", "samplers")
+ROOMS = (
+    *("data", "diffusion", "distill", "experts", "files"),
+    *("guidance", "networks", "samplers", "training", "zoo"),
+)
 STEP = ["denoise", "x", "now", "nxt", "history", "noise"]
 
 
@@ -64,6 +67,12 @@ def test_what_is_exported_is_documented_with_all_parameters(room):
         assert not missing, f"{name} does not say what {missing} are"
         documented += 1
     assert documented > 10
+
+
+@pytest.mark.parametrize("module", ["parameters", "device"])
+def test_the_examples_of_the_ground_run(module):
+    result = doctest.testmod(importlib.import_module(f"ppap_lib.{module}"))
+    assert result.attempted and not result.failed
 
 
 @pytest.mark.parametrize("room", ROOMS)
