@@ -1,4 +1,8 @@
-"""Where to compute: devices by name, and what they are called."""
+"""Devices by name, one for each of torchrun's processes, and their titles.
+
+>>> pick_device("cpu")
+device(type='cpu')
+"""
 
 import os
 import platform
@@ -9,10 +13,20 @@ from ppap_lib.errors import InputError
 
 
 def pick_device(name: torch.device | str = "auto") -> torch.device:
-    """The device of this name: "cpu", "cuda", "cuda:1"; "auto" is the GPU where there is one.
+    """Return the device of this name.
 
-    On a GPU, cuDNN's convolutions in float32 are float32 from then on, as on a CPU: by torch's
-    default they round to TF32, ten bits. Raises `InputError` where there is none.
+    With a GPU, cuDNN's convolutions in float32 are float32 from then on, as on a CPU: by torch's
+    default they round to TF32, ten bits.
+
+    Parameters
+    ----------
+    name
+        "cpu", "cuda" or "cuda:1"; "auto" is the GPU where there is one.
+
+    Raises
+    ------
+    InputError
+        For another name, or a GPU that this machine lacks.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -35,9 +49,18 @@ def pick_device(name: torch.device | str = "auto") -> torch.device:
 
 
 def device_for_rank(name: torch.device | str = "auto") -> torch.device:
-    """`pick`, and where GPUs are meant without a number, of torchrun's processes each its own.
+    """Return this process's own device, where torchrun runs one for each GPU.
 
-    That is the one numbered `$LOCAL_RANK`, or where there are fewer GPUs the next in turn.
+    Parameters
+    ----------
+    name
+        As for `pick_device`. A GPU without a number is the one numbered `$LOCAL_RANK`, or the next
+        in turn where there are fewer GPUs than processes.
+
+    Raises
+    ------
+    InputError
+        As `pick_device` does.
     """
     device, local = pick_device(name), os.environ.get("LOCAL_RANK")
     if device.type != "cuda" or device.index is not None or local is None:
@@ -46,7 +69,7 @@ def device_for_rank(name: torch.device | str = "auto") -> torch.device:
 
 
 def device_title(device: torch.device | str) -> str:
-    """The GPU's own name, or 'cpu x86_64, 2 threads'."""
+    """Return the name of a `device`: the GPU's own, or such as "cpu x86_64, 2 threads"."""
     device = torch.device(device)
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)

@@ -27,7 +27,12 @@ class WeightsError(PpapError, ValueError):
 class DataError(PpapError, ValueError):
     """Data are missing, damaged, or not what was asked for.
 
-    `missing` says that they are not on this machine, so that a stand-in may be used.
+    Parameters
+    ----------
+    message
+        Words for the reader.
+    missing
+        Whether the data are not on this machine, so that a stand-in may be used.
     """
 
     def __init__(self, message: str, *, missing: bool = False):

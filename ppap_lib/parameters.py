@@ -1,14 +1,22 @@
 """Checked parameters of a run: names, types and ranges are wrong before anything is computed.
 
 Parameters are a frozen dataclass derived from `Parameters`; a value of a wrong type or out of
-its range never makes an instance::
+its range never makes an instance.
 
-    @dataclass(frozen=True)
-    class Sampling(Parameters):
-        steps: int = param(25, low=1, high=1000)
-        form: Literal["score", "mean"] = "score"
-        betas: tuple[float, float] | None = None
-        save: bool = param(False, recorded=False)
+>>> @dataclasses.dataclass(frozen=True)
+... class Sampling(Parameters):
+...     steps: int = param(25, low=1, high=1000)
+...     form: Literal["score", "mean"] = "score"
+...     betas: tuple[float, float] | None = None
+...     save: bool = param(False, recorded=False)
+>>> Sampling(betas=[0, 0.02]).recorded()
+{'steps': 25, 'form': 'score', 'betas': (0.0, 0.02)}
+>>> Sampling.of({"step": 50})
+Traceback (most recent call last):
+ppap_lib.errors.InputError: unknown parameter 'step': did you mean 'steps'?
+>>> Sampling(steps=0)
+Traceback (most recent call last):
+ppap_lib.errors.InputError: steps must be in [1, 1000], not 0
 """
 
 import dataclasses
@@ -37,11 +45,19 @@ def param(
     recorded: bool = True,
     help: str = "",
 ) -> Any:
-    """A dataclass field with a range (both ends included; for tuples, of every element).
+    """Make a dataclass field with a range and a sentence of help.
 
-    `recorded=False` marks a parameter that does not change the result, such as `save` or a
-    device: it is left out of `Parameters.recorded`, so of the name of the result's file. `help` is
-    a sentence that the command line shows of the option.
+    Parameters
+    ----------
+    default
+        Its value where none is given; without one it must be.
+    low, high
+        The range, both ends included: of the number, or of every element of a tuple.
+    recorded
+        Whether the parameter changes the result. Others, such as `save` or a device, are left out
+        of `Parameters.recorded`, so of the name of the result's file.
+    help
+        A sentence about the option that the command line shows.
     """
     metadata = {_RANGE: (low, high), _RECORDED: recorded, HELP: help}
     return dataclasses.field(default=default, metadata=metadata)
@@ -49,12 +65,17 @@ def param(
 
 @dataclasses.dataclass(frozen=True)
 class Parameters:
-    """Base of all parameter sets: checks every field when an instance is made.
+    """The base of parameter sets, which checks every field when an instance is made.
 
     Field types are bool, int, float, str, Path, None, `Literal`, tuples and unions of these. An
     int is accepted for a float, a str for a Path, and a list (what YAML and JSON have) for a
     tuple; nothing else is converted. A subclass with a rule across fields extends `__post_init__`,
     calling this one first.
+
+    Raises
+    ------
+    InputError
+        For a value of another type, or out of its range.
     """
 
     def __post_init__(self) -> None:
@@ -66,7 +87,7 @@ class Parameters:
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:
-        """An instance from a mapping; unknown and missing names are errors that name them."""
+        """Make an instance of `values` by name; `InputError` for unknown and missing names."""
         fields = {field.name: field for field in dataclasses.fields(cls)}
         for name in values:
             if name not in fields:
@@ -77,7 +98,7 @@ class Parameters:
         return cls(**values)
 
     def recorded(self) -> dict[str, Any]:
-        """The parameters that decide the result, by name: what a ledger row is filed under."""
+        """Return the parameters that decide the result, by name, as ledger rows record them."""
         return {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
@@ -87,11 +108,12 @@ class Parameters:
 
 @functools.cache  # resolving them takes longer than all else that an instance costs
 def _hints(kind: type) -> dict[str, Any]:
+    """The types of the fields of a class."""
     return typing.get_type_hints(kind)
 
 
 def suggestion(name: str, known: Collection[str], n: int = 1) -> str:
-    """What to say of a name that is none of the `known`: the `n` most alike, or else all."""
+    """Return a hint about a `name` that is not `known`: the `n` most alike, or else all."""
     close = difflib.get_close_matches(name, known, n=n, cutoff=0.5)
     if not close:
         return f"there are {', '.join(known)}"
@@ -99,7 +121,7 @@ def suggestion(name: str, known: Collection[str], n: int = 1) -> str:
 
 
 def _typed(name: str, value: Any, hint: Any) -> Any:
-    """`value` as the type `hint` says (int to float, list to tuple), or `InputError`."""
+    """The value as its type has it (int to float, str to path, list to tuple), or `InputError`."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (Union, types.UnionType):
         for option in args:
@@ -163,6 +185,7 @@ def _spelt(hint: Any) -> str:
 
 
 def _in_range(name: str, value: Any, low: float | None, high: float | None) -> None:
+    """Refuse a number, or a tuple with an element, that is out of the range."""
     if isinstance(value, tuple):
         for i, element in enumerate(value):
             _in_range(f"{name}[{i}]", element, low, high)
