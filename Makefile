@@ -1,7 +1,7 @@
 # make book    build the book into _build/html (warnings are errors)
 # make test    run the tests
 # make lint    ruff and the notebook check;  make format mends what they find
-# make bench   print the benchmarks
+# make bench   print the benchmarks: make bench BENCH='--device cuda --batch 256'
 # make clean   remove what book, test and lint wrote (not .venv, not runs/)
 #
 # All share one .venv, made on first use and remade when the lock or pyproject.toml changes.
@@ -16,6 +16,12 @@ USABLE := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[
 PYTHON ?= $(shell for p in python3.11 python3.12 python3 python; do \
 	$$p -c '$(USABLE)' 2>/dev/null && echo $$p && break; done)
 
+NOTEBOOKS := notebooks/*.ipynb
+# Outputs, and what papermill and editors add. Tags and the book's metadata stay, and so do ids.
+EDITORS := codemirror_mode file_extension mimetype nbconvert_exporter pygments_lexer version
+STRIP := $(BIN)/nbstripout --keep-id --drop-tagged-cells injected-parameters --extra-keys \
+	"cell.metadata.papermill metadata.papermill $(EDITORS:%=metadata.language_info.%)"
+
 .PHONY: book test lint format bench clean
 .DELETE_ON_ERROR:
 
@@ -29,15 +35,15 @@ test: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m ppap_book.notebooks --check
+	$(STRIP) --verify $(NOTEBOOKS)
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/python -m ppap_book.notebooks
+	$(STRIP) $(NOTEBOOKS)
 
 bench: $(STAMP)
-	$(BIN)/python -m ppap_book.bench
+	$(BIN)/python -m ppap_book.bench $(BENCH)
 
 clean:
 	rm -rf _build .pytest_cache .hypothesis .ruff_cache

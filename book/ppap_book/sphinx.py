@@ -1,41 +1,47 @@
 """The book's Sphinx extension (`local_extensions` in `_config.yml`).
 
-It closes four gaps of Jupyter Book 1.x: a failed notebook is only a warning and the build
-exits 0; the cache knows a notebook's own cells but not the library they call; a clone
-whose package is not installed cannot import it; and figures have no words for those who cannot
-see them. For the reference pages it makes
-reStructuredText, which autodoc reads, of the library's plain docstrings.
+It closes gaps of Jupyter Book 1.x: a failed notebook is only a warning and the build exits 0; the
+cache knows a notebook's own cells but not the library that they call; a clone whose packages are
+not installed cannot import them; figures have no words for those who cannot see them. For the
+reference pages it lets docstrings use the characters of reStructuredText as themselves.
 """
 
 import hashlib
 import os
 import re
 import shutil
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 from docutils import nodes
+
+from ppap_lib.diffusion.denoisers import Denoise, Network
+from ppap_lib.samplers.loop import Step
+from ppap_lib.training.objectives import Objective
 
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = ".jupyter_cache-"
 
 
 def library_digest(root: Path = ROOT) -> str:
-    """A digest of all that pages read: the package, the lock, the ledger, and data of their own.
+    """Return a digest of all that pages read: both packages, the lock, the ledger, settings.
 
-    Not the table of contents, which Sphinx itself watches.
+    Not of the table of contents, which Sphinx itself watches.
     """
-    packages = (root / "ppap_lib", root / "book" / "ppap_book")
-    code = (path for package in packages for path in package.rglob("*") if path.is_file())
+    book = root / "book"
     inputs = [
-        *(path for path in code if "__pycache__" not in path.parts),
-        *(root / "book" / "results").glob("**/*.json"),
-        *(root / "book").glob("[!_]*.yml"),
-        *root.glob("requirements.lock"),
+        *(root / "ppap_lib").rglob("*"),
+        *(book / "ppap_book").rglob("*"),
+        *(book / "results").rglob("*.json"),
+        *book.glob("[!_]*.yml"),
+        root / "requirements.lock",
     ]
     total = hashlib.sha256()
-    for path in sorted(inputs):
-        total.update(path.relative_to(root).as_posix().encode() + b"\0")
-        total.update(hashlib.sha256(path.read_bytes()).digest())
+    for path in sorted(path for path in inputs if path.is_file()):
+        if "__pycache__" not in path.parts:
+            total.update(path.relative_to(root).as_posix().encode() + b"\0")
+            total.update(hashlib.sha256(path.read_bytes()).digest())
     return total.hexdigest()[:16]
 
 
@@ -50,53 +56,60 @@ def _use_own_cache(app, config) -> None:
     config.nb_execution_cache_path = str(current)
 
 
-def restructured(docstring: list[str]) -> list[str]:
-    """A plain docstring as reStructuredText: `code` as literals, indented blocks as they are.
+def plain_text(docstring: list[str]) -> list[str]:
+    r"""Escape the markup of reStructuredText in a docstring's text, as in p(x|y) and [B, *shape].
 
-    Everything else is text, in which `*`, `|`, `_` and a backslash mean themselves.
+    Code stays as it is: within backticks, indented below a line that ends with `::`, and from
+    `>>>` to an empty line. The names of parameters may have `*` and `_`.
     """
     lines: list[str] = []
-    block = False
+    margin: int | None = None  # of the line that ends with ::
+    doctest = False
     for line in docstring:
-        if line.startswith("    "):
-            if not block and not (lines and lines[-1]):
-                lines += ["::", ""]
-                block = True
-            lines.append(line if block else _escaped(line))
-        else:
-            block = block and not line
-            lines.append(_escaped(line))
+        indent = len(line) - len(line.lstrip())
+        if margin is not None and line.strip() and indent <= margin:
+            margin = None
+        doctest = bool(line.strip()) and (doctest or line.lstrip().startswith(">>>"))
+        lines.append(line if doctest or margin is not None else _escaped(line))
+        if margin is None and line.endswith("::"):
+            margin = indent
     return lines
 
 
 def _escaped(line: str) -> str:
     spans = re.split(r"(`[^`]+`)", line)
-    spans[::2] = (re.sub(r"([\\*|_`])", r"\\\1", text) for text in spans[::2])
-    # A literal cannot begin or end with a space.
-    spans[1::2] = (f"``{code[1:-1].strip()}``" for code in spans[1::2])
+    spans[::2] = (re.sub(r"[\\*|]|(?<=\w)_(?!\w)", r"\\\g<0>", text) for text in spans[::2])
     return "".join(spans)
 
 
 def with_aliases(signature: str) -> str:
-    """A signature with the library's type aliases by name, as its source has them.
+    """Return a signature with the library's type aliases by name, as its source has them.
 
     So are its functions: Sphinx has no source of a partial's signature, and prints their repr.
     """
-    signature = re.sub(r"~(?:\w+\.)+|(?:\w+\.)+(?=[A-Z])", "", signature)
-    signature = re.sub(r"<(?:built-in )?function (\w+)(?: at 0x\w+)?>", r"\1", signature)
-    for alias, meaning in _ALIASES.items():
+    signature = re.sub(r"<(?:built-in )?function (\w+)(?: at 0x\w+)?>", r"\1", _short(signature))
+    return _named(signature, _meanings())
+
+
+def _short(signature: str) -> str:
+    """Names without their modules."""
+    return re.sub(r"~(?:\w+\.)+|(?:\w+\.)+(?=[A-Z])", "", signature)
+
+
+def _named(signature: str, meanings: Mapping[str, str]) -> str:
+    for alias, meaning in meanings.items():
         signature = signature.replace(meaning, alias)
     return signature
 
 
-_ALIASES = {
-    "Denoise": "Callable[[Tensor, Level], Prediction]",
-    "Step": "Callable[[Denoise, Tensor, Level, Level, Sequence[Evaluation], Callable[[], Tensor]], "
-    "Tensor]",
-    "Objective": "Callable[[Module, Tensor, Tensor, Generator], Tensor]",
-    "Network": "Callable[[Tensor, Tensor], Tensor]",
-}
-"""By name, in an order in which later meanings may use earlier names."""
+@cache
+def _meanings() -> dict[str, str]:
+    """Type aliases by name, in an order in which later meanings use earlier names."""
+    meanings: dict[str, str] = {}
+    aliases = {"Denoise": Denoise, "Step": Step, "Objective": Objective, "Network": Network}
+    for name, alias in aliases.items():
+        meanings[name] = _named(_short(str(alias)), meanings)
+    return meanings
 
 
 def describe_figures(app, doctree) -> None:
@@ -111,8 +124,8 @@ def describe_figures(app, doctree) -> None:
                 image.setdefault("alt", sentence)
 
 
-def _rewrite(app, what, name, obj, options, lines: list[str]) -> None:
-    lines[:] = restructured(lines)
+def _escape(app, what, name, obj, options, lines: list[str]) -> None:
+    lines[:] = plain_text(lines)
 
 
 def _shorten(app, what, name, obj, options, signature, returned) -> tuple[str | None, str | None]:
@@ -120,18 +133,18 @@ def _shorten(app, what, name, obj, options, signature, returned) -> tuple[str | 
 
 
 def setup(app) -> dict[str, bool]:
-    """Called by Sphinx."""
+    """Connect the extension; called by Sphinx."""
     # Kernels are child processes and inherit this: a bare clone builds.
-    path = os.environ.get("PYTHONPATH", "")
-    if str(ROOT) not in path.split(os.pathsep):
-        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), path)))
+    path = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    own = [str(folder) for folder in (ROOT, ROOT / "book") if str(folder) not in path]
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (*own, *path)))
     # "env": with another digest Sphinx reads, so executes, every page again.
     app.add_config_value("ppap_lib_digest", library_digest(), "env", [str])
     # Sphinx exits 1 after a build with warnings only if it was told to keep going over them.
     app.keep_going = True
     app.connect("config-inited", _use_own_cache, priority=100)
     app.connect("doctree-read", describe_figures)
-    app.setup_extension("sphinx.ext.autodoc")
-    app.connect("autodoc-process-docstring", _rewrite)
+    app.setup_extension("sphinx.ext.napoleon")  # and with it autodoc
+    app.connect("autodoc-process-docstring", _escape, priority=100)  # before napoleon
     app.connect("autodoc-process-signature", _shorten)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

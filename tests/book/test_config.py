@@ -13,6 +13,8 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from places import ROOT
 
+import ppap_lib
+
 CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text("utf8"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf8"))["project"]
 
@@ -178,3 +180,18 @@ def test_condas_pip_list_is_the_lock_and_this_package():
     python = next(entry for entry in conda["dependencies"] if str(entry).startswith("python="))
     version = python.removeprefix("python=") + ".0"
     assert SpecifierSet(PROJECT["requires-python"]).contains(version)
+
+
+def test_the_citation_and_the_changelog_are_of_this_version_and_this_paper():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf8"))
+    assert citation["version"] == ppap_lib.__version__
+    assert citation["license"] == PROJECT["license"]
+    (latest, *_) = re.findall(r"^## (\S+?),? ", (ROOT / "CHANGELOG.md").read_text("utf8"), re.M)
+    assert latest == ppap_lib.__version__
+    (paper,) = citation["references"]
+    entry = (
+        (ROOT / "book" / "references.bib").read_text("utf8").split("@inproceedings{go2023ppap,")[1]
+    )
+    assert f"title = {{{paper['title']}}}" in entry and f"year = {{{paper['year']}}}" in entry
+    authors = " and ".join(f"{a['family-names']}, {a['given-names']}" for a in paper["authors"])
+    assert f"author = {{{authors}}}" in entry

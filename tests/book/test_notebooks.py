@@ -1,11 +1,7 @@
-"""Notebooks: clean in the repository, and run by papermill with good and bad parameters."""
+"""Notebooks: run by papermill with good and bad parameters, and in one rhythm."""
 
-import json
-import os
 import re
-import runpy
 import shutil
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +10,6 @@ import printed
 import pytest
 from places import ROOT
 
-from ppap_book.errors import StudyError
-from ppap_book.notebooks import clean, main
 from ppap_book.study import from_notebook
 from ppap_lib.errors import InputError
 from ppap_lib.parameters import Parameters, param
@@ -231,72 +225,6 @@ def test_the_rhythm_of_a_page(name):
             assert ":::{table}" in cell.source
             assert ":name: tab-" in cell.source and shown == {"markdown_format": "myst"}
     assert "papermill" in "".join(c.source for c in notebook.cells if c.cell_type == "markdown")
-
-
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_the_repositorys_notebooks_are_clean(path):
-    text = path.read_text("utf8")
-    assert clean(text) == text
-
-
-def dirty() -> str:
-    code = nbformat.v4.new_code_cell(
-        "1 + 1",
-        execution_count=3,
-        outputs=[nbformat.v4.new_output("stream", text="2")],
-        metadata={"tags": ["hide-input"], "collapsed": True, "papermill": {"duration": 1}},
-    )
-    injected = nbformat.v4.new_code_cell("T = 3", metadata={"tags": ["injected-parameters"]})
-    text = nbformat.v4.new_markdown_cell("# Title", metadata={"editor": 1})
-    notebook = nbformat.v4.new_notebook(cells=[text, injected, code])
-    notebook.metadata["widgets"] = {"state": {}}
-    return nbformat.writes(notebook)
-
-
-def test_cleaning_keeps_what_the_book_needs_and_nothing_else():
-    notebook = json.loads(clean(dirty()))
-    text, code = notebook["cells"]
-    assert [text["id"], code["id"]] == ["c00", "c01"]
-    assert "".join(text["source"]) == "# Title" and text["metadata"] == {}
-    assert "".join(code["source"]) == "1 + 1" and code["metadata"] == {"tags": ["hide-input"]}
-    assert code["outputs"] == [] and code["execution_count"] is None
-    assert set(notebook["metadata"]) == {"kernelspec", "language_info"}
-
-
-def test_cleaning_twice_is_cleaning_once():
-    assert clean(clean(dirty())) == clean(dirty())
-
-
-@pytest.mark.parametrize("text", ["", "not json", "[]", '{"a": 1}'])
-def test_what_is_no_notebook_is_refused(text):
-    with pytest.raises(StudyError, match="not a notebook"):
-        clean(text)
-
-
-def test_check_reports_and_the_command_mends(tmp_path, capsys):
-    path = tmp_path / "page.ipynb"
-    path.write_text(dirty(), "utf8")
-    before = path.read_bytes()
-    assert main(["--check", str(path)]) == 1
-    assert "unclean" in capsys.readouterr().out and path.read_bytes() == before
-    assert main([str(path)]) == 0 and path.read_text("utf8") == clean(dirty())
-    assert main(["--check", str(path)]) == 0 and os.listdir(tmp_path) == ["page.ipynb"]
-
-
-def test_a_broken_notebook_is_named(tmp_path, capsys, monkeypatch):
-    """Also where the error's class belongs to the module that `python -m` runs."""
-    path = tmp_path / "page.ipynb"
-    path.write_text("not json", "utf8")
-    assert main([str(path)]) == 1
-    said = capsys.readouterr().err
-    assert said.startswith(f"error: {path}: not a notebook")
-    monkeypatch.setattr(sys, "argv", ["notebooks", str(path)])
-    monkeypatch.delitem(sys.modules, "ppap_book.notebooks")
-    with pytest.raises(SystemExit, match="1"):
-        runpy.run_module("ppap_book.notebooks", run_name="__main__", alter_sys=True)
-    assert capsys.readouterr().err == said
-    assert main([str(tmp_path / "none.ipynb")]) == 1
-    assert "none.ipynb" in capsys.readouterr().err
 
 
 def test_figures_have_labels_of_their_own():
