@@ -28,8 +28,6 @@ from ppap_lib.networks.blocks import (
     zeroed,
 )
 
-__all__ = ["Architecture", "Classifier", "UNet", "Upsampler", "from_flags"]
-
 
 class _Encoder(nn.Module):
     """The part that U-Net and classifier share: time embedding, descending path, middle."""

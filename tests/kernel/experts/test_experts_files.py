@@ -43,6 +43,7 @@ class TestFiles:
         assert state["3.0.lora_A"].dtype == torch.float16
         entries = json.loads(weights.metadata(tmp_path / "set.safetensors")["experts"])
         config = lora.LoraConfig.from_json(entries["plan"])
+        assert list(entries) == ["n", "T", "plan", "trunk", "trunk_sha256"]
         assert (entries["n"], entries["T"], config) == (5, 1000, the_config(network()))
 
     def test_what_is_no_set_or_of_another_backbone_is_refused(self, tmp_path):
