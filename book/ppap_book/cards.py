@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from ppap_book.measures.noisy_accuracy import accuracy_by_t
-from ppap_book.studies.quality import Quality, score
+from ppap_book.studies.denoiser_training import Quality, score
 from ppap_lib import data, experts, zoo
 from ppap_lib.cli import run_command
 from ppap_lib.cli.commands import table

@@ -1,10 +1,10 @@
-"""Runs of a study and their ledger rows: measured once, and gathered for a page."""
+"""Studies: runs with frozen parameters, each measured once and filed in the ledger."""
 
 import ast
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields, replace
-from typing import Any, TypeVar
+from dataclasses import dataclass, fields, replace
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,59 +14,93 @@ from ppap_lib.diffusion.noise import seed_labels
 from ppap_lib.errors import InputError
 from ppap_lib.files import provenance
 from ppap_lib.parameters import Parameters
+from ppap_lib.zoo import tiers
 from ppap_lib.zoo.tiers import TierName
-from ppap_lib.zoo.tiers import tier as preset
 
-Kind = TypeVar("Kind", bound=Parameters)
-
-Measure = Callable[..., dict[str, Any]]
-"""`measure(params, device) -> results` of one run; with `seconds` among them, these are the row's
-instead of all that it took."""
+Run = TypeVar("Run", bound=Parameters)
 
 
-def record(
-    study: str,
-    runs: Iterable[Parameters],
-    device: torch.device | str = "cpu",
-    tell: Callable[[str], None] = print,
-    *,
-    measure: Measure,
-    words: Callable[[Any, dict[str, Any]], str] | None = None,
-) -> None:
-    """Measure and file every run that the ledger does not hold yet, one row at a time.
+@dataclass(frozen=True)
+class Study(Generic[Run]):
+    """A question, the runs that answer it, and their rows in the ledger.
 
-    `tell` hears of every row: what `words(params, results)` says, or else its file's name.
+    Parameters
+    ----------
+    name : str
+        The study's folder in the ledger, and its command.
+    question : str
+        What its rows answer, in one sentence.
+    parameters : type[Run]
+        What decides a run's result.
+    grid : Callable[..., Iterable[Run]]
+        Makes the runs that belong together; what it takes are the command's options. A generator
+        may choose later runs by the rows of earlier ones.
+    measure : Callable[[Run, torch.device or str], dict[str, Any]]
+        Carries out one run and returns its results. With `seconds` among them, these are the row's
+        instead of all that the measuring took.
+    words : Callable[[Run, Mapping[str, Any]], str], optional
+        Says a run's results in one line.
+    on_cpu : bool
+        Runs are for a CPU only: the command takes no device.
     """
-    provenance.commit()  # of the code that runs, not of what is committed meanwhile
-    for params in runs:
-        asked = params.recorded()
-        if ledger.find(study, asked) is not None:
-            continue
-        began = time.monotonic()
-        results = measure(params, device)
-        seconds = results.pop("seconds", time.monotonic() - began)
-        path = ledger.record(study, asked, results, seconds=seconds, device=device)
-        tell(f"{words(params, results) if words else path.name}, {seconds:.0f} s")
 
+    name: str
+    question: str
+    parameters: type[Run]
+    grid: Callable[..., Iterable[Run]]
+    measure: Callable[[Run, torch.device | str], dict[str, Any]]
+    words: Callable[[Run, Mapping[str, Any]], str] | None = None
+    on_cpu: bool = False
 
-def gather(
-    study: str, runs: Sequence[Parameters], measure: Measure, n: int
-) -> tuple[list[ledger.Row], list[Parameters]]:
-    """One table row per run, and the runs that the ledger lacks.
+    def rows(self) -> list[ledger.Row]:
+        """Return all rows of the study."""
+        return ledger.rows(self.name)
 
-    If it lacks any, all of them are measured now on `n` images each, and nothing is filed:
-    numbers of different n are never set beside each other. So a page works before, and after.
-    """
-    found = [ledger.find(study, params.recorded()) for params in runs]
-    missing = [params for params, row in zip(runs, found, strict=True) if row is None]
-    if not missing:
-        return ledger.table(found), []
-    sketches = [replace(params, n=min(n, params.n)) for params in runs]
-    rows = [
-        {"params": params.recorded(), "results": measure(params), "seconds": 0.0}
-        for params in sketches
-    ]
-    return ledger.table(rows), missing
+    def find(self, run: Run) -> ledger.Row | None:
+        """Return the row of a run, or None if the ledger lacks it."""
+        return ledger.find(self.name, run.recorded())
+
+    def missing(self, runs: Iterable[Run]) -> list[Run]:
+        """Return the runs that the ledger lacks."""
+        return [run for run in runs if self.find(run) is None]
+
+    def record(
+        self,
+        runs: Iterable[Run],
+        device: torch.device | str = "cpu",
+        tell: Callable[[str], None] = print,
+    ) -> None:
+        """Measure and file every run that the ledger lacks, one row at a time.
+
+        `tell` hears of every row: its `words`, or else its file's name.
+        """
+        provenance.commit()  # of the code that runs, not of what is committed meanwhile
+        for run in runs:
+            params = run.recorded()
+            if ledger.find(self.name, params) is not None:
+                continue
+            began = time.monotonic()
+            results = dict(self.measure(run, device))
+            seconds = results.pop("seconds", time.monotonic() - began)
+            path = ledger.record(self.name, params, results, seconds=seconds, device=device)
+            line = self.words(run, results) if self.words else f"{self.name}/{path.name}"
+            tell(f"{line}, {seconds:.0f} s")
+
+    def gather(self, runs: Sequence[Run], n: int) -> tuple[list[ledger.Row], list[Run]]:
+        """Return one table row per run, and the runs that the ledger lacks.
+
+        If it lacks any, all of them are measured now on `n` images each, and nothing is filed:
+        numbers of different n are never set beside each other. So a page works before, and after.
+        """
+        missing = self.missing(runs)
+        if not missing:
+            return ledger.table(map(self.find, runs)), []
+        sketches = [replace(run, n=min(n, run.n)) for run in runs]
+        rows = [
+            {"params": run.recorded(), "results": self.measure(run, "cpu"), "seconds": 0.0}
+            for run in sketches
+        ]
+        return ledger.table(rows), missing
 
 
 class Seeded:
@@ -89,7 +123,7 @@ class Labelled(Seeded):
     @property
     def target(self) -> Tensor:
         """Every image's class: int64 [n]."""
-        return seed_labels(self.seeds, len(preset(self.tier).classes))
+        return seed_labels(self.seeds, len(tiers.tier(self.tier).classes))
 
 
 def training_provenance(summary: Mapping[str, Any]) -> dict[str, Any]:
@@ -108,7 +142,7 @@ def training_provenance(summary: Mapping[str, Any]) -> dict[str, Any]:
     return {"settings": settings} | {key: value for key, value in found.items() if value}
 
 
-def from_notebook(kind: type[Kind], namespace: Mapping[str, Any]) -> Kind:
+def from_notebook(kind: type[Run], namespace: Mapping[str, Any]) -> Run:
     """Return a page's parameters, a `kind` made of its `globals()` after papermill's injected cell.
 
     papermill only warns about a name it does not know, and passes `-p save true` as the string

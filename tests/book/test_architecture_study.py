@@ -8,8 +8,7 @@ import torch
 
 from ppap_book.measures import cost
 from ppap_book.studies import architecture
-from ppap_book.studies.architecture import VARIANTS, Architecture
-from ppap_lib import data
+from ppap_book.studies.architecture import VARIANTS, ArchitectureRun
 from ppap_lib.errors import DataError, InputError
 from ppap_lib.zoo import datasets
 
@@ -18,7 +17,7 @@ SHAPE = (1, 32, 32)
 
 @functools.cache
 def size(variant):
-    trial = architecture.network(Architecture(variant=variant))
+    trial = architecture.network(ArchitectureRun(variant=variant))
     return cost.size(trial, trial, SHAPE)
 
 
@@ -42,14 +41,18 @@ def test_attention_at_more_resolutions_costs_macs_rather_than_parameters():
 
 
 def test_adagn_is_one_more_vector_per_block():
-    blocks = [m for m in architecture.network(Architecture()).modules() if hasattr(m, "emb_layers")]
+    blocks = [
+        m for m in architecture.network(ArchitectureRun()).modules() if hasattr(m, "emb_layers")
+    ]
     one_more = sum(block.emb_layers[1].weight.numel() // 2 for block in blocks)
     one_more += sum(block.emb_layers[1].bias.numel() // 2 for block in blocks)
     assert size("base").parameters - size("added").parameters == one_more
 
 
 def test_rescaled_residuals_change_the_function_and_no_tensor():
-    base, rescaled = (architecture.network(Architecture(variant=v)) for v in ("base", "rescaled"))
+    base, rescaled = (
+        architecture.network(ArchitectureRun(variant=v)) for v in ("base", "rescaled")
+    )
     state = base.state_dict()
     assert all(state[key].equal(value) for key, value in rescaled.state_dict().items())
     x, t = torch.ones(1, *SHAPE), torch.zeros(1)
@@ -71,9 +74,9 @@ def test_a_run_that_changes_nothing_is_told_apart_one_time_in_twenty():
 
 def test_the_held_out_loss_depends_on_no_batch_size():
     test = datasets.load("fashion", "test")
-    trial = architecture.network(Architecture()).eval()
+    trial = architecture.network(ArchitectureRun()).eval()
     losses = [
-        architecture.held_out_loss(trial, Architecture(batch=batch, held_out=12), test)
+        architecture.held_out_loss(trial, ArchitectureRun(batch=batch, held_out=12), test)
         for batch in (12, 5)
     ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
@@ -81,8 +84,8 @@ def test_the_held_out_loss_depends_on_no_batch_size():
     assert 0.3 < losses[0] < 1.1
 
 
-def test_the_plan_repeats_the_base_alone():
-    runs = architecture.plan("fashion", 1.0, seeds=(0, 5))
+def test_the_grid_repeats_the_base_alone():
+    runs = architecture.grid("fashion", 1.0, seeds=(0, 5))
     assert [run.variant for run in runs if run.seed == 0] == list(VARIANTS)
     assert [run.variant for run in runs if run.seed == 5] == ["base"]
 
@@ -92,15 +95,15 @@ def test_what_trains_on_the_stand_in_is_not_filed(monkeypatch, tmp_path):
         raise DataError(f"no {split} images of {name}")
 
     monkeypatch.setenv("PPAP_RESULTS", str(tmp_path))
-    monkeypatch.setattr(data, "require", require)
+    monkeypatch.setattr(datasets, "require", require)
     with pytest.raises(DataError, match="no train images of fashion"):
-        architecture.record(architecture.plan("fashion", 0.01))
+        architecture.STUDY.record(architecture.grid("fashion", 0.01))
     assert not any(tmp_path.iterdir())
 
 
 def test_a_gpu_is_refused():
     with pytest.raises(InputError, match="processor time: run it on the CPU, not meta"):
-        architecture.measure(Architecture(), "meta")
+        architecture.measure(ArchitectureRun(), "meta")
 
 
 @pytest.mark.parametrize(
@@ -113,4 +116,4 @@ def test_a_gpu_is_refused():
 )
 def test_bad_parameters_are_refused(values, message):
     with pytest.raises(InputError, match=message):
-        Architecture(**values)
+        ArchitectureRun(**values)

@@ -8,13 +8,16 @@ import pytest
 import torch
 
 from ppap_book import ledger
+from ppap_book.errors import StudyError
 from ppap_book.measures.noisy_accuracy import accuracy_by_t
-from ppap_book.studies import ablation, distillation, guidance, methods
-from ppap_lib import data, distill, experts, zoo
+from ppap_book.studies import expert_training, guidance, methods
+from ppap_book.studies.expert_training import ABLATION, DISTILLATION
+from ppap_lib import distill, experts, zoo
 from ppap_lib.data.fashion import shipped
 from ppap_lib.errors import InputError, TrainingError, WeightsError
 from ppap_lib.experts.intervals import Intervals
 from ppap_lib.files import weights
+from ppap_lib.zoo import datasets, loading
 
 FILE = "experts.safetensors"
 
@@ -27,9 +30,9 @@ def nbytes(module):
 def folder(tmp_path, monkeypatch):
     """A finished run of two untrained updates, with one snapshot."""
     monkeypatch.setenv("PPAP_RESULTS", str(tmp_path / "results"))
-    monkeypatch.setattr(data, "test_images", lambda tier: shipped().per_class(2))
-    monkeypatch.setattr(distillation, "HELD_OUT", 20)
-    monkeypatch.setattr(distillation, "TIMES", (0, 500))
+    monkeypatch.setattr(datasets, "test_images", lambda tier: shipped().per_class(2))
+    monkeypatch.setattr(expert_training, "HELD_OUT", 20)
+    monkeypatch.setattr(expert_training, "TIMES", (0, 500))
     made = distill.updates(zoo.load("fashion/resnet18"), "resnet18", Intervals(1000, 2), rank=1)
     run = tmp_path / "run"
     experts.save(made, run / FILE, "fashion/resnet18", zoo.card("fashion/resnet18").sha256)
@@ -60,8 +63,8 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_a_run_is_filed_with_its_cost_and_its_course(folder):
-    distillation.run(folder)
-    (row,) = ledger.rows(distillation.STUDY)
+    DISTILLATION.record(expert_training.distillations(folder), tell=lambda line: None)
+    (row,) = DISTILLATION.rows()
     assert row["params"]["released"] == ["shared time"] and row["params"]["rank"] == 1
     results = row["results"]
     assert results["training_seconds"] == 42.0 and results["settings"] == {"batch": 64}
@@ -90,9 +93,9 @@ def test_a_row_has_the_commit_that_read_and_the_one_that_trained(folder, moving_
         moving_head.append("later")
         return []
 
-    monkeypatch.setattr(distillation, "readings", moved)
-    distillation.run(folder)
-    (row,) = ledger.rows(distillation.STUDY)
+    monkeypatch.setattr(expert_training, "readings", moved)
+    DISTILLATION.record(expert_training.distillations(folder), tell=lambda line: None)
+    (row,) = DISTILLATION.rows()
     assert row["commit"] == "earlier" and row["results"]["trained_by"] == "much earlier"
     assert row["results"]["trained_with"] == {"torch": "2"}
     assert row["results"]["data"] == "20 images, crc32 1"
@@ -100,44 +103,49 @@ def test_a_row_has_the_commit_that_read_and_the_one_that_trained(folder, moving_
 
 def test_a_run_without_snapshots_has_no_course(folder):
     (folder / "snapshots" / "000000064.safetensors").unlink()
-    distillation.run(folder)
-    assert ledger.rows(distillation.STUDY)[0]["results"]["course"] == []
+    DISTILLATION.record(expert_training.distillations(folder), tell=lambda line: None)
+    assert DISTILLATION.rows()[0]["results"]["course"] == []
 
 
 def test_a_run_of_another_backbone_another_file_or_none_at_all_is_refused(folder, monkeypatch):
     found = zoo.card("fashion/resnet18")
-    monkeypatch.setattr(zoo, "card", lambda *which: dataclasses.replace(found, sha256="1" * 64))
-    with pytest.raises(WeightsError, match="has 1111.*: train the experts again"):
-        distillation.finished(folder)
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        another = dataclasses.replace(found, sha256="1" * 64)
+        patch.setattr(loading, "read_card", lambda *which: another)
+        with pytest.raises(WeightsError, match="has 1111.*: train the experts again"):
+            expert_training.finished(folder)
     experts.save(experts.full_copies(zoo.load("fashion/vit"), Intervals(1000, 1)), folder / FILE)
     with pytest.raises(WeightsError, match="experts.safetensors has sha256 .*, expected"):
-        distillation.finished(folder)
+        expert_training.finished(folder)
     with pytest.raises(TrainingError, match="no finished training in nowhere: run .*distill first"):
-        distillation.finished(Path("nowhere"))
+        expert_training.finished(Path("nowhere"))
 
 
 def test_copies_hold_every_network(folder):
     one = zoo.load("fashion/resnet18")
     copies = experts.full_copies(one, Intervals(1000, 3))
-    assert distillation.held(copies) == 3 * nbytes(one)
+    assert expert_training.held(copies) == 3 * nbytes(one)
 
 
 def test_untrained_updates_guide_as_the_clean_network_does(folder):
     naive = guidance.Guidance(method="naive", n=4, first_seed=4)
     expected = guidance.judged(naive, guidance.draw(naive))
-    told, (training, trained, _) = [], distillation.finished(folder)
-    ablation.record(training, trained, n=4, blocks=2, tell=told.append)
-    rows = {row["params"]["first_seed"]: row for row in ledger.rows(ablation.STUDY)}
+    told, training = [], expert_training.finished(folder)[0]
+    runs = expert_training.ablations(folder, n=4, blocks=2)
+    ABLATION.record(runs, tell=told.append)
+    rows = {row["params"]["first_seed"]: row for row in ABLATION.rows()}
     assert set(rows) == {0, 4} and len(told) == 2
     assert {key: rows[4]["results"][key] for key in expected} == expected
-    asked = ablation.plan(training, n=4, blocks=2)[1].recorded()
+    assert runs == expert_training.guided_by(training, n=4, blocks=2)
+    asked = runs[1].recorded()
     assert ledger.digest(asked) == ledger.digest(rows[4]["params"])
     assert asked["experts"] == 2 and asked["released"] == ("shared time",)
     assert (asked["sampler"], asked["form"]) == ("ddim25", "score")
-    ablation.record(training, trained, n=4, blocks=2, tell=told.append)
+    ABLATION.record(runs, tell=told.append)
     assert len(told) == 2  # what is there is not run again
-    scales = [(run.first_seed, run.scale) for run in ablation.plan(training, (1, 2.5), 4, 2)]
+    scales = [
+        (run.first_seed, run.scale) for run in expert_training.guided_by(training, (1, 2.5), 4, 2)
+    ]
     assert scales == [(0, 1.0), (0, 2.5), (4, 1.0), (4, 2.5)]
 
 
@@ -146,18 +154,26 @@ def test_of_what_ships_the_training_is_the_ledgers(tmp_path, monkeypatch):
     monkeypatch.setenv("PPAP_RESULTS", str(tmp_path))
     name = "fashion/ppap5-resnet18"
     with pytest.raises(InputError, match=f"no training of {name} with sha256"):
-        distillation.shipped(name)
-    made = distillation.Distillation(
+        expert_training.of_the_zoo(name)
+    made = expert_training.Distillation(
         "fashion", "resnet18", "transfer", 5, images_seen=7, sha256=zoo.card(name).sha256
     )
-    ledger.record(distillation.STUDY, made.recorded(), {}, seconds=1.0)
-    training, trained = distillation.shipped(name)
-    assert training == made and len(trained) == 5
+    ledger.record(DISTILLATION.name, made.recorded(), {}, seconds=1.0)
+    training, trained = expert_training.of_the_zoo(name)
+    assert training == dataclasses.replace(made, place=name) and len(trained) == 5
+    (run,) = expert_training.ablations(shipped=name)
+    assert run.place == name and run.recorded()["images_seen"] == 7
+
+
+def test_experts_are_of_a_folder_or_of_the_zoo(folder):
+    for which in ({}, {"folder": folder, "shipped": "fashion/ppap5-resnet18"}):
+        with pytest.raises(StudyError, match="by --folder or by --shipped"):
+            expert_training.ablations(**which)
 
 
 def test_a_row_of_another_denoiser_is_not_current(folder):
-    training, *_ = distillation.finished(folder)
-    (made,) = ablation.plan(training)
+    training, *_ = expert_training.finished(folder)
+    (made,) = expert_training.guided_by(training)
     assert methods.is_current(made.recorded())
     for digest in ("denoiser_sha256", "judge_sha256"):
         assert not methods.is_current(made.recorded() | {digest: "0" * 64})

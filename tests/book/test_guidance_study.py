@@ -25,8 +25,8 @@ def quick(monkeypatch, tmp_path):
 
 def test_all_methods_of_a_block_have_the_same_seeds_and_blocks_are_disjoint():
     names = ["none", "naive", "x0_fixed"]
-    runs = guidance.plan(iter(names), scales=iter((1.0, 7.5)), n=10, blocks=3)
-    assert runs == guidance.plan(names, scales=(1.0, 7.5), n=10, blocks=3)
+    runs = guidance.grid(iter(names), scales=iter((1.0, 7.5)), n=10, blocks=3)
+    assert runs == guidance.grid(names, scales=(1.0, 7.5), n=10, blocks=3)
     assert len(runs) == 3 * (1 + 2 * 2)  # "none" has no scale
     by_block = [runs[i : i + 5] for i in range(0, 15, 5)]
     for block, members in enumerate(by_block):
@@ -90,10 +90,10 @@ def test_cost_counts_the_denoiser_and_the_guide(quick):
 
 def test_a_run_is_recorded_once_with_a_verdict_for_every_image(quick):
     told = []
-    runs = guidance.plan(["none", "naive"], n=4, blocks=1)
-    guidance.record(runs, tell=told.append)
-    guidance.record(runs, tell=told.append)
-    found = {row["params"]["method"]: row["results"] for row in ledger.rows(guidance.STUDY)}
+    runs = guidance.grid(["none", "naive"], n=4, blocks=1)
+    guidance.STUDY.record(runs, tell=told.append)
+    guidance.STUDY.record(runs, tell=told.append)
+    found = {row["params"]["method"]: row["results"] for row in guidance.STUDY.rows()}
     assert len(told) == len(found) == 2
     assert len(found["none"]["judge_correct"]) == 4 and "guide_correct" not in found["none"]
     assert len(found["naive"]["guide_correct"]) == 4
@@ -165,7 +165,7 @@ def test_gradients_are_compared_on_the_same_images(monkeypatch):
 def test_gradients_of_a_guide_that_is_not_trained_are_refused(monkeypatch):
     monkeypatch.setattr(methods.zoo, "obtainable", lambda name: False)
     with pytest.raises(StudyError, match="no guide vit of tin10 is trained yet"):
-        gradients.plan("vit", tier="tin10")
+        gradients.grid("vit", tier="tin10")
 
 
 def test_without_the_yardstick_there_is_no_cosine():

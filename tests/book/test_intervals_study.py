@@ -85,9 +85,9 @@ def test_a_change_is_layout_below_the_cutoff_and_detail_above():
 
 
 def test_rows_are_pooled_over_whole_blocks(quick):
-    runs = intervals.plan("naive", n=2, blocks=2, n_intervals=2)
+    runs = intervals.grid("naive", n=2, blocks=2, n_intervals=2)
     assert len(runs) == 2 * 4 and len({run.first_seed for run in runs}) == 2
-    intervals.record(runs[:6], tell=lambda line: None)
+    intervals.STUDY.record(runs[:6], tell=lambda line: None)
     found, missing = intervals.effects(runs)
     assert missing == 2 and set(found) == {None, (1, 1), (2, 2), (1, 2)}
     assert all(len(effect.judge) == 2 for effect in found.values())  # the torn block is left out
@@ -96,7 +96,7 @@ def test_rows_are_pooled_over_whole_blocks(quick):
     assert len(whole.guide) == 2 and min(whole.layout + whole.detail) > 0
 
     told = []
-    intervals.record(runs, tell=told.append)
+    intervals.STUDY.record(runs, tell=told.append)
     assert len(told) == 2 and "intervals 2 to 2" in told[0]
     assert intervals.effects(runs)[1] == 0
     assert len(intervals.effects(runs)[0][1, 2].judge) == 4

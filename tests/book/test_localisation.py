@@ -161,7 +161,9 @@ class TestCam:
     def test_experts_have_maps_of_their_own(self):
         torch.manual_seed(3)
         backbone = tier("fashion").classifier("resnet18").eval()
-        pair = experts.low_rank(backbone, lora.resnet_lora(backbone, rank=2), Intervals(1000, 2)).eval()
+        pair = experts.low_rank(
+            backbone, lora.resnet_lora(backbone, rank=2), Intervals(1000, 2)
+        ).eval()
         before = cam(backbone, self.IMAGES, self.TARGET, "layer3")
         for member in pair.bank[1].parameters():
             nn.init.normal_(member, std=0.3)

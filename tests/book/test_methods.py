@@ -107,6 +107,6 @@ def test_unknown_methods_are_refused():
 @pytest.mark.parametrize("retired", [{"method": "ppap3"}, {"guide": "resnet50"}, {"tier": "mnist"}])
 def test_a_row_of_what_there_is_no_more_is_not_current(retired):
     made = {"method": "naive", "guide": "resnet18", "tier": "fashion"}
-    made |= methods.provenance(**made)
+    made |= methods.provenance(*made.values())
     assert methods.is_current(made)
     assert not methods.is_current(made | retired)

@@ -108,15 +108,14 @@ class Learned(Gaussian):
         return replace(super().denoise(x_t, level), v=torch.full_like(x_t, 0.5))
 
 
-def test_the_plan_goes_repeat_by_repeat():
-    runs = noise.plan(steps=(25, 250), repeats=2, n=10)
-    tweaks, clips = iter(noise.TWEAKS), iter((True, False))
-    assert runs == noise.plan(iter((25, 250)), tweaks, clips, repeats=2, n=10)
+def test_the_grid_goes_repeat_by_repeat():
+    runs = noise.grid(steps=(25, 250), repeats=2, n=10)
+    assert [run for run in runs if run.clip] == noise.grid((25, 250), clipped=True, repeats=2, n=10)
     assert len({ledger.digest(run.recorded()) for run in runs}) == len(runs) == 2 * 2 * (6 + 4)
     assert all(run.clip for run in runs if run.tweak.endswith("told"))
     assert {run.first_seed for run in runs[:10]} == {0} and runs[0].recorded()["denoiser_sha256"]
     with pytest.raises(InputError, match="tweak must be one of"):
-        noise.plan(tweaks=["three_z"])
+        noise.grid(tweaks=("three_z",))
 
 
 def test_a_run_says_how_much_noise_is_left_on_every_image(monkeypatch):
@@ -131,6 +130,6 @@ def test_a_run_says_how_much_noise_is_left_on_every_image(monkeypatch):
 
 def test_without_a_number_of_images_the_study_says_it():
     for steps, n in noise.STEPS.items():
-        assert {(run.n, run.first_seed) for run in noise.plan(steps=[steps])} == {
+        assert {(run.n, run.first_seed) for run in noise.grid(steps=(steps,))} == {
             (n, repeat * n) for repeat in range(3)
         }

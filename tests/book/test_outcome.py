@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 
 from ppap_book import ledger, paper_tables
-from ppap_book.statistics.comparisons import Comparison
-from ppap_book.studies import guidance_outcomes, methods
-from ppap_book.studies.guidance import STUDY, SWEEP_SEED, Guidance, Part
+from ppap_book.statistics.comparisons import Comparison, of_one_length
+from ppap_book.studies import guidance_outcomes, guidance_plan, methods, published
+from ppap_book.studies.guidance import STUDY, SWEEP_SEED, Guidance
+from ppap_book.studies.guidance_plan import Part
 from ppap_lib import zoo
 
 
@@ -71,16 +72,14 @@ def test_longer_blocks_of_some_methods_do_not_part_them_from_the_others():
     found = guidance_outcomes.outcomes(rows)
     assert [o.images for o in guidance_outcomes.pick(found, ("none", "naive"))] == [2, 2]
     assert [o.images for o in guidance_outcomes.pick(found, ("naive", "multi5"))] == [8, 8]
-    assert {(o.method, o.images) for o in guidance_outcomes.of_one_length(found)} == {
+    assert {(o.method, o.images) for o in of_one_length(found)} == {
         ("none", 2),
         ("naive", 2),
         ("multi5", 2),
     }
     rows.append(row("none", [1] * 8))
-    assert {
-        o.images for o in guidance_outcomes.of_one_length(guidance_outcomes.outcomes(rows))
-    } == {8}
-    assert guidance_outcomes.of_one_length([]) == []
+    assert {o.images for o in of_one_length(guidance_outcomes.outcomes(rows))} == {8}
+    assert of_one_length([]) == []
 
 
 def test_a_difference_of_one_image_in_a_hundred_is_not_beyond_doubt():
@@ -94,7 +93,7 @@ def test_what_is_missing_of_a_part_is_counted_in_blocks_of_its_length():
     rows = [row("none", [1] * 4), row("none", [1] * 4, first_seed=4)]
     rows += [row("naive", [1] * 4, first_seed=4 * k) for k in range(3)]
     rows += [row("single", [1] * 8), row("multi5", [1] * 4, scale=1.0)]  # other runs
-    left = guidance_outcomes.missing(
+    left = guidance_plan.missing(
         guidance_outcomes.outcomes(rows), Part("resnet18", "ddim25", n=4, blocks=3)
     )
     assert left["none"] == 1 and left["single"] == left["multi5"] == 3
@@ -153,8 +152,8 @@ def test_every_swept_method_is_run_at_its_own_best_scale(monkeypatch, tmp_path):
     for method, best in (("single", 2.5), ("naive", 20.0)):
         for scale in (2.5, 20.0):
             made = row(method, [int(scale == best)] * 2, scale=scale, first_seed=SWEEP_SEED)
-            ledger.record(STUDY, made["params"], made["results"], seconds=1.0)
-    runs = guidance_outcomes.at_best("resnet18", n=3, blocks=2)
+            ledger.record(STUDY.name, made["params"], made["results"], seconds=1.0)
+    runs = guidance_plan.best_runs("resnet18", n=3, blocks=2)
     asked = [(run.first_seed, run.method, run.scale, run.n) for run in runs]
     assert asked == [
         (0, "naive", 20.0, 3),
@@ -162,7 +161,7 @@ def test_every_swept_method_is_run_at_its_own_best_scale(monkeypatch, tmp_path):
         (3, "naive", 20.0, 3),
         (3, "single", 2.5, 3),
     ]
-    assert guidance_outcomes.at_best("vit") == []
+    assert guidance_plan.best_runs("vit") == []
 
 
 def test_rank_correlation_is_one_for_the_published_numbers_themselves():
@@ -173,17 +172,14 @@ def test_rank_correlation_is_one_for_the_published_numbers_themselves():
     }
 
     def columns(name, sign):
-        return {
-            ours: sign * theirs[name][column]
-            for ours, column in guidance_outcomes.PUBLISHED_COLUMNS.items()
-        }
+        return {ours: sign * theirs[name][column] for ours, column in published.COLUMNS.items()}
 
     names = {m: "none" if f is None else f.published for m, f in methods.METHODS.items()}
     for sign in (1, -1):
         rows = [row(m, [0, 1], **columns(name, sign)) for m, name in names.items()]
         found = guidance_outcomes.ranks(guidance_outcomes.outcomes(rows), "resnet18")
         assert {c: r.correlation for c, r in found.items()} == pytest.approx(
-            dict.fromkeys(guidance_outcomes.PUBLISHED_COLUMNS, sign)
+            dict.fromkeys(published.COLUMNS, sign)
         )
         assert len(found["kid"].ours) == 7  # x0-hat is one published row
     del rows[0]["results"]["fd"]  # as blocks of few images

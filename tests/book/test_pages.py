@@ -1,25 +1,14 @@
 """What pages print: every command is one that its program understands, and carries out."""
 
-import re
 import shutil
-from functools import partial
 
 import printed
 import pytest
 from printed import ROOT
 
 import ppap_book.__main__
-from ppap_book import study
-from ppap_book.studies import (
-    attention,
-    distillation,
-    gradients,
-    guidance,
-    intervals,
-    noise,
-    noisy_accuracy,
-    scales,
-)
+from ppap_book.studies import expert_training, guidance
+from ppap_book.study import Study
 from ppap_lib import cli
 from ppap_lib.samplers import ddim
 from ppap_lib.zoo import datasets
@@ -54,22 +43,19 @@ def test_there_are_such_commands():
 def small_world(tmp_path, monkeypatch, quick_training, pixel_features):
     """An empty folder to work in; a copy of the ledger, few images, and a cheap extractor."""
     images = datasets.load("fashion", "test").subset(range(200))
-    record_all = study.record
+    record_all = Study.record
 
-    def record(name, runs, *rest, **options):
-        record_all(name, list(runs)[-1:], *rest, **options)
+    def record(study, runs, *rest):
+        record_all(study, list(runs)[-1:], *rest)
 
     shutil.copytree(ROOT / "book" / "results", tmp_path / "results")
     monkeypatch.setenv("PPAP_RESULTS", str(tmp_path / "results"))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(study, "record", record)
-    for module in (attention, gradients, guidance, intervals, noise, noisy_accuracy, scales):
-        own = module.record  # the same with the study's name and measure
-        monkeypatch.setattr(module, "record", partial(record, *own.args, **own.keywords))
+    monkeypatch.setattr(Study, "record", record)
     monkeypatch.setattr(guidance, "sampler", lambda name: guidance.Sampler("2", ddim, "score"))
     monkeypatch.setattr(datasets, "require", lambda name, split: images)
     monkeypatch.setattr(datasets, "test_images", lambda name: images)
-    monkeypatch.setattr(distillation, "HELD_OUT", 20)
+    monkeypatch.setattr(expert_training, "HELD_OUT", 20)
     return tmp_path
 
 

@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from ppap_book.errors import StudyError
-from ppap_book.measures import distances
-from ppap_book.studies import quality
+from ppap_book.measures import distances, protocol
 
 
 def features(count, seed=0):
@@ -20,19 +19,19 @@ def features(count, seed=0):
 )
 def test_a_column_is_there_only_where_so_many_images_can_tell(n, absent):
     names = {"kid", "kid_real", "precision", "recall", "inception_score"}
-    found = quality.columns(features(n), features(2 * n, seed=1))
+    found = protocol.columns(features(n), features(2 * n, seed=1))
     assert set(found) == names | {"fd64", "fd64_real", "fd"} - absent
 
 
 def test_few_images_have_no_distances_and_too_many_are_refused_before_they_are_drawn():
-    few = torch.zeros(quality.DISTANCES_FROM - 1, 1, 32, 32)
-    assert quality.measured(few, "fashion") == {}
+    few = torch.zeros(protocol.DISTANCES_FROM - 1, 1, 32, 32)
+    assert protocol.measured(few, "fashion") == {}
     with pytest.raises(StudyError, match="balanced images need"):
-        quality.reference(50_000, "fashion")
+        protocol.reference(50_000, "fashion")
 
 
 def test_what_images_contribute_averages_to_precision_and_recall():
     found, real = features(70), features(140, seed=1)
-    table, each = quality.columns(found, real), quality.by_image(found, real)
+    table, each = protocol.columns(found, real), protocol.by_image(found, real)
     assert table["precision"] == pytest.approx(sum(each["precise"]) / 70)
     assert table["recall"] == pytest.approx(sum(each["covered"]) / 70)

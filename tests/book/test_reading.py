@@ -8,12 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from ppap_book import ledger, study
+from ppap_book import ledger
 from ppap_book.studies import attention, methods, noisy_accuracy
+from ppap_book.study import Study
 from ppap_lib import data, experts, zoo
 from ppap_lib.errors import DataError, InputError, WeightsError
 from ppap_lib.experts import lora
 from ppap_lib.experts.intervals import Intervals
+from ppap_lib.zoo import datasets
 from ppap_lib.zoo.tiers import tier
 
 FASHION = tier("fashion")
@@ -29,11 +31,15 @@ class Constant(nn.Module):
 
 @pytest.fixture
 def model(monkeypatch, tmp_path):
-    """Put a model in place of every one in the zoo."""
+    """Put a model into the zoo, by the name "any"."""
     monkeypatch.setenv("PPAP_RESULTS", str(tmp_path / "results"))
+    load = zoo.load
 
     def put(network):
-        monkeypatch.setattr(experts, "model", lambda name, device="cpu": network.eval())
+        def loaded(name, device="cpu"):
+            return network.eval() if name == "any" else load(name, device)
+
+        monkeypatch.setattr(zoo, "load", loaded)
 
     return put
 
@@ -70,14 +76,14 @@ class TestReading:
         for guide in FASHION.guides:
             here = list(noisy_accuracy.installed(guide).values())
             assert all(zoo.card(name).sha256 for name in here)
-            assert len(here) + len(noisy_accuracy.missing(guide)) == len(noisy_accuracy.READERS)
+            assert len(here) + len(noisy_accuracy.untrained(guide)) == len(noisy_accuracy.READERS)
         # Sets that the zoo has no cards of.
         found = noisy_accuracy.installed("lite0", "tin10")
         assert found == {"naive": "tin10/lite0", "ppap5": "tin10/ppap5-lite0"}
-        assert [p.model for p in noisy_accuracy.plan()][0] == "fashion/resnet18"
+        assert [p.model for p in noisy_accuracy.grid()][0] == "fashion/resnet18"
         monkeypatch.setattr(methods.zoo, "obtainable", lambda name: False)
         assert noisy_accuracy.installed("resnet18", "tin10") == {}
-        assert len(noisy_accuracy.missing("resnet18", "tin10")) == len(noisy_accuracy.READERS)
+        assert len(noisy_accuracy.untrained("resnet18", "tin10")) == len(noisy_accuracy.READERS)
 
     def test_wrong_runs_are_refused(self):
         with pytest.raises(InputError, match="20 photographs"):
@@ -171,7 +177,7 @@ class TestAttention:
         found = data.ImageSet(
             pixels, torch.arange(5), ten.classes, "here", torch.tensor(edges) * 1.0
         )
-        monkeypatch.setattr(data, "test_images", lambda name: found)
+        monkeypatch.setattr(datasets, "test_images", lambda name: found)
         chosen, masks = attention.objects("tin10", 4)
         assert chosen.labels.tolist() == [1, 2, 3, 4]  # the first box covers half
         areas = [16 * 16, 32 * 15, 9 * 9, 1]
@@ -194,7 +200,8 @@ class TestAttention:
 
 
 class TestFiling:
-    def test_a_run_is_filed_once_and_gathered(self, model, tmp_path):
+    def test_a_run_is_filed_once_and_gathered(self, monkeypatch, tmp_path):
+        monkeypatch.setenv("PPAP_RESULTS", str(tmp_path))
         names = [f"fashion/{guide}" for guide in FASHION.guides]
         runs = [noisy_accuracy.NoisyAccuracyRun(name, n=30, times=(0.0, 900.0)) for name in names]
         asked = []
@@ -203,23 +210,23 @@ class TestFiling:
             asked.append((params.model, params.n))
             return {"accuracy": [float(params.n)] * 2}
 
-        model(Constant())
-        rows, missing = study.gather("reading", runs, measure, n=10)
+        reading = Study("reading", "Is it filed?", runs[0].__class__, lambda: runs, measure)
+        rows, missing = reading.gather(runs, n=10)
         assert missing == runs and asked == [(name, 10) for name in names]
         assert [row["accuracy"] for row in rows] == [[10, 10]] * 2
-        assert ledger.rows("reading") == []  # a sketch is not filed
+        assert reading.rows() == []  # a sketch is not filed
 
         told = []
-        study.record(
-            "reading", runs[:1], tell=told.append, measure=lambda *a: measure(*a) | {"seconds": 3.0}
-        )
-        (row,) = ledger.rows("reading")  # its seconds are what the measure says
+        timed = replace(reading, measure=lambda *a: measure(*a) | {"seconds": 3.0})
+        timed.record(runs[:1], tell=told.append)
+        assert told == [f"reading/{ledger.digest(runs[0].recorded())}.json, 3 s"]
+        (row,) = reading.rows()  # its seconds are what the measure says
         assert row["seconds"] == 3.0 and "seconds" not in row["results"]
-        rows, missing = study.gather("reading", runs, measure, n=10)
+        rows, missing = reading.gather(runs, n=10)
         assert missing == runs[1:] and {row["n"] for row in rows} == {10}
 
-        study.record("reading", runs, tell=told.append, measure=measure)
-        assert len(told) == 2 and len(ledger.rows("reading")) == 2
+        reading.record(runs, tell=told.append)
+        assert len(told) == 2 and len(reading.rows()) == 2
         del asked[:]
-        rows, missing = study.gather("reading", runs, measure, n=10)
+        rows, missing = reading.gather(runs, n=10)
         assert not missing and not asked and {row["n"] for row in rows} == {30}

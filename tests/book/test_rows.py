@@ -7,38 +7,10 @@ import pytest
 from places import ROOT
 
 from ppap_book import ledger
-from ppap_book.studies import (
-    ablation,
-    architecture,
-    attention,
-    curve,
-    distillation,
-    gradients,
-    guidance,
-    intervals,
-    noise,
-    noisy_accuracy,
-    samplers,
-    scales,
-    training,
-)
+from ppap_book.run import STUDIES
+from ppap_book.studies.samplers import Sampling
 
 RESULTS = ROOT / "book" / "results"
-PARAMETERS = {
-    "ablation": ablation.Ablation,
-    "architecture": architecture.Architecture,
-    "attention": attention.AttentionRun,
-    "curve": curve.Curve,
-    "distillation": distillation.Distillation,
-    "gradients": gradients.Gradients,
-    "guidance": guidance.Guidance,
-    "intervals": intervals.IntervalRun,
-    "noise": noise.NoiseTweakRun,
-    "reading": noisy_accuracy.NoisyAccuracyRun,
-    "samplers": samplers.Sampling,
-    "scales": guidance.Guidance,
-    "training": training.Training,
-}
 DIGESTS = {"denoiser_sha256", "judge_sha256", "guide_sha256", "sha256", "weights"}
 """Recorded keys that change when other weights ship."""
 
@@ -52,24 +24,22 @@ def rebuilt(kind, params):
         UNGUIDED if params.get("method") == "none" else set()
     )
     values = {name: params[name] for name in names & params.keys()}
-    if kind is samplers.Sampling:  # recorded only where it is on
+    if kind is Sampling:  # recorded only where it is on
         values["lower_final"] = params.get("lower_final", False)
     return json.loads(json.dumps(kind.of(values).recorded()))
 
 
 def test_no_row_is_lost():
     files = list(RESULTS.rglob("*.json"))
-    assert len(files) >= 1219
-    assert len(files) == sum(len(ledger.rows(study, RESULTS)) for study in PARAMETERS)
+    assert len(files) >= 1219 and ledger.studies(RESULTS) == sorted(STUDIES)
+    assert len(files) == sum(len(ledger.rows(study, RESULTS)) for study in STUDIES)
 
 
-@pytest.mark.parametrize("study", PARAMETERS)
+@pytest.mark.parametrize("study", STUDIES)
 def test_a_row_is_found_under_the_digest_of_what_its_study_records(study):
-    rows = ledger.rows(study, RESULTS)
-    assert rows
-    for row in rows:
+    for row in ledger.rows(study, RESULTS):
         params = row["params"]
         assert ledger.find(study, params, RESULTS) == row
-        recorded = rebuilt(PARAMETERS[study], params)
+        recorded = rebuilt(STUDIES[study].parameters, params)
         differing = {name for name in params if recorded.get(name) != params[name]}
         assert recorded.keys() == params.keys() and differing <= DIGESTS, params

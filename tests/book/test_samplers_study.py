@@ -6,8 +6,8 @@ import torch
 from ppap_book import ledger, paper_tables
 from ppap_book.errors import StudyError
 from ppap_book.measures import distances
-from ppap_book.statistics.comparisons import Comparison
-from ppap_book.studies import methods, sampler_standings, samplers
+from ppap_book.statistics.comparisons import Comparison, lead
+from ppap_book.studies import methods, published, sampler_standings, samplers
 from ppap_book.studies.samplers import Sampling
 from ppap_lib import zoo
 from ppap_lib.diffusion.denoisers import Prediction
@@ -114,8 +114,8 @@ def test_a_row_has_the_commit_of_the_code_that_drew(quick, moving_head, monkeypa
         return draw(*arguments)
 
     monkeypatch.setattr(samplers, "draw", moved)
-    samplers.record([Sampling("ddim", 2, n=N)], tell=lambda line: None)
-    (row,) = ledger.rows(samplers.STUDY)
+    samplers.STUDY.record([Sampling("ddim", 2, n=N)], tell=lambda line: None)
+    (row,) = samplers.STUDY.rows()
     assert len(moving_head) == 2 and row["commit"] == "earlier"
 
 
@@ -128,9 +128,9 @@ def test_the_first_images_of_a_run_are_drawn_as_in_the_whole(quick):
 
 def test_a_row_keeps_to_its_budget_and_says_what_each_image_contributes(quick):
     told = []
-    runs = samplers.plan(("ddim", "heun", "analytic_ddim"), (5,), n=N)
-    samplers.record([*runs, Sampling("pf", None, 0.5, n=N)], tell=told.append)
-    rows = {row["params"]["solver"]: row["results"] for row in ledger.rows(samplers.STUDY)}
+    runs = samplers.grid(("ddim", "heun", "analytic_ddim"), (5,), n=N)
+    samplers.STUDY.record([*runs, Sampling("pf", None, 0.5, n=N)], tell=told.append)
+    rows = {row["params"]["solver"]: row["results"] for row in samplers.STUDY.rows()}
     assert rows.keys() == {"ddim", "heun", "analytic_ddim", "pf"}
     assert told[0].startswith("ddim within 5, no guidance, seeds from 0: 5 steps, 5 evaluations")
     spent = {name: (row["steps"], row["evaluations"]) for name, row in rows.items()}
@@ -147,7 +147,7 @@ def test_a_row_keeps_to_its_budget_and_says_what_each_image_contributes(quick):
     # Each is kept to four decimals.
     assert rows["ddim"]["kid"] == pytest.approx(float(own + theirs), abs=1e-4 / N**0.5)
 
-    samplers.record(runs[:2], tell=told.append)
+    samplers.STUDY.record(runs[:2], tell=told.append)
     assert len(told) == 4  # what is there is not run again
 
 
@@ -162,7 +162,7 @@ def row(solver, first_seed=0, kid=0.1, witness=0.0, judge=0.5, sha=None, budget=
         "steps": budget,
     }
     recorded = params.recorded() | ({"denoiser_sha256": sha} if sha else {})
-    return {"study": samplers.STUDY, "params": recorded, "results": results, "seconds": 33.0}
+    return {"study": samplers.STUDY.name, "params": recorded, "results": results, "seconds": 33.0}
 
 
 def test_blocks_are_pooled_and_rows_of_other_weights_left_out():
@@ -202,9 +202,9 @@ def test_what_is_compared_differs_in_its_solver_only():
     assert {name: one.params["n"] for name, one in plain.items()} == {"ddim": N, "heun": N}
     assert plain["ddim"].params["extractor"] == "lite2"
     assert len(sampler_standings.comparable(found, 10)) == 3
-    assert sampler_standings.lead(plain.values(), "kid").best.solver in plain
+    assert lead(plain.values(), "kid").best.solver in plain
     for guide, scale in GUIDED:
-        alone = sampler_standings.chosen(found, 10, method="naive", guide=guide, scale=scale)[
+        alone = sampler_standings.chosen(found, 10, method="naive", guide_name=guide, scale=scale)[
             "ddim"
         ]
         assert (alone.params["guide"], alone.params["scale"]) == (guide, scale)
@@ -217,8 +217,8 @@ def test_the_pick_is_the_best_picture_among_the_most_accurate():
         row("k_lms", kid=0.05, judge=0.3),
     ]
     found = sampler_standings.standings(rows)
-    assert sampler_standings.lead(found, "kid").best.solver == "k_lms"
-    accurate = sampler_standings.lead(found, "judge")
+    assert lead(found, "kid").best.solver == "k_lms"
+    accurate = lead(found, "judge")
     assert accurate.best.solver == "ddim"
     assert [s.solver for s in accurate.rivals] == ["heun"]  # one image of 66
     picked = sampler_standings.pick(found)
@@ -230,20 +230,20 @@ def test_the_lead_is_that_on_the_seeds_that_all_share():
     rows = [row("ddim", kid=0.2), row("heun", kid=0.3), row("heun", kid=0.0, first_seed=66)]
     found = sampler_standings.standings(rows)
     assert min(found, key=lambda s: s.mean("kid")).solver == "heun"
-    assert sampler_standings.lead(found, "kid").best.solver == "ddim"
+    assert lead(found, "kid").best.solver == "ddim"
 
 
 def test_a_rival_that_leads_elsewhere_is_no_less_a_rival():
     """On the seeds that all share A is slightly ahead; of the others B has all right, A none."""
     rows = [row("heun", judge=0.5), row("k_lms", judge=0.4), row("ddim", judge=0.51)]
     rows += [row("ddim", first_seed=66, judge=0.0), row("heun", first_seed=66, judge=1.0)]
-    best, rivals = sampler_standings.lead(sampler_standings.standings(rows), "judge")
+    best, rivals = lead(sampler_standings.standings(rows), "judge")
     assert best.solver == "ddim" and "heun" in {rival.solver for rival in rivals}
 
 
 def test_one_on_other_seeds_than_the_leader_cannot_be_told_from_it():
     rows = [row("ddim", judge=0.9), row("k_lms", judge=0.1), row("heun", first_seed=66, judge=0.1)]
-    best, rivals = sampler_standings.lead(sampler_standings.standings(rows), "judge")
+    best, rivals = lead(sampler_standings.standings(rows), "judge")
     assert best.solver == "ddim" and [rival.solver for rival in rivals] == ["heun"]
 
 
@@ -254,7 +254,7 @@ def test_blocks_that_overlap_are_not_pooled():
 
 def test_what_the_full_study_asks_for_and_what_is_missing(tmp_path, monkeypatch):
     monkeypatch.setenv("PPAP_RESULTS", str(tmp_path))
-    runs = sampler_standings.asked(blocks=2)
+    runs = samplers.whole(blocks=2)
     by_budget = {b: [p.solver for p in runs if p.budget == b] for b in {p.budget for p in runs}}
     assert "f_pndm" not in by_budget[5] + by_budget[10] and "f_pndm" in by_budget[20]
     assert set(by_budget[50]) == {*samplers.FOLLOWED, "s_pndm", "fon"}
@@ -262,18 +262,18 @@ def test_what_the_full_study_asks_for_and_what_is_missing(tmp_path, monkeypatch)
     assert set(by_budget[20]) == set(samplers.FIXED)
     # Ten and twenty steps of every solver in the PNDM table.
     for steps in (10, 20):
-        for solver, extra in sampler_standings.WARM_UP.items():
+        for solver, extra in published.WARM_UP.items():
             assert solver in by_budget[steps + extra]
             assert len(samplers.levels(Sampling(solver, steps + extra))) == steps + 1
     assert {(p.solver, p.tolerance) for p in runs if p.budget is None} == {
         ("pf", tolerance) for tolerance in samplers.TOLERANCES
     }
     assert {p.n for p in runs} == {200}
-    guided = sampler_standings.asked("ppap5", blocks=2)
+    guided = samplers.whole("ppap5", blocks=2)
     assert {p.n for p in guided} == {100} and {p.budget for p in guided} == {5, 10, 20, 50, 100}
     assert len({ledger.digest(p.recorded()) for p in runs}) == len(runs)
-    ledger.record(samplers.STUDY, runs[0].recorded(), {"kid": 0.1}, seconds=1)
-    assert sampler_standings.missing(runs) == runs[1:]
+    ledger.record(samplers.STUDY.name, runs[0].recorded(), {"kid": 0.1}, seconds=1)
+    assert samplers.STUDY.missing(runs) == runs[1:]
 
 
 class TestPublished:
@@ -295,8 +295,8 @@ class TestPublished:
         assert reverse.p_value < 0.05 and reverse.verdict() == "is the reverse"
 
     def test_etas(self):
-        theirs = sampler_standings.published_etas("cifar10_32", 10)
-        assert set(theirs) == set(samplers.ETAS.values())
+        theirs = published.ddim("cifar10_32", 10)
+        assert set(theirs) == set(published.ETAS.values())
         assert theirs["ddim"] < theirs["ddim_1"] < theirs["ddim_sigma_hat"]
 
     def test_at_equal_steps_the_table_itself(self):
@@ -305,12 +305,12 @@ class TestPublished:
             for r in paper_tables.rows("pndm")
             if (r["dataset"], r["schedule"], r["steps"]) == ("celeba", "linear", 10)
         }
-        found = sampler_standings.published_pndm("celeba", "linear", steps=10)
+        found = published.pndm("celeba", "linear", steps=10)
         assert found == pytest.approx(table)
 
     def test_at_equal_evaluations_between_its_neighbours_and_nowhere_beyond(self):
-        found = sampler_standings.published_pndm("cifar10", "linear", budget=20)
+        found = published.pndm("cifar10", "linear", budget=20)
         # S-PNDM at 11 and 21 evaluations, F-PNDM at 19 and 29.
         assert 7.56 < found["s_pndm"] < 11.6 and 5.00 < found["f_pndm"] < 7.03
         assert found["ddim"] == pytest.approx(10.9)
-        assert sampler_standings.published_pndm("cifar10", "linear", budget=10).keys() == {"ddim"}
+        assert published.pndm("cifar10", "linear", budget=10).keys() == {"ddim"}

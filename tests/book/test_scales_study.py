@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from ppap_book import ledger
 from ppap_book.errors import StudyError
 from ppap_book.studies import guidance, guidance_outcomes, scales
 from ppap_book.studies.guidance import Guidance, Sampler
@@ -29,8 +28,8 @@ def test_spread_is_the_mean_distance_within_classes():
         scales.spread(vectors[:2], labels[:2])
 
 
-def test_the_plan_has_no_guidance_once_a_block():
-    runs = scales.plan(["naive", "x0_fixed"], n=20, blocks=2)
+def test_the_grid_has_no_guidance_once_a_block():
+    runs = scales.grid(("naive", "x0_fixed"), n=20, blocks=2)
     assert [run.method for run in runs].count("none") == 2
     assert len(runs) == 2 * (1 + 2 * len(scales.SCALES))
     assert {run.first_seed for run in runs} == {0, 20}
@@ -40,9 +39,9 @@ def test_rows_can_be_pooled_like_the_guidance_study_s(monkeypatch, tmp_path, pix
     monkeypatch.setattr(guidance, "sampler", lambda name: Sampler("2", ddim, "score"))
     monkeypatch.setenv("PPAP_RESULTS", str(tmp_path))
     runs = [Guidance(method="naive", scale=s, n=20) for s in (1.0, 1000.0)]
-    scales.record(runs, tell=lambda line: None)
-    weak, strong = (ledger.find(scales.STUDY, run.recorded())["results"] for run in runs)
+    scales.STUDY.record(runs, tell=lambda line: None)
+    weak, strong = (scales.STUDY.find(run)["results"] for run in runs)
     assert "kid" not in weak  # twenty images have no distance
     assert weak["spread_real"] == strong["spread_real"] > 0
     assert strong["white"] > weak["white"]  # so strong a push ends at the ends
-    assert [o.scale for o in guidance_outcomes.outcomes(ledger.rows(scales.STUDY))] == [1.0, 1000.0]
+    assert [o.scale for o in guidance_outcomes.outcomes(scales.STUDY.rows())] == [1.0, 1000.0]

@@ -7,11 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ppap_book import ledger
 from ppap_book.errors import StudyError
-from ppap_book.studies import ablation, distillation, variants
-from ppap_book.studies.distillation import Distillation
-from ppap_book.studies.variants import GUIDES, available, training
+from ppap_book.studies import expert_training, expert_variants
+from ppap_book.studies.expert_training import ABLATION, DISTILLATION, Distillation
+from ppap_book.studies.expert_variants import GUIDES, available, training, variant_of
 from ppap_lib.data.imageset import Origin
 from ppap_lib.data.shards import Manifest, claim, write_shard
 from ppap_lib.errors import TrainingError
@@ -30,7 +29,7 @@ def row(name, guide="resnet18", source=None, **changes):
     if source is None:
         first = "" if asked.first is None else f"the first {asked.first} of "
         source = PHOTOGRAPHS if asked.generated is None else first + SET
-    made = Distillation(source=source, **distillation.varied(asked.recorded()))
+    made = Distillation(source=source, **expert_training.varied(asked.recorded()))
     return json.loads(json.dumps(replace(made, **changes).recorded()))
 
 
@@ -47,11 +46,11 @@ def test_a_variant_differs_in_one_thing(name, guide, tmp_path):
 
 @pytest.mark.parametrize(("name", "guide"), EACH)
 def test_a_variant_is_known_by_its_row(name, guide):
-    assert variants.of(row(name, guide)) == name
+    assert variant_of(row(name, guide)) == name
 
 
 def test_a_variant_is_known_at_other_tiers_and_guides():
-    assert variants.of(row("base") | {"tier": "tin10", "guide": "lite0", "rank": 8}) == "base"
+    assert variant_of(row("base") | {"tier": "tin10", "guide": "lite0", "rank": 8}) == "base"
 
 
 def test_a_row_keeps_the_names_of_its_parameters():
@@ -84,12 +83,12 @@ def test_a_row_keeps_the_names_of_its_parameters():
     ],
 )
 def test_a_training_that_differs_otherwise_is_no_variant(other):
-    assert variants.of(row("base", **other)) is None
+    assert variant_of(row("base", **other)) is None
 
 
 def test_only_trainings_after_as_many_images_and_of_one_set_are_compared():
     def pairs(one, other, *rows):
-        return variants.pairs(rows, one, other, lambda params: params)
+        return expert_variants.pairs(rows, one, other, lambda params: params)
 
     short, long = (row("base", images_seen=n) for n in (60, 600))
     other_set = row("base", source=SET.replace("6000", "2000"), images_seen=60)
@@ -122,9 +121,11 @@ def test_labels_are_learned_at_the_rate_of_what_is_trained(
 ):
     asked = []
     monkeypatch.setattr(
-        variants, "train_experts", lambda training, settings, *_, **__: asked.append(settings.lr)
+        expert_variants,
+        "train_experts",
+        lambda training, settings, *_, **__: asked.append(settings.lr),
     )
-    variants.train(training(name, guide, tmp_path), 100, tmp_path)
+    expert_variants.train(training(name, guide, tmp_path), 100, tmp_path)
     assert asked == [EXPERTS[guide].lr_copies if whole else EXPERTS[guide].lr]
 
 
@@ -136,47 +137,47 @@ def test_rows_have_the_commit_of_the_code_that_trained(tmp_path, moving_head, mo
         moving_head.append("later")
         raise Killed
 
-    monkeypatch.setattr(variants, "train", moved)
+    monkeypatch.setattr(expert_variants, "train", moved)
     with pytest.raises(Killed):
-        variants.record(["base"], "resnet18", tmp_path, 100, tmp_path)
+        ABLATION.record(expert_variants.runs(tmp_path, only=("base",), folder=tmp_path))
     assert provenance.commit() == "earlier"
 
 
 @pytest.mark.usefixtures("quick_training")
 def test_what_is_trained_and_filed_is_not_done_again(tmp_path, monkeypatch):
     monkeypatch.setenv("PPAP_RESULTS", str(tmp_path / "results"))
-    monkeypatch.setattr(distillation, "HELD_OUT", 20)
+    monkeypatch.setattr(expert_training, "HELD_OUT", 20)
     for seed, name in enumerate(("set", "other")):
         claim(tmp_path / name, Manifest(20, 0, 20, (1, 32, 32), "fashion/denoiser", ""))
         pixels = torch.randint(256, (20, 1, 32, 32), generator=torch.Generator().manual_seed(seed))
         write_shard(tmp_path / name, range(20), pixels.byte())
-    calls, train = [], variants.train_experts
+    calls, train = [], expert_variants.train_experts
 
     def counted(training, *rest, **options):
         calls.append(training)
         return train(training, *rest, **options)
 
-    monkeypatch.setattr(variants, "train_experts", counted)
+    monkeypatch.setattr(expert_variants, "train_experts", counted)
 
     def record(images, generated="set", names=("rank-1",)):
         taught = tmp_path / generated
-        variants.record(
-            names, "resnet18", taught, images, tmp_path, n=2, blocks=1, tell=lambda line: None
+        runs = expert_variants.runs(
+            taught, "resnet18", names, images, tmp_path, n=2, blocks=1, tell=[].append
         )
-        kinds = (distillation.STUDY, ablation.STUDY)
-        return [[row["params"] for row in ledger.rows(study)] for study in kinds]
+        ABLATION.record(runs, tell=[].append)
+        return [[row["params"] for row in study.rows()] for study in (DISTILLATION, ABLATION)]
 
     trained, guided = record(100)
     assert len(calls) == len(trained) == len(guided) == 1
-    assert variants.of(trained[0]) == variants.of(guided[0]) == "rank-1"
-    (worth,) = ablation.outcomes("resnet18")
-    assert worth.images == 2 and not ablation.outcomes("resnet18", scale=1.0)
+    assert variant_of(trained[0]) == variant_of(guided[0]) == "rank-1"
+    (worth,) = expert_training.outcomes("resnet18")
+    assert worth.images == 2 and not expert_training.outcomes("resnet18", scale=1.0)
     assert guided[0]["sha256"] == trained[0]["sha256"] and trained[0]["images_seen"] == 100
     assert record(100) == [trained, guided] and len(calls) == 1
     with pytest.raises(TrainingError, match="resnet18-rank-1-100 is another run's, by its teacher"):
         record(100, "other")
     with pytest.raises(StudyError, match="no variant 'rank-3' of resnet18"):
-        record(200, names=["rank-1", "rank-3"])
+        record(200, names=("rank-1", "rank-3"))
     summary = tmp_path / "resnet18-rank-1-100" / SUMMARY
     before = summary.read_text()
     summary.write_text(before.replace('"temperature": 0.25', '"temperature": 0.5'))

@@ -13,24 +13,25 @@ from statistics import fmean
 from types import MappingProxyType
 from typing import NamedTuple
 
-from ppap_book import ledger, paper_tables
+from ppap_book import paper_tables
 from ppap_book.errors import StudyError
 from ppap_book.statistics import bootstrap, comparisons
 from ppap_book.statistics.bootstrap import Estimate
 from ppap_book.statistics.comparisons import Comparison, Pooled
 from ppap_book.studies import (
-    ablation,
     attention,
+    expert_training,
+    expert_variants,
     guidance,
     guidance_outcomes,
     intervals,
     methods,
     noise,
     noisy_accuracy,
+    published,
     sampler_standings,
     samplers,
     scales,
-    variants,
 )
 
 Side = Iterable[Pooled]
@@ -83,10 +84,8 @@ def _outcomes(
     setting = {"guide": guide, "sampler": sampler, "scale": scale}
     for name in names:
         guidance.Guidance(method=name, tier=tier, **setting).recorded()  # refuses what there is not
-    outcomes = guidance_outcomes.outcomes(
-        ledger.rows(guidance.STUDY), sweep=swept is not None, tier=tier
-    )
-    return [guidance_outcomes.candidates(outcomes, name, **setting) for name in names]
+    outcomes = guidance_outcomes.outcomes(guidance.STUDY.rows(), swept is not None, tier)
+    return [guidance_outcomes.candidates(outcomes, name, guide, sampler, scale) for name in names]
 
 
 def gain(
@@ -117,7 +116,7 @@ def published_gain(
     method: str, over: str, guide: str = "resnet18", sampler: str = "ddim25"
 ) -> float:
     """How far a method's FID lies below another's."""
-    rows = guidance_outcomes.published_rows(guide, sampler)
+    rows = published.guidance(guide, sampler)
     return rows[over]["fid"] - rows[method]["fid"]
 
 
@@ -161,8 +160,9 @@ def trained_gain(
     """
     gained = _gained(column)
     for name in (variant, over):
-        variants.training(name, guide)  # refuses what there is not
-    both = variants.pairs(ablation.outcomes(guide), variant, over, attrgetter("params"))
+        expert_variants.training(name, guide)  # refuses what there is not
+    guided = expert_training.outcomes(guide)
+    both = expert_variants.pairs(guided, variant, over, attrgetter("params"))
     if not (both := [pair for pair in both if pair[0].shared(pair[1])]):
         return NoEffect()
     images = both[0][0].params["images_seen"]
@@ -192,9 +192,9 @@ def routing(
     unit = _gained(column)
     setting = {"method": method, "guide": guide, "sampler": sampler}
     guidance.Guidance(**setting, released_routing=True).recorded()  # refuses what there is not
-    rows = ledger.rows(guidance.STUDY)
+    rows = guidance.STUDY.rows()
     by_routing = (guidance_outcomes.outcomes(rows, released_routing=r) for r in (False, True))
-    sides = (guidance_outcomes.candidates(outcomes, **setting) for outcomes in by_routing)
+    sides = (guidance_outcomes.candidates(o, method, guide, sampler) for o in by_routing)
     return _gain(column, *sides, unit)
 
 
@@ -224,7 +224,7 @@ def least_entropy_change() -> Effect | NoEffect:
 def _entropies() -> dict[float, list[float]] | None:
     """The off-the-shelf classifier's entropy on every photograph, by timestep."""
     run = noisy_accuracy.photographs()
-    row = ledger.find(noisy_accuracy.STUDY, run.recorded())
+    row = noisy_accuracy.STUDY.find(run)
     return row and dict(zip(run.times, row["results"]["entropies"], strict=True))
 
 
@@ -238,10 +238,10 @@ def attention_trend(
     if measure not in attention.MEASURES:
         raise StudyError(f"no measure {measure!r} of attention: {', '.join(attention.MEASURES)}")
     methods.title(method)  # refuses what there is not
-    run = attention.plan(guide).get(method)
+    run = attention.by_method(guide).get(method)
     if run is not None and t is not None and t not in run.times:
         raise StudyError(f"no attention at t = {t}: there is {', '.join(map(str, run.times))}")
-    if run is None or (row := ledger.find(attention.STUDY, run.recorded())) is None:
+    if run is None or (row := attention.STUDY.find(run)) is None:
         return NoEffect()
     trend = row["results"]["overall" if t is None else "trend"][measure]
     if t is not None:
@@ -265,7 +265,7 @@ def power_lead(of: str, interval: int, method: str = "ppap5") -> Effect | NoEffe
     """
     if of not in ("layout", "detail"):
         raise StudyError(f"guidance changes layout and detail, no {of!r}")
-    runs = intervals.plan(method)
+    runs = intervals.grid(method)
     if interval not in (known := {run.first for run in runs if run.span == (run.first, run.first)}):
         raise StudyError(f"no interval {interval}: there are {sorted(known)}")
     effects, _ = intervals.effects(runs)
@@ -284,7 +284,7 @@ def power_lead(of: str, interval: int, method: str = "ppap5") -> Effect | NoEffe
 def tweak(name: str, steps: int = 25) -> Effect | NoEffect:
     """KID of a tweaked sampler above that of the plain one, clipped as usual."""
     run = noise.NoiseTweakRun(tweak=name, steps=steps)
-    settings = comparisons.pool(ledger.rows(noise.STUDY), methods.is_current)
+    settings = comparisons.pool(noise.STUDY.rows(), methods.is_current)
     alike = {key: getattr(run, key) for key in ("tier", "steps", "clip", "extractor")}
     sides = (comparisons.matching(settings, tweak=t, **alike) for t in (name, "one_z"))
     return _change("kid", *sides)
@@ -311,7 +311,7 @@ def by_scale(
     """Change of precision, recall or the judge's accuracy from one guidance scale to another."""
     if column not in comparisons.COLUMNS:
         raise StudyError(f"no column {column!r}: there are {', '.join(comparisons.COLUMNS)}")
-    outcomes = guidance_outcomes.outcomes(ledger.rows(scales.STUDY))
+    outcomes = guidance_outcomes.outcomes(scales.STUDY.rows())
     runs = [guidance.Guidance(method=method, guide=guide, scale=s) for s in (end, start)]
     for run in runs:
         run.recorded()  # refuses what there is not
@@ -336,7 +336,7 @@ def solver_lead(
         samplers.Sampling(
             solver, budget, grid=grid, method=method, guide=guide, scale=scale
         ).recorded()  # refuses what there is not
-    standings = sampler_standings.standings(ledger.rows(samplers.STUDY))
+    standings = sampler_standings.standings(samplers.STUDY.rows())
     alike = sampler_standings.comparable(standings, budget, method, guide, float(scale), grid)
     return _gain("kid", *(comparisons.matching(alike, solver=s) for s in (better, worse)))
 
@@ -346,9 +346,9 @@ def published_lead(
 ) -> float:
     """Return that lead in FID: by eta from the DDIM table, by a `schedule` from the PNDM table."""
     if schedule is None:
-        fid = sampler_standings.published_etas(dataset, budget)
+        fid = published.ddim(dataset, budget)
     else:
-        fid = sampler_standings.published_pndm(dataset, schedule, budget=budget)
+        fid = published.pndm(dataset, schedule, budget=budget)
     return fid[worse] - fid[better]
 
 

@@ -7,7 +7,7 @@ on the blocks that both have: tables and claims read the same differences.
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -298,3 +298,28 @@ def of_one_length(settings: Iterable[Setting]) -> list[Setting]:
 def matching(settings: Iterable[Setting], **params: Any) -> list[Setting]:
     """Those with these parameters: the candidates of a side of `aligned`."""
     return [one for one in settings if all(one.params[key] == v for key, v in params.items())]
+
+
+class Lead(NamedTuple, Generic[Setting]):
+    """The best by one column, and the others whose difference from it has an unsure sign."""
+
+    best: Setting
+    rivals: list[Setting]
+
+
+def lead(settings: Iterable[Setting], column: str) -> Lead[Setting]:
+    """Find who leads, and who cannot be told from the leader at the 95 % level for all together.
+
+    The lead is that on the blocks of seeds which all share, as far as there are such. One that
+    shares none with the leader cannot be told from it.
+    """
+    sign = 1 if COLUMNS[column].lower_is_better else -1
+    first, *rest = everyone = list(settings)
+    blocks = first.shared(*rest) or None
+    best, *others = sorted(everyone, key=lambda one: sign * one.mean(column, blocks))
+
+    def behind(one: Setting) -> bool:
+        shared = blocks or one.shared(best)
+        return bool(shared) and Comparison(best, one, column, shared).gain(len(others)).sign == 1
+
+    return Lead(best, [one for one in others if not behind(one)])

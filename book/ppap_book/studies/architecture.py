@@ -8,7 +8,7 @@ import math
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -17,8 +17,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from ppap_book import study
 from ppap_book.measures import cost
+from ppap_book.study import Study
 from ppap_lib.data import ImageSet
 from ppap_lib.errors import InputError
 from ppap_lib.networks.adm import UNet
@@ -26,9 +26,9 @@ from ppap_lib.parameters import Parameters, param
 from ppap_lib.training.settings import Settings
 from ppap_lib.training.trainer import Trainer
 from ppap_lib.zoo import datasets, tiers
-from ppap_lib.zoo.tiers import tier
 
-STUDY = "architecture"
+Tier = Literal["fashion", "tin10"]
+
 WARMUP = 20  # steps: these runs are short
 LEVEL = 0.95  # of what is said about one run beside the base's
 
@@ -78,10 +78,10 @@ where a number of heads and a number of channels per head are the same switch.
 
 
 @dataclass(frozen=True)
-class Architecture(Parameters):
+class ArchitectureRun(Parameters):
     """Which variant is trained, for how many seconds of processor time, and how it is tested."""
 
-    tier: Literal["fashion", "tin10"] = "fashion"
+    tier: Tier = "fashion"
     variant: str = "base"
     seconds: float = param(40.0, low=0.0)
     batch: int = param(8, low=1)
@@ -97,18 +97,18 @@ class Architecture(Parameters):
             raise InputError("seconds must be positive")
 
 
-def network(params: Architecture) -> UNet:
-    """The variant, untrained; initialised by the seed alone."""
+def network(params: ArchitectureRun) -> UNet:
+    """Return the variant, untrained; initialised by the seed alone."""
     with torch.random.fork_rng([]):
         torch.manual_seed(params.seed)
-        preset = tier(params.tier).architecture
+        preset = tiers.tier(params.tier).architecture
         return UNet(replace(preset, **VARIANTS[params.variant].changes))
 
 
 def forward_rate(
     trial: nn.Module, shape: Sequence[int], seconds: float = 0.2, batch: int = 8
 ) -> float:
-    """Images a second of processor time that pass through the network, without gradients."""
+    """Return how many images a second of processor time pass through, without gradients."""
     x, t = torch.zeros(batch, *shape), torch.zeros(batch)
     with torch.inference_mode():
         trial(x, t)  # the first one warms up
@@ -119,9 +119,12 @@ def forward_rate(
     return passes * batch / (time.process_time() - began)
 
 
-def held_out_loss(trial: nn.Module, params: Architecture, images: ImageSet) -> float:
-    """Mean squared error of v on the first `held_out` images, at even timesteps, fixed noise."""
-    loss = tiers.training_objective(tier(params.tier), "denoiser")
+def held_out_loss(trial: nn.Module, params: ArchitectureRun, images: ImageSet) -> float:
+    """Return the mean squared error of v on the first `held_out` images.
+
+    At even timesteps, with fixed noise.
+    """
+    loss = tiers.training_objective(tiers.tier(params.tier), "denoiser")
     x0 = images.images(range(params.held_out))
     generator = torch.Generator().manual_seed(0)
     eps = torch.randn(x0.shape, generator=generator)
@@ -131,19 +134,25 @@ def held_out_loss(trial: nn.Module, params: Architecture, images: ImageSet) -> f
         return torch.cat([loss.terms(trial, x, at, e)[0] for x, at, e in parts]).mean().item()
 
 
-def measure(params: Architecture, device: torch.device | str = "cpu") -> dict[str, float]:
-    """Size, speed and held-out loss of one variant after its training.
+def measure(
+    params: ArchitectureRun,
+    device: torch.device | str = "cpu",
+    stand_in: bool = False,
+) -> dict[str, float]:
+    """Return size, speed and held-out loss of one variant after its training.
 
     On the CPU alone, where processor time can be told from that of others. Loss and images seen
-    depend on how fast this machine is: they are not functions of the seed.
+    depend on how fast this machine is: they are not functions of the seed. Real images only, but
+    with `stand_in` any that stand in for them: for a sketch that is not filed.
     """
     if torch.device(device).type != "cpu":
         raise InputError(f"this study counts processor time: run it on the CPU, not {device}")
-    chosen = tier(params.tier)
+    tier = tiers.tier(params.tier)
+    load = datasets.load if stand_in else datasets.require
+    train, test = load(params.tier, "train"), load(params.tier, "test")
     trial = network(params)
-    size = cost.size(trial, trial, chosen.shape)
-    rate = forward_rate(trial.eval(), chosen.shape)
-    train, test = datasets.load(params.tier, "train"), datasets.load(params.tier, "test")
+    size = cost.size(trial, trial, tier.shape)
+    rate = forward_rate(trial.eval(), tier.shape)
     settings = Settings(
         batch=params.batch,
         lr=params.lr,
@@ -154,7 +163,7 @@ def measure(params: Architecture, device: torch.device | str = "cpu") -> dict[st
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
             trial,
-            tiers.training_objective(chosen, "denoiser"),
+            tiers.training_objective(tier, "denoiser"),
             train.pixels,
             train.labels,
             settings,
@@ -172,14 +181,26 @@ def measure(params: Architecture, device: torch.device | str = "cpu") -> dict[st
     }
 
 
-def plan(name: str, seconds: float, seeds: Sequence[int] = (0, 1, 2)) -> list[Architecture]:
-    """Every variant at the first seed, and the base at all of them, for its `scatter`."""
+def grid(
+    tier: Tier = "fashion", seconds: float = 40.0, seeds: tuple[int, ...] = (0, 1, 2)
+) -> list[ArchitectureRun]:
+    """Return every variant at the first seed, and the base at all of them, for its `scatter`.
+
+    Parameters
+    ----------
+    tier : TierName
+        The tier whose denoiser is varied.
+    seconds : float
+        The processor time of each training.
+    seeds : tuple[int, ...]
+        The seeds of the trainings.
+    """
     wanted = [(variant, seeds[0]) for variant in VARIANTS] + [("base", s) for s in seeds[1:]]
-    return [Architecture(tier=name, variant=v, seconds=seconds, seed=seed) for v, seed in wanted]
+    return [ArchitectureRun(tier=tier, variant=v, seconds=seconds, seed=seed) for v, seed in wanted]
 
 
 def scatter(losses: Sequence[float], level: float = LEVEL) -> float:
-    """How far from the mean of k runs one more of the same law lies at most, at this level.
+    """Return how far from the mean of k runs one more of the same law lies, at this level.
 
     Half the prediction interval: t(k - 1) s sqrt(1 + 1/k), for normal losses and k >= 2.
     """
@@ -191,16 +212,16 @@ def scatter(losses: Sequence[float], level: float = LEVEL) -> float:
     return quantile * statistics.stdev(losses) * math.sqrt(1 + 1 / len(losses))
 
 
-def sketched(params: Architecture, seconds: float) -> Architecture:
-    """The run shortened to what a page can wait for: it times the network and hardly trains it."""
+def sketched(params: ArchitectureRun, seconds: float) -> ArchitectureRun:
+    """Return the run shortened to what a page can wait for: it hardly trains the network."""
     return replace(params, seconds=seconds, batch=4, held_out=10)
 
 
-def record(runs: Sequence[Architecture], tell: Callable[[str], None] = print) -> None:
-    """Run what the ledger does not hold yet, one row after the other.
-
-    Raises `DataError` without the tier's training images: the stand-in's are not filed.
-    """
-    for name in {params.tier for params in runs}:
-        datasets.require(name, "train")
-    study.record(STUDY, runs, tell=tell, measure=measure)
+STUDY = Study(
+    "architecture",
+    "What does each switch of ADM's architecture cost, and what does it buy?",
+    ArchitectureRun,
+    grid,
+    measure,
+    on_cpu=True,
+)

@@ -7,18 +7,16 @@ images are the same.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from ppap_book import study
 from ppap_book.measures import attention_maps
 from ppap_book.statistics import bootstrap
 from ppap_book.studies import noisy_accuracy
-from ppap_book.study import Seeded
+from ppap_book.study import Seeded, Study
 from ppap_lib import zoo
 from ppap_lib.data.imageset import ImageSet
 from ppap_lib.diffusion.noise import Noise
@@ -27,10 +25,10 @@ from ppap_lib.experts import Experts
 from ppap_lib.guidance import at_xt
 from ppap_lib.guidance.tasks import Classification
 from ppap_lib.parameters import Parameters, param
-from ppap_lib.zoo import datasets
-from ppap_lib.zoo.tiers import tier as preset
+from ppap_lib.zoo import datasets, tiers
 
-STUDY = "attention"
+Tier = Literal["fashion", "tin10"]
+
 TIMES = (100.0, 300.0, 500.0, 700.0, 900.0)
 """The middles of five intervals."""
 
@@ -54,45 +52,70 @@ class AttentionRun(Seeded, Parameters):
 
     model: str
     layer: str
-    images: Literal["fashion", "tin10"] = "fashion"
+    images: Tier = "fashion"
     n: int = param(200, low=4)
     first_seed: int = param(0, low=0)
     times: tuple[float, ...] = param(TIMES, low=0.0, high=999.0)
 
     def recorded(self) -> dict[str, Any]:
-        """With the digest of the model's weights."""
+        """Name the digest of the model's weights as well."""
         return super().recorded() | {"sha256": zoo.card(self.model).sha256}
 
 
-def plan(
-    guide: str, tier: str = "fashion", n: int = 200, first_seed: int = 0
+def by_method(
+    guide_name: str, tier_name: str = "fashion", n: int = 200, first_seed: int = 0
 ) -> dict[str, AttentionRun]:
-    """By method, a run for every model of the guide that ships now."""
+    """Return, by method, a run for every model of the guide that ships now."""
     return {
-        method: AttentionRun(name, LAYERS[guide], tier, n, first_seed)
-        for method, name in noisy_accuracy.installed(guide, tier).items()
+        method: AttentionRun(name, LAYERS[guide_name], tier_name, n, first_seed)
+        for method, name in noisy_accuracy.installed(guide_name, tier_name).items()
     }
 
 
+def grid(
+    tier: Tier = "fashion",
+    n: int = 200,
+    first_seed: int = 0,
+    tell: Callable[[str], None] = lambda line: None,
+) -> list[AttentionRun]:
+    """Return a run for every model of the tier that ships now.
+
+    Parameters
+    ----------
+    tier : Tier
+        The tier whose models look at its images.
+    n : int
+        The number of images.
+    first_seed : int
+        The first image's seed of noise.
+    tell : Callable[[str], None]
+        Hears which models are left out.
+    """
+    for line in noisy_accuracy.left_out(tier):
+        tell(line)
+    guides = tiers.tier(tier).guides
+    return [run for g in guides for run in by_method(g, tier, n, first_seed).values()]
+
+
 def objects(images: str, n: int) -> tuple[ImageSet, Tensor]:
-    """`n` test images, and where their objects are: bool [n, H, W].
+    """Return `n` test images, and where their objects are: bool [n, H, W].
 
     Silhouettes, of images balanced over the classes; or, where boxes are known, of the first
     images whose box covers less than `WIDEST`.
     """
-    found = datasets.test_images(images)
-    if found.boxes is None:
-        found = noisy_accuracy.pictures(images, n)
-        return found, attention_maps.silhouettes(found.images())
-    left, top, right, bottom = found.boxes.unbind(1)
-    height, width = found.shape[1:]
+    real = datasets.test_images(images)
+    if real.boxes is None:
+        real = noisy_accuracy.pictures(images, n)
+        return real, attention_maps.silhouettes(real.images())
+    left, top, right, bottom = real.boxes.unbind(1)
+    height, width = real.shape[1:]
     share = (right - left) * (bottom - top) / (height * width)
-    found = found.subset((share < WIDEST).nonzero()).first(n)
-    return found, attention_maps.box_masks(found.boxes, (height, width))
+    real = real.subset((share < WIDEST).nonzero()).first(n)
+    return real, attention_maps.box_masks(real.boxes, (height, width))
 
 
-def members(model: nn.Module) -> list[Callable[[], nn.Module]]:
-    """The networks of a set of experts, or the one classifier; each to be used before the next."""
+def networks(model: nn.Module) -> list[Callable[[], nn.Module]]:
+    """Return makers of each expert's network, or of the one classifier; use one before the next."""
     if not isinstance(model, Experts):
         return [lambda: model]
     return [lambda k=k: model.bank.merged(k) for k in range(len(model))]
@@ -102,7 +125,7 @@ def members(model: nn.Module) -> list[Callable[[], nn.Module]]:
 def attention_of(
     network: nn.Module, layer: str, x_t: Tensor, labels: Tensor, masks: Tensor
 ) -> Tensor:
-    """How one network looks at noisy images for their own class: float64 [B, 5].
+    """Return how one network looks at noisy images for their own class: float64 [B, 5].
 
     Columns: energy of its Grad-CAM inside the masks [B, H, W] over their area, entropy of the
     map, frequency of the gradient of log p(label | x_t) in x_t (`MEASURES`), whether the map
@@ -122,14 +145,14 @@ def attention_of(
 
 
 def matrix(params: AttentionRun, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
-    """`look` of every expert at every time, [experts, times, n, 5], and the objects' masks."""
+    """Return `attention_of` all experts at all times, [experts, times, n, 5], and the masks."""
     chosen, masks = objects(params.images, params.n)
     x0, labels = chosen.images(), chosen.labels
-    schedule = preset(params.images).schedule()
+    schedule = tiers.tier(params.images).schedule()
     levels = [schedule.at(t) for t in params.times]
     rows = []
-    for member in members(zoo.load(params.model, device)):
-        network, row = member(), []
+    for make in networks(zoo.load(params.model, device)):
+        network, row = make(), []
         for start in range(0, len(x0), BATCH):
             part = slice(start, start + BATCH)
             eps = Noise(params.seeds[part], x0.shape[1:], x0.dtype)()
@@ -143,10 +166,10 @@ def matrix(params: AttentionRun, device: torch.device | str = "cpu") -> tuple[Te
 
 
 def measure(params: AttentionRun, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """The results of one run: every measure's mean over images, [experts][times].
+    """Return the results of one run: every measure's mean over images, [experts][times].
 
-    At each time these are the images for which every expert has the measure (`look`), so that
-    experts are compared on the same ones; `kept` [times] counts them, by measure. `empty` and
+    At each time these are the images for which every expert has the measure (`attention_of`), so
+    that experts are compared on the same ones; `kept` [times] counts them, by measure. `empty` and
     `accuracy` are shares of all images.
 
     `trend` has, per measure and time, what one expert up changes at this fixed noise (the
@@ -155,7 +178,7 @@ def measure(params: AttentionRun, device: torch.device | str = "cpu") -> dict[st
     `centre` and `random` are what maps score inside the object that ignore the image, and `area` is
     the object's share of it.
     """
-    found, masks = matrix(params, device)
+    by_expert, masks = matrix(params, device)
     size = masks.shape[1:]
     blind = {
         "centre": attention_maps.centre(len(masks), *size),
@@ -165,7 +188,7 @@ def measure(params: AttentionRun, device: torch.device | str = "cpu") -> dict[st
         name: float(attention_maps.energy_ratio(maps, masks).mean()) for name, maps in blind.items()
     }
     results |= {"area": float(masks.double().mean()), "kept": {}, "trend": {}, "overall": {}}
-    for name, values in zip((*MEASURES, "empty", "accuracy"), found.unbind(3), strict=True):
+    for name, values in zip((*MEASURES, "empty", "accuracy"), by_expert.unbind(3), strict=True):
         values = values.where(values.isfinite().all(0), torch.nan)
         results[name] = values.nanmean(2).tolist()
         if name in MEASURES:
@@ -201,9 +224,14 @@ def _estimate(slopes: Tensor) -> dict[str, float]:
     """The mean of slopes [n] with its interval, nan left out; all nan for less than two images."""
     slopes = slopes[slopes.isfinite()]
     known = len(slopes) > 1
-    found = bootstrap.mean(slopes) if known else bootstrap.Estimate(*3 * (torch.nan,))
-    return found._asdict() | {"images": len(slopes)}
+    trend = bootstrap.mean(slopes) if known else bootstrap.Estimate(*3 * (torch.nan,))
+    return trend._asdict() | {"images": len(slopes)}
 
 
-record = partial(study.record, STUDY, measure=measure)
-"""Run what the ledger does not hold yet, one row after the other."""
+STUDY = Study(
+    "attention",
+    "Where does every expert look, at every noise level?",
+    AttentionRun,
+    grid,
+    measure,
+)

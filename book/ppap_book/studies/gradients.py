@@ -6,25 +6,21 @@ supervised experts?
 """
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ppap_book import study
 from ppap_book.errors import StudyError
 from ppap_book.studies import methods
-from ppap_book.study import Labelled
-from ppap_lib import zoo
+from ppap_book.study import Labelled, Study
 from ppap_lib.diffusion.noise import Noise
 from ppap_lib.diffusion.schedules import respace
 from ppap_lib.parameters import Parameters, param
 from ppap_lib.samplers import ddim, trajectory
+from ppap_lib.zoo import tiers
 from ppap_lib.zoo.tiers import GuideName, TierName
-from ppap_lib.zoo.tiers import tier as preset
 
-STUDY = "gradients"
 YARDSTICK = "multi5"
 """The method whose direction the others are compared with: the published study's best."""
 
@@ -47,40 +43,51 @@ class Gradients(Labelled, Parameters):
         for method in self.methods:
             if methods.weights_of(method, self.guide, self.tier) is None:
                 raise StudyError(f"{methods.title(method)} has no gradient: leave it out")
-        respace(preset(self.tier).schedule().T, self.spacing)
+        respace(tiers.tier(self.tier).schedule().T, self.spacing)
 
     @property
     def weights(self) -> tuple[str, ...]:
         """Digests of what the methods read images with, in order; of the weights that ship now."""
-        found = (methods.provenance(m, self.guide, self.tier) for m in self.methods)
-        return tuple(each["guide_sha256"] for each in found)
+        each = (methods.provenance(m, self.guide, self.tier) for m in self.methods)
+        return tuple(digests["guide_sha256"] for digests in each)
 
     def recorded(self) -> dict[str, Any]:
-        """With the digests of the denoiser and of `weights`."""
+        """Name the digests of the denoiser and of `weights` as well."""
         digests = methods.digests(self.tier, "denoiser")
         return super().recorded() | digests | {"weights": self.weights}
 
 
-def plan(guide: str = "resnet18", n: int = 40, tier: str = "fashion") -> Gradients:
-    """The run of all methods of a guide that are installed."""
+def grid(guide: GuideName = "resnet18", n: int = 40, tier: TierName = "fashion") -> list[Gradients]:
+    """Return the one run of all methods of a guide that are installed.
+
+    Raises `StudyError` where the guide is not trained yet.
+
+    Parameters
+    ----------
+    guide : GuideName
+        The network that guides, of the tier's.
+    n : int
+        The number of noisy images that all methods are asked about.
+    tier : TierName
+        The tier whose images are drawn.
+    """
     names = tuple(m for m in methods.installed(guide, tier) if m != "none")
     if not names:
         raise StudyError(
             f"no guide {guide} of {tier} is trained yet, so there are no gradients: "
             f"train it by python -m ppap_lib train first"
         )
-    return Gradients(names, guide, n, tier=tier)
+    return [Gradients(names, guide, n, tier=tier)]
 
 
 def measure(params: Gradients, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """By timestep: each method's |sigma grad| / |eps| at scale 1, and its cosine to the yardstick.
+    """Return, by timestep, each method's |sigma grad| / |eps| and its cosine to the yardstick.
 
-    sigma grad is what score-form guidance subtracts from eps. Means over images; the cosine is
-    left out where the yardstick is not among the methods.
+    sigma grad is what score-form guidance subtracts from eps at scale 1. Means over images; the
+    cosine is left out where the yardstick is not among the methods.
     """
-    chosen = preset(params.tier)
-    part = params.seeds
-    denoise = zoo.load(preset(params.tier).named("denoiser"), device).clipped().denoise
+    tier = tiers.tier(params.tier)
+    denoise = methods.unguided(params.tier, device).denoise
     target = params.target.to(device)
     fields = {
         method: methods.field(
@@ -88,13 +95,13 @@ def measure(params: Gradients, device: torch.device | str = "cpu") -> dict[str, 
         )
         for method in params.methods
     }
-    noise = Noise(part, chosen.shape, device=device)
-    x_t, grid = noise(), chosen.schedule().grid(params.spacing)
+    noise = Noise(params.seeds, tier.shape, device=device)
+    x_t, levels = noise(), tier.schedule().grid(params.spacing)
     times: list[float] = []
     share: dict[str, list[float]] = {method: [] for method in fields}
     cosine: dict[str, list[float]] = {method: [] for method in fields}
-    walk = trajectory(denoise, x_t, grid, ddim(), noise)
-    for level, state in zip(grid[:-1], walk, strict=True):
+    walk = trajectory(denoise, x_t, levels, ddim(), noise)
+    for level, state in zip(levels[:-1], walk, strict=True):
         x = x_t.detach().requires_grad_()
         with torch.enable_grad():
             prediction = denoise(x, level)
@@ -111,10 +118,6 @@ def measure(params: Gradients, device: torch.device | str = "cpu") -> dict[str, 
     return results | ({"cosine": cosine} if YARDSTICK in fields else {})
 
 
-record = partial(study.record, STUDY, measure=measure)
-"""Run what the ledger does not hold yet, one row after the other."""
-
-
 def _norm(images: Tensor) -> Tensor:
     return images.flatten(1).norm(dim=1)
 
@@ -123,3 +126,12 @@ def _cosine(a: Tensor, b: Tensor) -> Tensor:
     """[B], 0 where a gradient vanishes; in double precision, for they are as small as 1e-9."""
     a, b = (images.flatten(1).double() for images in (a, b))
     return torch.nn.functional.cosine_similarity(a, b, dim=1, eps=1e-300)
+
+
+STUDY = Study(
+    "gradients",
+    "How strongly does every method pull, and in which direction?",
+    Gradients,
+    grid,
+    measure,
+)

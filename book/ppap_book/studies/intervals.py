@@ -7,26 +7,26 @@ layout, the power above what it did to the detail.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ppap_book import ledger, study
 from ppap_book.measures.spectrum import band_powers
 from ppap_book.studies import guidance, methods
 from ppap_book.studies.guidance import PUBLISHED_SCALE, Guidance
-from ppap_lib import zoo
+from ppap_book.studies.methods import MethodName
+from ppap_book.study import Study
 from ppap_lib.diffusion.noise import Noise
 from ppap_lib.errors import InputError
 from ppap_lib.experts.intervals import Intervals
 from ppap_lib.guidance import guided
 from ppap_lib.parameters import param
 from ppap_lib.samplers import ddim, sample
-from ppap_lib.zoo.tiers import tier as preset
+from ppap_lib.zoo import tiers
+from ppap_lib.zoo.tiers import GuideName, TierName
 
-STUDY = "intervals"
 CUTOFF = 4.0
 """Cycles per image below which a change is one of layout, and from which on one of detail."""
 
@@ -62,34 +62,54 @@ class IntervalRun(Guidance):
     @property
     def during(self) -> tuple[int, int]:
         """The timesteps [start, stop) in which guidance acts."""
-        cut = Intervals(preset(self.tier).schedule().T, self.n_intervals)
-        return cut.edges[self.first - 1], cut.edges[self.last]
+        edges = Intervals(tiers.tier(self.tier).schedule().T, self.n_intervals).edges
+        return edges[self.first - 1], edges[self.last]
 
     def recorded(self) -> dict[str, Any]:
-        """Without guidance the intervals do not change the result either."""
+        """Name no intervals without guidance: they do not change the result either."""
         none = {"n_intervals": 0, "first": 0, "last": 0} if self.method == "none" else {}
         return super().recorded() | none
 
 
 def spans(n: int) -> list[Span]:
-    """The study's runs of n intervals: each alone, from the noisy side, and from the clean side."""
+    """Return the study's spans of n intervals: each alone, from the noisy and the clean side."""
     alone = [(k, k) for k in range(1, n + 1)]
     from_noise = [(k, n) for k in range(n, 0, -1)]
     from_clean = [(1, k) for k in range(1, n + 1)]
     return list(dict.fromkeys([*alone, *from_noise, *from_clean]))
 
 
-def plan(
-    method: str = "ppap5",
-    guide: str = "resnet18",
+def grid(
+    method: MethodName = "ppap5",
+    guide: GuideName = "resnet18",
     scale: float = PUBLISHED_SCALE,
     n: int = 40,
     blocks: int = 3,
     first_seed: int = 0,
     n_intervals: int = 5,
-    tier: str = "fashion",
+    tier: TierName = "fashion",
 ) -> list[IntervalRun]:
-    """The runs of the study, block by block, each block without guidance first."""
+    """Return the runs of all `spans`, block by block, each block without guidance first.
+
+    Parameters
+    ----------
+    method : MethodName
+        The method of guidance.
+    guide : GuideName
+        The network that guides, of the tier's.
+    scale : float
+        The scale of guidance.
+    n : int
+        The number of images in a block of seeds.
+    blocks : int
+        The number of blocks of seeds.
+    first_seed : int
+        The first block's first seed.
+    n_intervals : int
+        The number of intervals that the timesteps are cut into.
+    tier : TierName
+        The tier whose images are drawn.
+    """
     runs = []
     for block in range(blocks):
         shared = {
@@ -109,35 +129,34 @@ def plan(
 
 
 def draw(params: IntervalRun, device: torch.device | str = "cpu") -> Tensor:
-    """The run's images: float32 [n, C, H, W] in [-1, 1], on the CPU."""
+    """Return the run's images: float32 [n, C, H, W] in [-1, 1], on the CPU."""
     return guidance.draw(params, device, params.during)
 
 
 def draw_ranges(
     params: Guidance, ranges: Sequence[tuple[float, float]], device: torch.device | str = "cpu"
 ) -> Tensor:
-    """The run's images for many ranges [start, stop) of timesteps: [len(ranges), n, C, H, W].
+    """Return the run's images for many ranges [start, stop) of t: [len(ranges), n, C, H, W].
 
     All in one batch, which is what a page full of them needs. By DDIM and the score form, on the
     respacing of the run's sampler.
     """
     if params.released_routing:
         raise InputError("released_routing is for whole runs: draw one range at a time")
-    chosen = preset(params.tier)
-    block = params.seeds
-    x_T = Noise(block, chosen.shape, device=device)().repeat(len(ranges), 1, 1, 1)
+    tier, block = tiers.tier(params.tier), params.seeds
+    x_T = Noise(block, tier.shape, device=device)().repeat(len(ranges), 1, 1, 1)
     target = params.target.to(device).repeat(len(ranges))
     model = methods.reader(params.method, params.guide, params.tier, device)
     start, stop = torch.tensor(ranges, dtype=torch.float64).repeat_interleave(len(block), 0).T
     each = methods.field(params.method, model, target).during(start, stop)
-    denoise = zoo.load(preset(params.tier).named("denoiser"), device).clipped().denoise
-    grid = chosen.schedule().grid(guidance.sampler(params.sampler).spacing)
-    images = sample(guided(denoise, each, params.scale), x_T, grid, ddim())
+    denoise = guided(methods.unguided(params.tier, device).denoise, each, params.scale)
+    levels = tier.schedule().grid(guidance.sampler(params.sampler).spacing)
+    images = sample(denoise, x_T, levels, ddim())
     return images.clamp(-1, 1).float().cpu().unflatten(0, (len(ranges), len(block)))
 
 
 def changes(images: Tensor, plain: Tensor) -> dict[str, list[float]]:
-    """Power of `images - plain` below `CUTOFF`, "layout", and from it on, "detail"; per image.
+    """Return each image's power of `images - plain` below `CUTOFF`, "layout", and above, "detail".
 
     In squared units of the pixel range [-1, 1]; both from the same noise, [N, C, H, W].
     """
@@ -148,14 +167,14 @@ def changes(images: Tensor, plain: Tensor) -> dict[str, list[float]]:
 def measured(
     params: Guidance, images: Tensor, plain: Tensor, device: torch.device | str = "cpu"
 ) -> dict[str, Any]:
-    """Verdicts on a run's images, and the powers of their change from the unguided ones."""
+    """Return verdicts on a run's images, and the powers of their change from the unguided ones."""
     # Rounded: a row is read by people too.
     powers = {k: [float(f"{v:.4g}") for v in vs] for k, vs in changes(images, plain).items()}
     return guidance.judged(params, images, device) | powers
 
 
 def measure(params: IntervalRun, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Draw and measure; the row's results, image by image."""
+    """Draw and measure; return the row's results, image by image."""
     whole = {"first": 1, "last": params.n_intervals, "scale": 0.0}
     plain = replace(params, method="none", released_routing=False, **whole)
     plain = _without_guidance(plain, device)
@@ -169,8 +188,14 @@ def _without_guidance(params: IntervalRun, device: torch.device | str) -> Tensor
     return draw(params, device)
 
 
-record = partial(study.record, STUDY, measure=measure, words=guidance.in_words)
-"""Run what the ledger does not hold yet, one row after the other."""
+STUDY = Study(
+    "intervals",
+    "What does guidance decide that acts in some intervals only?",
+    IntervalRun,
+    grid,
+    measure,
+    guidance.in_words,
+)
 
 
 @dataclass
@@ -192,12 +217,12 @@ class Effect:
 
 
 def effects(runs: Sequence[IntervalRun]) -> tuple[dict[Span | None, Effect], int]:
-    """The ledger's rows of these runs, pooled over blocks, by span; and how many are missing.
+    """Return these runs' rows, pooled over blocks, by span, and how many the ledger lacks.
 
     The images without guidance are under None. Only blocks of which every row is there count:
     so all effects are of the same images.
     """
-    rows = {params: ledger.find(STUDY, params.recorded()) for params in runs}
+    rows = {params: STUDY.find(params) for params in runs}
     torn = {params.first_seed for params, row in rows.items() if row is None}
     pooled: dict[Span | None, Effect] = {}
     for params, row in rows.items():

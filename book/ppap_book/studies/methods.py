@@ -11,7 +11,6 @@ from torch import nn
 
 from ppap_book.errors import StudyError
 from ppap_book.measures.features import ExtractorName
-from ppap_book.studies import methods
 from ppap_book.study import Labelled
 from ppap_lib import zoo
 from ppap_lib.diffusion.model import Diffusion
@@ -20,8 +19,7 @@ from ppap_lib.errors import InputError, WeightsError
 from ppap_lib.guidance import Guide, at_x0, at_xt, model_at
 from ppap_lib.guidance.tasks import Classification
 from ppap_lib.parameters import Parameters, param
-from ppap_lib.zoo.tiers import GuideName, TierName
-from ppap_lib.zoo.tiers import tier as preset
+from ppap_lib.zoo.tiers import GuideName, TierName, tier
 
 
 @dataclass(frozen=True)
@@ -58,10 +56,8 @@ METHODS: Mapping[str, Method | None] = MappingProxyType(
 
 MethodName = Literal[*METHODS]
 
-
 PUBLISHED_SCALE = 7.5
 """Of guidance, in the published study."""
-
 
 UNGUIDED: Mapping[str, str | float] = MappingProxyType(
     {"guide": "none", "scale": 0.0, "form": "none"}
@@ -70,97 +66,117 @@ UNGUIDED: Mapping[str, str | float] = MappingProxyType(
 
 
 def title(method: str) -> str:
-    """The method's name in print."""
-    found = _known(method)
-    return "no guidance" if found is None else found.title
+    """Return the method's name in print."""
+    about = _known(method)
+    return "no guidance" if about is None else about.title
 
 
-def weights_of(method: str, guide: str, tier: str = "fashion") -> str | None:
-    """The name in the zoo of what the method reads images with; None without guidance."""
-    found = _known(method)
-    if found is None:
+def weights_of(method: str, guide_name: str, tier_name: str = "fashion") -> str | None:
+    """Return the name in the zoo of what the method reads images with; None without guidance."""
+    about = _known(method)
+    if about is None:
         return None
-    return preset(tier).named(guide if found.set_name is None else f"{found.set_name}-{guide}")
+    part = guide_name if about.set_name is None else f"{about.set_name}-{guide_name}"
+    return tier(tier_name).named(part)
 
 
 def has_experts(method: str) -> bool:
-    """Whether a set of experts reads the images."""
-    return (found := _known(method)) is not None and found.set_name is not None
+    """Return whether a set of experts reads the images."""
+    return (about := _known(method)) is not None and about.set_name is not None
 
 
-def installed(guide: str, tier: str = "fashion") -> list[str]:
-    """The methods whose weights can be had, in order.
+def installed(guide_name: str, tier_name: str = "fashion") -> list[str]:
+    """Return the methods whose weights can be had, in order.
 
     Raises `StudyError` for a guide that the tier does not have.
     """
-    if guide not in (guides := zoo.guides(preset(tier).name)):
-        raise StudyError(f"{tier} has no guide {guide!r}: there are {', '.join(guides)}")
-    needed = {method: weights_of(method, guide, tier) for method in METHODS}
+    if guide_name not in (guides := zoo.guides(tier(tier_name).name)):
+        raise StudyError(f"{tier_name} has no guide {guide_name!r}: there are {', '.join(guides)}")
+    needed = {method: weights_of(method, guide_name, tier_name) for method in METHODS}
     known = zoo.names()
     return [m for m, n in needed.items() if n is None or (n in known and zoo.obtainable(n))]
 
 
+def left_out(guide_name: str, tier_name: str = "fashion") -> list[str]:
+    """Return, as sentences, the methods whose weights cannot be had."""
+    here = installed(guide_name, tier_name)
+    return [f"{title(m)} is left out: its weights are not here" for m in METHODS if m not in here]
+
+
+def unguided(tier_name: str, device: torch.device | str = "cpu") -> Diffusion:
+    """Return the tier's clipped model without guidance."""
+    return zoo.load(tier(tier_name).named("denoiser"), device).clipped()
+
+
 def reader(
-    method: str, guide: str, tier: str = "fashion", device: torch.device | str = "cpu"
+    method: str, guide_name: str, tier_name: str = "fashion", device: torch.device | str = "cpu"
 ) -> nn.Module:
-    """The model that the method asks about images: a clean network or a set of experts."""
-    name = weights_of(method, guide, tier)
+    """Return the model that the method asks about images: a clean network or a set of experts."""
+    name = weights_of(method, guide_name, tier_name)
     if name is None:
         raise StudyError("without guidance no model reads the images")
     return zoo.load(name, device)
 
 
 def clean_reader(
-    method: str, guide: str, tier: str = "fashion", device: torch.device | str = "cpu"
+    method: str, guide_name: str, tier_name: str = "fashion", device: torch.device | str = "cpu"
 ) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The method's reader as it reads clean images; experts by the one for the cleanest."""
-    model = reader(method, guide, tier, device)
-    return model_at(model, preset(tier).schedule().at(0))
+    """Return the method's reader as it reads clean images; experts by the one for the cleanest."""
+    model = reader(method, guide_name, tier_name, device)
+    return model_at(model, tier(tier_name).schedule().at(0))
 
 
 def field(method: str, model: nn.Module, target: torch.Tensor) -> Guide:
-    """The method's gradient field towards the classes `target` [B], by its `reader`."""
-    found, task = _known(method), Classification()
-    if found is None:
+    """Return the method's gradient field towards the classes `target` [B], by its `reader`."""
+    about, task = _known(method), Classification()
+    if about is None:
         raise StudyError("sampling without guidance has no gradient field")
-    if found.through is None:
+    if about.through is None:
         return at_xt(model, task, target)
-    return at_x0(model, task, target, found.through)
+    return at_x0(model, task, target, about.through)
 
 
 def steering(
     method: str,
-    guide: str = "resnet18",
+    guide_name: str = "resnet18",
     scale: float = PUBLISHED_SCALE,
     form: str = "score",
-    tier: str = "fashion",
+    tier_name: str = "fashion",
     device: torch.device | str = "cpu",
     during: tuple[float, float] | None = None,
     model: nn.Module | None = None,
 ) -> Callable[[Sequence[int]], Diffusion]:
-    """From a batch's seeds to its model, for `ppap_lib.samplers.draw.draw`.
+    """Return a function from a batch's seeds to its model, for `ppap_lib.samplers.draw.draw`.
 
-    Seed s is steered towards class s modulo the number of classes, where `during` is given only
-    at timesteps in [start, stop). `model` replaces the method's own reader.
+    Parameters
+    ----------
+    method, guide_name, scale, form, tier_name
+        How seed s is steered towards class s modulo the tier's classes.
+    device : torch.device or str
+        Where the networks are put.
+    during : (float, float), optional
+        The timesteps [start, stop) in which guidance acts; all of them by default.
+    model : nn.Module, optional
+        Reads the images in place of the method's own reader.
     """
     if _known(method) is None:
-        plain = zoo.load(preset(tier).named("denoiser"), device).clipped()
+        plain = unguided(tier_name, device)
         return lambda part: plain
-    model = reader(method, guide, tier, device) if model is None else model
-    return steered(partial(field, method, model), scale, form, tier, device, during)
+    model = reader(method, guide_name, tier_name, device) if model is None else model
+    return steered(partial(field, method, model), scale, form, tier_name, device, during)
 
 
 def steered(
     towards: Callable[[torch.Tensor], Guide],
     scale: float = PUBLISHED_SCALE,
     form: str = "score",
-    tier: str = "fashion",
+    tier_name: str = "fashion",
     device: torch.device | str = "cpu",
     during: tuple[float, float] | None = None,
 ) -> Callable[[Sequence[int]], Diffusion]:
-    """`steering` by any gradient field, which `towards` makes from the classes [B]."""
-    plain = zoo.load(preset(tier).named("denoiser"), device)
-    classes = len(preset(tier).classes)
+    """Return `steering` by any gradient field, which `towards` makes of the classes [B]."""
+    plain = unguided(tier_name, device)
+    classes = len(tier(tier_name).classes)
 
     def by_seed(part: Sequence[int]) -> Diffusion:
         guide = towards(seed_labels(part, classes).to(device))
@@ -171,20 +187,31 @@ def steered(
     return by_seed
 
 
-def digests(tier: str, *parts: str) -> dict[str, str]:
-    """sha256 of the tier's "denoiser" or "judge" as rows hold it; empty for an untrained one."""
-    return {f"{part}_sha256": zoo.card(preset(tier).named(part)).sha256 or "" for part in parts}
+def settings(method: str, guide_name: str, scale: float | None) -> dict[str, Any]:
+    """Return the recorded keys by which rows of a method are told apart, whatever else they vary.
+
+    Without guidance, guide and scale do not matter.
+    """
+    if method == "none":
+        return {"method": method, "guide": UNGUIDED["guide"], "scale": UNGUIDED["scale"]}
+    return {"method": method, "guide": guide_name, "scale": scale}
 
 
-def provenance(method: str, guide: str, tier: str = "fashion") -> dict[str, str]:
-    """sha256 of the weights a result depends on: the denoiser's, the judge's, the reader's."""
-    reads = weights_of(method, guide, tier)
-    read = zoo.card(reads).sha256 if reads else None
-    return digests(tier, "denoiser", "judge") | {"guide_sha256": read or ""}
+def digests(tier_name: str, *parts: str) -> dict[str, str]:
+    """Return the sha256 of the tier's "denoiser" or "judge" as rows hold it; "" if untrained."""
+    named = {part: tier(tier_name).named(part) for part in parts}
+    return {f"{part}_sha256": zoo.card(name).sha256 or "" for part, name in named.items()}
+
+
+def provenance(method: str, guide_name: str, tier_name: str = "fashion") -> dict[str, str]:
+    """Return the sha256 of a result's weights: the denoiser's, the judge's, the reader's."""
+    name = weights_of(method, guide_name, tier_name)
+    digest = zoo.card(name).sha256 if name else None
+    return digests(tier_name, "denoiser", "judge") | {"guide_sha256": digest or ""}
 
 
 def is_current(params: Mapping[str, Any]) -> bool:
-    """Whether a row of these parameters was made by the weights that ship now.
+    """Return whether a row of these parameters was made by the weights that ship now.
 
     A study records the digests that its results depend on; one without a method guides by none.
     What has no such weights any more, a method that was retired, is not current.
@@ -206,12 +233,13 @@ def _known(method: str) -> Method | None:
 class Guided(Labelled, Parameters):
     """A run that draws images by a method of guidance: by which guide, how strongly, of which tier.
 
-    It is filed under the digests of the weights that ship now as well.
+    Fields are named as rows record them: `guide` and `tier` hold names. A run is filed under the
+    digests of the weights that ship now as well.
     """
 
-    method: methods.MethodName
+    method: MethodName
     guide: GuideName = "resnet18"
-    scale: float = param(methods.PUBLISHED_SCALE, low=0.0)
+    scale: float = param(PUBLISHED_SCALE, low=0.0)
     n: int = param(100, low=2)
     first_seed: int = param(0, low=0)
     tier: TierName = "fashion"
@@ -227,6 +255,6 @@ class Guided(Labelled, Parameters):
 
         Raises `WeightsError` for a guide that the tier does not have.
         """
-        weights = methods.provenance(self.method, self.guide, self.tier)
-        found = super().recorded() | {"form": self.form} | weights
-        return found | (methods.UNGUIDED if self.method == "none" else {})
+        weights = provenance(self.method, self.guide, self.tier)
+        params = super().recorded() | {"form": self.form} | weights
+        return params | (UNGUIDED if self.method == "none" else {})

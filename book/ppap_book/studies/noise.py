@@ -5,20 +5,19 @@ timestep t, whatever noise the sampler's betas have put there. `told="level"` is
 in which it is asked about the level that x_t really has.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ppap_book import study
+from ppap_book.measures import protocol
 from ppap_book.measures.features import ExtractorName
 from ppap_book.measures.spectrum import noise_sigma_mad
-from ppap_book.studies import methods, quality
-from ppap_book.study import Seeded
+from ppap_book.studies import methods
+from ppap_book.study import Seeded, Study
 from ppap_lib import zoo
 from ppap_lib.diffusion.denoisers import Denoise, Prediction
 from ppap_lib.diffusion.levels import Level
@@ -27,14 +26,13 @@ from ppap_lib.diffusion.schedules import Schedule
 from ppap_lib.parameters import Parameters, param
 from ppap_lib.samplers import ddpm
 from ppap_lib.samplers.draw import draw as draw_samples
+from ppap_lib.zoo import tiers
 from ppap_lib.zoo.tiers import TierName
-from ppap_lib.zoo.tiers import tier as preset
 
-STUDY = "noise"
 STEPS: Mapping[int, int] = MappingProxyType({25: 66, 250: 66, 1000: 10})
 """Steps of the sampler, and images per repeat: as many as two CPU cores draw within an evening.
 
-Of fewer than `quality.DISTANCES_FROM` only the grain is measured.
+Of fewer than `protocol.DISTANCES_FROM` only the grain is measured.
 """
 
 
@@ -59,12 +57,14 @@ TWEAKS: Mapping[str, Tweak] = MappingProxyType(
     }
 )
 
+TweakName = Literal[*TWEAKS]
+
 
 @dataclass(frozen=True)
 class NoiseTweakRun(Seeded, Parameters):
     """One run: which tweak, in how many steps, with x0 clipped or not, from which seeds."""
 
-    tweak: Literal[*TWEAKS] = "one_z"
+    tweak: TweakName = "one_z"
     steps: int = param(25, low=2, high=1000)
     clip: bool = True
     n: int = param(66, low=2)
@@ -73,12 +73,12 @@ class NoiseTweakRun(Seeded, Parameters):
     extractor: ExtractorName = "lite2"
 
     def recorded(self) -> dict[str, Any]:
-        """With the digest of the denoiser that ships now."""
+        """Name the digest of the denoiser that ships now as well."""
         return super().recorded() | methods.digests(self.tier, "denoiser")
 
 
 def told_index(denoise: Denoise, trained: Schedule) -> Denoise:
-    """`denoise` as it answers where the sampler's betas are not its own.
+    """Return `denoise` as it answers where the sampler's betas are not its own.
 
     Its eps is that of training timestep t; x0 then follows at the sampler's level, as it does
     for a network that predicts eps. At its own levels nothing changes.
@@ -92,7 +92,7 @@ def told_index(denoise: Denoise, trained: Schedule) -> Denoise:
 
 
 def told_level(denoise: Denoise, trained: Schedule) -> Denoise:
-    """`denoise` asked at the training timestep whose noise is the level's, or the nearest one."""
+    """Return `denoise` asked at the training timestep with the level's noise, or the nearest."""
     highest, lowest = trained.log_snr[0], trained.log_snr[-1]
 
     def read(x_t: Tensor, level: Level) -> Prediction:
@@ -104,23 +104,23 @@ def told_level(denoise: Denoise, trained: Schedule) -> Denoise:
 
 
 def sampler_schedule(tweak: Tweak, T: int = 1000) -> Schedule:
-    """The betas that the sampler uses; the ranges are for T = 1000 and scale as 1/T."""
+    """Return the schedule that the sampler uses; ranges are for T = 1000 and scale as 1/T."""
     return Schedule.linear(T, tweak.beta_start * 1000 / T, tweak.beta_end * 1000 / T)
 
 
 def draw(
     params: NoiseTweakRun, device: torch.device | str = "cpu", denoise: Denoise | None = None
 ) -> Tensor:
-    """The run's images: float32 [n, C, H, W] in [-1, 1], on the CPU.
+    """Return the run's images: float32 [n, C, H, W] in [-1, 1], on the CPU.
 
     Without `denoise` the tier's denoiser is loaded.
     """
-    chosen, tweak = preset(params.tier), TWEAKS[params.tweak]
-    denoise = denoise or zoo.load(preset(params.tier).named("denoiser"), device).denoise
-    trained = chosen.schedule()
+    tier, tweak = tiers.tier(params.tier), TWEAKS[params.tweak]
+    denoise = denoise or zoo.load(tier.named("denoiser"), device).denoise
+    trained = tier.schedule()
     told = {"index": told_index, "level": told_level}[tweak.told](denoise, trained)
     betas, pixels = sampler_schedule(tweak, trained.T), (-1.0, 1.0)
-    model = Diffusion(told, betas, chosen.shape, pixels, device=device)
+    model = Diffusion(told, betas, tier.shape, pixels, device=device)
     return draw_samples(
         model.clipped() if params.clip else model,
         params.seeds,
@@ -129,20 +129,33 @@ def draw(
     )
 
 
-def plan(
-    steps: Iterable[int] = (25,),
-    tweaks: Iterable[str] = tuple(TWEAKS),
-    clips: Iterable[bool] = (True, False),
+def grid(
+    steps: tuple[int, ...] = (25,),
+    tweaks: tuple[TweakName, ...] = tuple(TWEAKS),
+    clipped: bool = False,
     n: int | None = None,
     repeats: int = 3,
-    tier: str = "fashion",
+    tier: TierName = "fashion",
 ) -> list[NoiseTweakRun]:
-    """The runs of the study, repeat by repeat, so that an interrupted one compares equals.
+    """Return the runs of the study, repeat by repeat, so that an interrupted one compares equals.
 
-    `n` images each, or as many as `STEPS` says. The controls are clipped only: they ask whether
-    hearing the level mends the samples.
+    The controls are clipped only: they ask whether hearing the level mends the samples.
+
+    Parameters
+    ----------
+    steps : tuple[int, ...]
+        The numbers of the sampler's steps.
+    tweaks : tuple[TweakName, ...]
+        What is changed of the sampler.
+    clipped : bool
+        The runs whose x0 is not clipped are left out.
+    n : int
+        The number of images in a repeat (66 in 25 and 250 steps, 10 in 1,000, if not given).
+    repeats : int
+        The number of repeats, each on seeds of its own.
+    tier : TierName
+        The tier whose denoiser draws.
     """
-    tweaks, clips = tuple(tweaks), tuple(clips)
     return [
         NoiseTweakRun(
             tweak=tweak, steps=count, clip=clip, n=images, first_seed=repeat * images, tier=tier
@@ -150,18 +163,23 @@ def plan(
         for count in steps
         for images in (n or STEPS.get(count, NoiseTweakRun.n),)
         for repeat in range(repeats)
-        for clip in clips
+        for clip in ((True,) if clipped else (True, False))
         for tweak in tweaks
         if clip or TWEAKS[tweak].told == "index"
     ]
 
 
 def measure(params: NoiseTweakRun, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Every image's grain, the protocol's columns, and what each image contributes to them."""
+    """Return every image's grain, the protocol's columns, and what images contribute to them."""
     images = draw(params, device)
-    found = quality.measured(images, params.tier, params.extractor, device)
-    return found | {"noise_left": [float(f"{sigma:.4g}") for sigma in noise_sigma_mad(images)]}
+    results = protocol.measured(images, params.tier, params.extractor, device)
+    return results | {"noise_left": [float(f"{sigma:.4g}") for sigma in noise_sigma_mad(images)]}
 
 
-record = partial(study.record, STUDY, measure=measure)
-"""Run what the ledger does not hold yet, one row after the other."""
+STUDY = Study(
+    "noise",
+    "What do a second draw of noise a step and other betas change?",
+    NoiseTweakRun,
+    grid,
+    measure,
+)

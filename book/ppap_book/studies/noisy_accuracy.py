@@ -1,28 +1,24 @@
 """How models read noisy images: how sure, how right, and what they still tell apart, against t."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
 
-from ppap_book import study
 from ppap_book.measures import distances
 from ppap_book.measures import noisy_accuracy as readings
 from ppap_book.studies import methods
-from ppap_book.study import Seeded
+from ppap_book.study import Seeded, Study
 from ppap_lib import zoo
 from ppap_lib.data.folders import imagenet_photographs
 from ppap_lib.data.imageset import ImageSet
 from ppap_lib.diffusion.schedules import Schedule
 from ppap_lib.errors import InputError
 from ppap_lib.parameters import Parameters, param
-from ppap_lib.zoo import datasets
-from ppap_lib.zoo.tiers import tier as preset
+from ppap_lib.zoo import datasets, tiers
 
-STUDY = "reading"
 TIMES = (*map(float, range(0, 1000, 100)), 999.0)
 OFF_THE_SHELF = "efficientnet_lite0"
 PHOTOGRAPHS = 20
@@ -46,12 +42,15 @@ QUESTIONS: Mapping[str, Mapping[str, tuple[Sequence[str], Sequence[str]]]] = Map
 """By set of images: groups of classes to be told apart, coarse ones first."""
 
 
+Images = Literal["fashion", "tin10", "photographs"]
+
+
 @dataclass(frozen=True)
 class NoisyAccuracyRun(Seeded, Parameters):
     """Which model reads which images under which noise."""
 
     model: str
-    images: Literal["fashion", "tin10", "photographs"] = "fashion"
+    images: Images = "fashion"
     n: int = param(1000, low=10)
     first_seed: int = param(0, low=0)
     times: tuple[float, ...] = param(TIMES, low=0.0, high=999.0)
@@ -64,56 +63,83 @@ class NoisyAccuracyRun(Seeded, Parameters):
             raise InputError(f"times must rise, not {self.times}")
 
     def recorded(self) -> dict[str, Any]:
-        """With the digest of the model's weights."""
+        """Name the digest of the model's weights as well."""
         return super().recorded() | {"sha256": zoo.card(self.model).sha256}
 
 
-def installed(guide: str, tier: str = "fashion") -> dict[str, str]:
-    """The models of a guide that ship now, clean one first: method to name in the zoo."""
-    there = methods.installed(guide, tier)
-    return {m: methods.weights_of(m, guide, tier) for m in READERS if m in there}
+def installed(guide_name: str, tier_name: str = "fashion") -> dict[str, str]:
+    """Return the guide's models that ship now, clean one first: method to name in the zoo."""
+    here = methods.installed(guide_name, tier_name)
+    return {m: methods.weights_of(m, guide_name, tier_name) for m in READERS if m in here}
 
 
-def missing(guide: str, tier: str = "fashion") -> list[str]:
-    """The names in the zoo of the guide's models that are not trained yet."""
-    here = installed(guide, tier)
-    return [methods.weights_of(m, guide, tier) for m in READERS if m not in here]
+def untrained(guide_name: str, tier_name: str = "fashion") -> list[str]:
+    """Return the names in the zoo of the guide's models that are not trained yet."""
+    here = installed(guide_name, tier_name)
+    return [methods.weights_of(m, guide_name, tier_name) for m in READERS if m not in here]
 
 
-def plan(tier: str = "fashion", n: int = 1000, first_seed: int = 0) -> list[NoisyAccuracyRun]:
-    """A run for every model of the tier that ships now."""
-    names = [name for guide in preset(tier).guides for name in installed(guide, tier).values()]
-    return [NoisyAccuracyRun(name, tier, n, first_seed) for name in names]
+def left_out(tier_name: str) -> list[str]:
+    """Return, as sentences, the tier's models that are not trained yet."""
+    names = [name for g in tiers.tier(tier_name).guides for name in untrained(g, tier_name)]
+    return [f"{name} is left out: it is not trained yet" for name in names]
 
 
 def photographs(first_seed: int = 0) -> NoisyAccuracyRun:
-    """The run of the off-the-shelf classifier on real photographs."""
+    """Return the run of the off-the-shelf classifier on real photographs."""
     return NoisyAccuracyRun(OFF_THE_SHELF, "photographs", PHOTOGRAPHS, first_seed)
 
 
+def grid(
+    tier: Images = "fashion",
+    n: int = 1000,
+    first_seed: int = 0,
+    tell: Callable[[str], None] = lambda line: None,
+) -> list[NoisyAccuracyRun]:
+    """Return a run for every model that ships now and reads these images.
+
+    Parameters
+    ----------
+    tier : Images
+        The images that are read: a tier's, by its models, or photographs, by an off-the-shelf one.
+    n : int
+        The number of images (of photographs 20).
+    first_seed : int
+        The first image's seed of noise.
+    tell : Callable[[str], None]
+        Hears which models are left out.
+    """
+    if tier == "photographs":
+        return [photographs(first_seed)]
+    for line in left_out(tier):
+        tell(line)
+    names = [name for g in tiers.tier(tier).guides for name in installed(g, tier).values()]
+    return [NoisyAccuracyRun(name, tier, n, first_seed) for name in names]
+
+
 def pictures(images: str, n: int) -> ImageSet:
-    """The first `n` images that all models read, balanced over the classes."""
+    """Return the first `n` images that all models read, balanced over the classes."""
     if images == "photographs":
         return imagenet_photographs().subset(range(n))
-    found = datasets.test_images(images)
-    return found.subset(distances.balanced(found.labels, n))
+    real = datasets.test_images(images)
+    return real.subset(distances.balanced(real.labels, n))
 
 
 def measure(params: NoisyAccuracyRun, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """The results of one run: lists over `params.times`, and what is told apart.
+    """Return the results of one run: lists over `params.times`, and what is told apart.
 
-    `information` is `uncertainty.information`; `favourite` the commonest answer and
+    `information` is `noisy_accuracy.mutual_information`; `favourite` the commonest answer and
     `favourite_share` how common it is. On photographs `entropies` [T][N] are every image's. With a
     tier's images `by_class` [T][K] is the accuracy on every class, `apart` the area under the ROC
     curve of its `QUESTIONS`, and `until` [K][K] the timestep up to which two classes are told
     apart (-1: never).
     """
     chosen = pictures(params.images, params.n)
-    schedule = (
-        Schedule.linear() if params.images == "photographs" else preset(params.images).schedule()
-    )
+    if params.images == "photographs":
+        schedule, batch = Schedule.linear(), PHOTOGRAPHS
+    else:
+        schedule, batch = tiers.tier(params.images).schedule(), 250
     model = zoo.load(params.model, device)
-    batch = PHOTOGRAPHS if params.images == "photographs" else 250
     log_p = readings.log_probabilities(
         model, chosen.images().to(device), schedule, params.times, params.seeds, batch
     )
@@ -161,10 +187,15 @@ def _by_class(
 
 
 def until(times: Sequence[float], areas: Sequence[float] | torch.Tensor) -> float:
-    """The timestep up to which two kinds of images are told apart: -1 if they never are."""
+    """Return the timestep up to which two kinds of images are told apart, -1 if they never are."""
     times, areas = (torch.as_tensor(v, dtype=torch.float64) for v in (times, areas))
     return max(readings.last_time_above(times, areas, SEPARATED), -1.0)
 
 
-record = partial(study.record, STUDY, measure=measure)
-"""Run what the ledger does not hold yet, one row after the other."""
+STUDY = Study(
+    "reading",
+    "How sure and how right are models that read noisy images?",
+    NoisyAccuracyRun,
+    grid,
+    measure,
+)

@@ -7,7 +7,7 @@ and labels, so that solvers are compared image by image: a row keeps what every 
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import cache, partial
 from types import MappingProxyType
@@ -16,12 +16,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ppap_book import study
-from ppap_book.measures import distances
-from ppap_book.studies import methods, quality
+from ppap_book.errors import StudyError
+from ppap_book.measures import distances, protocol
+from ppap_book.studies import methods
 from ppap_book.studies.guidance import judged
-from ppap_book.studies.methods import PUBLISHED_SCALE, Guided
-from ppap_lib import zoo
+from ppap_book.studies.methods import PUBLISHED_SCALE, Guided, MethodName
+from ppap_book.study import Study
 from ppap_lib.diffusion.denoisers import Prediction
 from ppap_lib.diffusion.levels import CLEAN, Level
 from ppap_lib.diffusion.model import Diffusion
@@ -43,10 +43,9 @@ from ppap_lib.samplers import (
     uniform_grid,
 )
 from ppap_lib.samplers.draw import draw as draw_samples
-from ppap_lib.zoo import datasets
-from ppap_lib.zoo.tiers import tier as preset
+from ppap_lib.zoo import datasets, tiers
+from ppap_lib.zoo.tiers import GuideName, TierName
 
-STUDY = "samplers"
 GRIDS = MappingProxyType(
     {
         "uniform": uniform_grid,
@@ -65,15 +64,6 @@ FIXED = (*(one.name for one in SOLVERS.values() if one.same_as is None), "analyt
 FOLLOWED = ("ddim", "dpmpp_2m", "f_pndm", "unipc_2")
 """Solvers followed from few to many evaluations."""
 
-ETAS = {
-    "0": "ddim",
-    "0.2": "ddim_0.2",
-    "0.5": "ddim_0.5",
-    "1": "ddim_1",
-    "sigma_hat": "ddim_sigma_hat",
-}
-"""DDIM's eta, as the published table writes it, and the solver."""
-
 TITLES: Mapping[str, str] = {name: one.title for name, one in SOLVERS.items()} | {
     "analytic_ddim": "A-DDIM",
     "pf": "adaptive Runge-Kutta",
@@ -83,9 +73,26 @@ TITLES: Mapping[str, str] = {name: one.title for name, one in SOLVERS.items()} |
 TOLERANCES = (0.1, 0.03, 0.01)
 """Of "pf", the adaptive solver."""
 
+GridName = Literal["uniform", "quadratic", "log_snr", "karras"]
+
+IMAGES: Mapping[str, int] = MappingProxyType({"none": 200, "ppap5": 100})
+"""In every block of the full study, by method of guidance."""
+
+BESIDE_PNDM: Mapping[int, tuple[str, ...]] = MappingProxyType(
+    {
+        11: ("s_pndm",),
+        19: ("f_pndm", "fon"),
+        21: ("s_pndm",),
+        29: ("f_pndm", "fon"),
+        50: ("s_pndm", "fon"),
+    }
+)
+"""By budget, what else the PNDM table compares: as many steps as DDIM's, 10 and 20, and 50
+evaluations."""
+
 
 def extrapolates(name: str) -> bool:
-    """Whether a solver's runs differ by `lower_final`."""
+    """Return whether a solver's runs differ by `lower_final`."""
     return name in SOLVERS and SOLVERS[name].extrapolates
 
 
@@ -101,10 +108,10 @@ class Sampling(Guided):
     solver: str
     budget: int | None = param(10, low=2)
     tolerance: float | None = param(None, low=0.0)
-    grid: Literal["uniform", "quadratic", "log_snr", "karras"] = "uniform"
+    grid: GridName = "uniform"
     lower_final: bool = True
     _: KW_ONLY
-    method: methods.MethodName = "none"
+    method: MethodName = "none"
     n: int = param(100, low=distances.COMPONENTS + 2)
 
     def __post_init__(self):
@@ -135,46 +142,116 @@ class Sampling(Guided):
         return f"{self.solver} {limit}, {how}, seeds from {self.first_seed}"
 
     def recorded(self) -> dict[str, Any]:
-        """`lower_final` only where it is on and the solver knows it, so that rows without it are
-        of full order to the end."""
-        made = super().recorded()
+        """Name `lower_final` only where it is on and the solver knows it.
+
+        So rows without it are of full order to the end.
+        """
+        params = super().recorded()
         if not (self.lower_final and extrapolates(self.solver)):
-            del made["lower_final"]
-        return made
+            del params["lower_final"]
+        return params
 
 
-def plan(
-    solvers: Iterable[str] = FIXED,
-    budgets: Iterable[int] = (10,),
-    method: str = "none",
-    guide: str = "resnet18",
-    scale: float = PUBLISHED_SCALE,
+def grid(
+    solvers: tuple[str, ...] | None = None,
+    budgets: tuple[int, ...] | None = None,
+    tolerances: tuple[float, ...] | None = None,
+    method: MethodName = "none",
+    guide: GuideName | None = None,
+    scale: float | None = None,
     n: int = 100,
     blocks: int = 1,
-    tier: str = "fashion",
-    grid: str = "uniform",
-    tolerances: Iterable[float] = TOLERANCES,
+    tier: TierName = "fashion",
+    grid: GridName | None = None,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> list[Sampling]:
-    """The runs of a study, block by block, so that an interrupted one compares equals.
+    """Return every solver at every budget that it can keep to, block by block.
 
-    Every solver at every budget, but "pf" at every tolerance.
+    Raises `StudyError` for what would be ignored: a guide without a method, a budget of "pf".
+
+    Parameters
+    ----------
+    solvers : tuple[str, ...]
+        The names of solvers; pf is the adaptive one (all but pf if not given).
+    budgets : tuple[int, ...]
+        The largest numbers of evaluations of the denoiser (10 if not given).
+    tolerances : tuple[float, ...]
+        The tolerances of pf, relative and absolute (0.1, 0.03 and 0.01 if not given).
+    method : MethodName
+        The method of guidance.
+    guide : GuideName
+        The network that guides, with a method (resnet18 if not given).
+    scale : float
+        The scale of guidance, with a method (the published 7.5 if not given).
+    n : int
+        The number of images in a block of seeds.
+    blocks : int
+        The number of blocks of seeds.
+    tier : TierName
+        The tier whose images are drawn.
+    grid : GridName
+        The spacing of the steps of all solvers but pf (uniform if not given).
+    tell : Callable[[str], None]
+        Hears which runs are left blank, and why.
     """
-    names = list(solvers)
-    limits = [dict(budget=budget, tolerance=None) for budget in budgets]
-    limits += [dict(budget=None, tolerance=tolerance) for tolerance in tolerances]
-    given = dict(method=method, guide=guide, scale=scale, n=n, tier=tier, grid=grid)
-    return [
-        Sampling(solver=name, **limit, first_seed=block * n, **given)
+    solvers = FIXED if solvers is None else solvers
+    pf, others = "pf" in solvers, set(solvers) != {"pf"}
+    _refuse_ignored("nothing guides: give a --method", method != "none", guide=guide, scale=scale)
+    _refuse_ignored("the solver pf is not among --solvers", pf, tolerances=tolerances)
+    _refuse_ignored("the solver pf chooses its steps itself", others, budgets=budgets, grid=grid)
+    limits = [(budget, None) for budget in budgets or (10,)]
+    limits += [(None, tolerance) for tolerance in tolerances or TOLERANCES]
+    runs = [
+        Sampling(
+            solver=name,
+            budget=budget,
+            tolerance=tolerance,
+            grid=grid or "uniform",
+            method=method,
+            guide=guide or "resnet18",
+            scale=PUBLISHED_SCALE if scale is None else scale,
+            n=n,
+            first_seed=block * n,
+            tier=tier,
+        )
         for block in range(blocks)
-        for limit in limits
-        for name in names
-        if (name == "pf") == (limit["budget"] is None)
+        for budget, tolerance in limits
+        for name in solvers
+        if (name == "pf") == (budget is None)
     ]
+    reasons = {run: reason_against(run) for run in runs}
+    for run, reason in reasons.items():
+        if reason:
+            tell(f"{run.label}: left blank, {reason}")
+    return [run for run, reason in reasons.items() if not reason]
+
+
+def _refuse_ignored(reason: str, used: bool, **options: Any) -> None:
+    for name, value in options.items():
+        if value is not None and not used:
+            raise StudyError(f"--{name} would be ignored: {reason}")
+
+
+def whole(method: str = "none", blocks: int = 3, tier_name: str = "fashion") -> list[Sampling]:
+    """Return every run of the full study: all solvers at 10 and 20, some from 5 to 100.
+
+    Without guidance also what is published, by PNDM's authors and of the adaptive solver.
+    """
+    shared = dict(method=method, n=IMAGES[method], blocks=blocks, tier=tier_name)
+    runs = grid(FIXED, (10, 20), **shared) + grid(FOLLOWED, (5, 50, 100), **shared)
+    if method == "none":
+        for budget, solvers in BESIDE_PNDM.items():
+            runs += grid(solvers, (budget,), **shared)
+        runs += grid(("pf",), tolerances=TOLERANCES, **shared)
+    return runs
 
 
 def levels(params: Sampling) -> Sequence[Level]:
-    """The run's grid: the finest within its budget, or `InputError`: see `reason_against`."""
-    schedule = preset(params.tier).schedule()
+    """Return the run's levels: the finest grid within its budget.
+
+    Raises `InputError` where there is none; see `reason_against`.
+    """
+    schedule = tiers.tier(params.tier).schedule()
     if params.solver == "pf":
         return schedule.at(schedule.T - 1), schedule.at(0), CLEAN
     build = partial(GRIDS[params.grid], schedule)
@@ -194,24 +271,24 @@ def _least(name: str) -> int:
 
 
 def reason_against(params: Sampling) -> str | None:
-    """Why the run cannot be, or None: not even the fewest steps fit its budget."""
+    """Return why the run cannot be: not even the fewest steps fit its budget. Else None."""
     if params.budget is None or params.budget >= _least(params.solver):
         return None
     return f"{params.solver} needs at least {_least(params.solver)} evaluations"
 
 
-def _step(params: Sampling, grid: Sequence[Level], device: torch.device | str) -> Step:
-    schedule = preset(params.tier).schedule()
+def _step(params: Sampling, run_levels: Sequence[Level], device: torch.device | str) -> Step:
+    schedule = tiers.tier(params.tier).schedule()
     if params.solver == "pf":
         return adaptive(schedule, params.tolerance, params.tolerance)
     if params.solver == "analytic_ddim":
         # The unguided denoiser's variance, with guidance too: the data have no guide.
-        denoise = zoo.load(preset(params.tier).named("denoiser"), device).clipped().denoise
-        found = datasets.test_images(params.tier)
-        x0 = found.images(distances.balanced(found.labels, ESTIMATION_IMAGES)).double()
-        eps = Noise(range(ESTIMATION_SEED, ESTIMATION_SEED + len(x0)), found.shape)()
-        return analytic_ddim(denoise, x0.to(device), eps.to(device), grid)
-    return solver(params.solver).make(schedule, grid if params.lower_final else None)
+        denoise = methods.unguided(params.tier, device).denoise
+        real = datasets.test_images(params.tier)
+        x0 = real.images(distances.balanced(real.labels, ESTIMATION_IMAGES)).double()
+        eps = Noise(range(ESTIMATION_SEED, ESTIMATION_SEED + len(x0)), real.shape)()
+        return analytic_ddim(denoise, x0.to(device), eps.to(device), run_levels)
+    return solver(params.solver).make(schedule, run_levels if params.lower_final else None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -229,47 +306,48 @@ class Drawn:
 
 
 def draw(params: Sampling, device: torch.device | str = "cpu", images: int | None = None) -> Drawn:
-    """The run's images, or only its first `images`."""
-    asked, grid = params.seeds[:images], levels(params)
-    step = _step(params, grid, device)
-    towards = methods.steering(
+    """Return the run's images, or only its first `images`, and their cost."""
+    seeds = params.seeds[:images]
+    run_levels = levels(params)
+    step = _step(params, run_levels, device)
+    steering = methods.steering(
         params.method, params.guide, params.scale, params.form, params.tier, device
     )
     spent: Counter[str] = Counter()
 
-    def counted(part: Sequence[int]) -> Diffusion:
-        model, own = towards(part), len(set(part))  # some are copies, to fill the batch
+    def counting(part: Sequence[int]) -> Diffusion:
+        model, own = steering(part), len(set(part))  # some are copies, to fill the batch
 
-        def count(x_t: Tensor, level: Level) -> Prediction:
+        def counted(x_t: Tensor, level: Level) -> Prediction:
             prediction = model.denoise(x_t, level)
             spent["evaluations"] += own
             spent["gradients"] += own * prediction.gradients
             return prediction
 
-        return replace(model, denoise=count)
+        return replace(model, denoise=counted)
 
     clock = time.process_time if torch.device(device).type == "cpu" else time.perf_counter
     began = clock()
-    drawn = draw_samples(counted, asked, step, grid=grid)
+    drawn = draw_samples(counting, seeds, step, grid=run_levels)
     seconds = clock() - began
-    each = {name: spent[name] / len(asked) for name in ("evaluations", "gradients")}
-    return Drawn(drawn, len(grid) - 1, **each, seconds=seconds / len(asked))
+    each = {name: spent[name] / len(seeds) for name in ("evaluations", "gradients")}
+    return Drawn(drawn, len(run_levels) - 1, **each, seconds=seconds / len(seeds))
 
 
 def measure(params: Sampling, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """The protocol's columns, what every image contributes to them, and what it cost.
+    """Return the protocol's columns, what every image contributes to them, and what it cost.
 
     The seconds are those of sampling alone.
     """
     drawn = draw(params, device)
-    results = quality.measured(drawn.images, params.tier, params.extractor, device)
+    results = protocol.measured(drawn.images, params.tier, params.extractor, device)
     results |= judged(params, drawn.images, device)
     results |= {name: getattr(drawn, name) for name in ("steps", "evaluations", "gradients")}
     return results | {"seconds": drawn.seconds * params.n}
 
 
 def in_words(params: Sampling, results: Mapping[str, Any]) -> str:
-    """A row in one line."""
+    """Return a row in one line."""
     return (
         f"{params.label}: {results['steps']} steps, {results['evaluations']:g} evaluations, "
         f"KID {results['kid']:.4f}, FD64 {results['fd64']:.1f}, "
@@ -277,5 +355,11 @@ def in_words(params: Sampling, results: Mapping[str, Any]) -> str:
     )
 
 
-record = partial(study.record, STUDY, measure=measure, words=in_words)
-"""Run what the ledger does not hold yet, one row after the other."""
+STUDY = Study(
+    "samplers",
+    "How good is every solver at the same number of evaluations?",
+    Sampling,
+    grid,
+    measure,
+    in_words,
+)
