@@ -17,8 +17,7 @@ from PIL import Image
 from torch import nn
 
 from ppap_book import cards, ledger, run
-from ppap_lib import zoo
-from ppap_lib.commands import distill, generate
+from ppap_lib import cli, zoo
 from ppap_lib.data.imagenet_classes import imagenet
 from ppap_lib.data.shards import generated
 from ppap_lib.errors import DataError, InputError
@@ -125,18 +124,17 @@ def networks(monkeypatch):
         "imagenet256/resnet50": guide,
     }
 
-    def load(name, device="cpu", **_):
+    def load_network(name, *_, **__):
         return there[name].eval().requires_grad_(False)
 
-    monkeypatch.setattr(loading, "load", load)
-    monkeypatch.setattr(zoo, "load", load)
+    monkeypatch.setattr(loading, "load_network", load_network)
     return there
 
 
-PROGRAMS = {
-    "generate": (generate, "--images 2 --spacing ddim2 --device cpu --quiet"),
-    "distill": (distill, "--experts 2 --first 2 --batch 2 --steps 1 --device cpu --quiet"),
-    "run": (run, "--methods none,naive --sampler ddim2 --n 2 --blocks 1 --device cpu"),
+SMALLER = {
+    "generate": "--images 2 --spacing ddim2 --device cpu --quiet",
+    "distill": "--experts 2 --first 2 --batch 2 --steps 1 --device cpu --quiet",
+    "run": "--methods none,naive --sampler ddim2 --n 2 --blocks 1 --device cpu",
 }
 
 
@@ -144,8 +142,8 @@ def carry_out(command, assets):
     _, (program, *given) = printed.arguments(command)
     if program == "cards":
         return cards.main([*given, "--assets", str(assets)])
-    run, smaller = PROGRAMS[program]
-    return run.main([*given, *smaller.split()])
+    given = [*given, *SMALLER[program].split()]
+    return run.main(given) if program == "run" else cli.main([program, *given])
 
 
 @pytest.mark.usefixtures("networks", "quick_training")
