@@ -24,6 +24,7 @@ from ppap_lib.data.shards import (
     write_shard,
 )
 from ppap_lib.diffusion.analytic import Mixture
+from ppap_lib.diffusion.model import Diffusion
 from ppap_lib.diffusion.schedules import Schedule
 from ppap_lib.distill.dataset import draw_set, pending
 from ppap_lib.errors import DataError, InputError
@@ -32,7 +33,6 @@ from ppap_lib.files.atomic import write_text
 
 MIXTURE = Mixture(torch.tensor([[[[0.5]]], [[[-0.6]]]]), [0.1, 0.2])
 MANIFEST = Manifest(23, 100, 4, (1, 1, 1), "mixture", "0" * 64, "ddim5")
-LINEAR = Schedule.linear()
 
 
 def generate(arguments: list[str]) -> int:
@@ -41,7 +41,8 @@ def generate(arguments: list[str]) -> int:
 
 
 def draw(folder, denoise=MIXTURE.denoise, **options):
-    return draw_set(denoise, LINEAR, folder, MANIFEST, **options)
+    model = Diffusion(denoise, Schedule.linear(), MANIFEST.shape, bounds=(-1.0, 1.0))
+    return draw_set(model, folder, MANIFEST, **options)
 
 
 @pytest.fixture
