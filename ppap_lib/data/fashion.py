@@ -81,7 +81,7 @@ def fashion(split: str, download: bool = False) -> ImageSet:
             raise DataError(
                 f"Fashion-MNIST's {split} images are not here: install Debian's package "
                 f"dataset-fashion-mnist, or put {names[0]}.gz and {names[1]}.gz into "
-                f"$PPAP_DATA/fashion-mnist, or fetch them with `python -m ppap_lib data fashion`",
+                f"$PPAP_DATA/fashion-mnist, or fetch them with `ppap data fashion`",
                 missing=True,
             )
         cache = cache_folder() / "fashion-mnist"

@@ -87,7 +87,7 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     if not path.exists():
         raise DataError(
-            f"no generated set in {folder}: python -m ppap_lib generate makes one",
+            f"no generated set in {folder}: ppap generate makes one",
             missing=True,
         )
     try:

@@ -45,7 +45,7 @@ def find(download: bool = False) -> Path:
         return download_file(_URL, cache / _ARCHIVES[0], _SHA256)
     raise DataError(
         f"Tiny-ImageNet is not here: put {_ARCHIVES[0]} (from {_URL}) or the unpacked folder "
-        f"{_ROOT} into $PPAP_DATA, or fetch it with `python -m ppap_lib data tin10`",
+        f"{_ROOT} into $PPAP_DATA, or fetch it with `ppap data tin10`",
         missing=True,
     )
 

@@ -75,7 +75,7 @@ def grid(guide: GuideName = "resnet18", n: int = 40, tier: TierName = "fashion")
     if not names:
         raise StudyError(
             f"no guide {guide} of {tier} is trained yet, so there are no gradients: "
-            f"train it by python -m ppap_lib train first"
+            f"train it by ppap train first"
         )
     return [Gradients(names, guide, n, tier=tier)]
 

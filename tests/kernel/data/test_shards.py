@@ -218,7 +218,7 @@ def test_another_sets_folder_and_damaged_shards_are_refused(tmp_path, whole):
     path.unlink()
     draw(folder)
     assert torch.equal(generated(folder).pixels, whole)
-    with pytest.raises(DataError, match="python -m ppap_lib generate makes one"):
+    with pytest.raises(DataError, match="ppap generate makes one"):
         generated(tmp_path)
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(DataError, match="not a manifest"):
