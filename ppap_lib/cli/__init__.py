@@ -6,9 +6,9 @@ command lines may use both.
 
 from collections.abc import Sequence
 
-from ppap_lib.cli.options import add_options, given_of, run_command
+from ppap_lib.cli.options import add_options, given_of, parameters_of, run_command
 
-__all__ = ["add_options", "given_of", "main", "run_command"]
+__all__ = ["add_options", "given_of", "main", "parameters_of", "run_command"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

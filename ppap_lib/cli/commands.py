@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ppap_lib import zoo
-from ppap_lib.cli.options import add_options, given_of
+from ppap_lib.cli.options import add_options, given_of, parameters_of
 from ppap_lib.data.shards import Manifest
 from ppap_lib.device import device_for_rank, pick_device
 from ppap_lib.distill.dataset import draw_set, pending
@@ -82,21 +82,22 @@ class Training(Parameters):
 
 def train(given: argparse.Namespace) -> str:
     """Train a denoiser or a classifier of a tier."""
-    asked, run = Training.of(given_of(Training, given)), Run.of(given_of(Run, given))
-    chosen, device = tiers.tier(asked.tier), pick_device(run.device)
-    settings = Budget.of(given_of(Budget, given)).settings(given, chosen.name, asked.part, device)
+    training, run = parameters_of(Training, given), parameters_of(Run, given)
+    tier, device = tiers.tier(training.tier), pick_device(run.device)
+    budget = parameters_of(Budget, given)
+    settings = budget.settings(given, tier.name, training.part, device)
     of_denoiser = given_of(Training, given).keys() & {"prediction", "learned_variance", "min_snr"}
-    if of_denoiser and asked.part != "denoiser":
-        raise TrainingError(f"{' and '.join(sorted(of_denoiser))}: for a denoiser only")
-    changes = {name: getattr(asked, name) for name in of_denoiser}
-    loss = tiers.training_objective(chosen, asked.part, **changes)
-    network = asked.network and own_network(asked.network)
-    images = datasets.require(asked.data or chosen.name, "train")
-    title = f"{chosen.name}/{asked.part}"
+    if of_denoiser and training.part != "denoiser":
+        raise TrainingError(f"{training.part} has no {min(of_denoiser)}: a denoiser has")
+    changes = {name: getattr(training, name) for name in of_denoiser}
+    loss = tiers.training_objective(tier, training.part, **changes)
+    network = training.network and own_network(training.network)
+    images = datasets.require(training.data or tier.name, "train")
+    title = f"{tier.name}/{training.part}"
     with run.bar(title, settings) as on_log:
         summary = tiers.train_network(
-            chosen,
-            asked.part,
+            tier,
+            training.part,
             images.pixels,
             images.labels,
             settings,
@@ -105,7 +106,7 @@ def train(given: argparse.Namespace) -> str:
             loss=loss,
             device=device,
             resume=run.resume,
-            init=asked.init,
+            init=training.init,
             on_start=print,
             on_log=on_log,
         )
@@ -117,22 +118,24 @@ def distill(given: argparse.Namespace) -> str:
 
     Leaves experts.safetensors, which `experts.read` reads, and summary.json.
     """
-    options, run = given_of(ExpertTraining, given), Run.of(given_of(Run, given))
+    options, run = given_of(ExpertTraining, given), parameters_of(Run, given)
     kind = options.get("kind", ExpertTraining.kind)
     if kind == "transfer" and given.labelled == ("generated" in options):
         raise TrainingError(
             "say which images: --data FOLDER of a generated set, or --labelled for the tier's "
             "training images, whose labels are not read"
         )
+    if kind == "supervised" and "temperature" in options:
+        raise TrainingError("--temperature sharpens a teacher, and labels have none: leave it out")
     whole = kind == "supervised" and "rank" not in options
-    asked, device = ExpertTraining.of({**options, "whole": whole}), pick_device(run.device)
-    budget, what = Budget.of(given_of(Budget, given)), (asked.tier, asked.guide, device)
-    settings = budget.settings(given, *what, experts=asked.trains)
-    words = (asked.tier, asked.guide.replace(":", "-"), asked.kind, str(asked.experts))
+    training, device = ExpertTraining.of({**options, "whole": whole}), pick_device(run.device)
+    budget, what = parameters_of(Budget, given), (training.tier, training.guide, device)
+    settings = budget.settings(given, *what, experts=training.trains)
+    words = (training.tier, training.guide.replace(":", "-"), training.kind, str(training.experts))
     folder = run.folder or Path("runs", "distill", "-".join(words))
-    with run.bar(f"{asked.backbone}, {asked.experts} experts", settings) as on_log:
+    with run.bar(f"{training.backbone}, {training.experts} experts", settings) as on_log:
         summary = train_experts(
-            asked,
+            training,
             settings,
             folder,
             device=device,
@@ -165,32 +168,32 @@ def generate(given: argparse.Namespace) -> str:
     """
     from tqdm import tqdm
 
-    asked = Generation.of(given_of(Generation, given))
+    options = parameters_of(Generation, given)
     # torchrun's environment; without it, one process that does everything.
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    device, name = device_for_rank(asked.device), tiers.tier(asked.tier).named("denoiser")
+    device, name = device_for_rank(options.device), tiers.tier(options.tier).named("denoiser")
     manifest = Manifest(
-        asked.images,
-        asked.first_seed,
-        asked.shard,
-        tiers.tier(asked.tier).shape,
+        options.images,
+        options.first_seed,
+        options.shard,
+        tiers.tier(options.tier).shape,
         name,
         zoo.card(name).sha256 or "",
-        asked.spacing,
+        options.spacing,
     )
     model = zoo.load(name, device).clipped()
-    left = sum(map(len, pending(asked.folder, manifest, rank, world)))
-    with tqdm(total=left, unit="image", disable=asked.quiet or rank > 0) as bar:
+    left = sum(map(len, pending(options.folder, manifest, rank, world)))
+    with tqdm(total=left, unit="image", disable=options.quiet or rank > 0) as bar:
         drawn = draw_set(
             model,
-            asked.folder,
+            options.folder,
             manifest,
             rank=rank,
             world=world,
-            batch=asked.batch,
+            batch=options.batch,
             done=bar.update,
         )
-    return f"process {rank} of {world}: {drawn} shards drawn in {asked.folder}"
+    return f"process {rank} of {world}: {drawn} shards drawn in {options.folder}"
 
 
 @dataclass(frozen=True)
@@ -203,10 +206,10 @@ class Looking(Parameters):
 
 def data(given: argparse.Namespace) -> None:
     """Look for the images of tiers, fetch what is missing, and check both splits."""
-    asked = Looking.of(given_of(Looking, given))
-    for name in asked.tiers:
+    options = parameters_of(Looking, given)
+    for name in options.tiers:
         for split in ("train", "test"):
-            images = datasets.require(name, split, download=not asked.offline)
+            images = datasets.require(name, split, download=not options.offline)
             print(f"{name} {split}: {images.source}")
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from ppap_lib.errors import PpapError
-from ppap_lib.parameters import HELP
+from ppap_lib.parameters import HELP, Parameters
 
-Kind = TypeVar("Kind")
+Kind = TypeVar("Kind", bound=Parameters)
 
 _UNWRITABLE = frozenset(
     (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -72,13 +72,13 @@ def add_options(
 
 def _help(field: Field, default: str | None) -> str:
     """The field's sentence, and its default where there is one."""
-    usual = field.default
-    if isinstance(usual, bool):
-        usual = "yes" if usual else "no"
-    told = [field.metadata.get(HELP, "")]
-    if usual is not MISSING and (default or usual not in (None, ())):
-        told.append(f"Default: {default or usual}.")
-    return " ".join(told).strip().replace("%", "%%")
+    value = field.default
+    if isinstance(value, bool):
+        value = "yes" if value else "no"
+    sentences = [field.metadata.get(HELP, "")]
+    if value is not MISSING and (default or value not in (None, ())):
+        sentences.append(f"Default: {default or value}.")
+    return " ".join(sentences).strip().replace("%", "%%")
 
 
 def _reading(hint: Any, name: str) -> dict[str, Any]:
@@ -102,6 +102,11 @@ def _reading(hint: Any, name: str) -> dict[str, Any]:
 def given_of(kind: type, given: argparse.Namespace) -> dict[str, Any]:
     """Return the options on the command line that are fields of the dataclass `kind`, by name."""
     return {f.name: getattr(given, f.name) for f in fields(kind) if hasattr(given, f.name)}
+
+
+def parameters_of(kind: type[Kind], given: argparse.Namespace) -> Kind:
+    """Return the parameters `kind` with what was `given` on the command line, which it checks."""
+    return kind.of(given_of(kind, given))
 
 
 def run_command(

@@ -15,14 +15,14 @@ from ppap_lib import experts, zoo
 from ppap_lib.data.imageset import ImageSet
 from ppap_lib.data.shards import generated
 from ppap_lib.distill.fit import distil, updates
-from ppap_lib.distill.transfer import kept_outputs
+from ppap_lib.distill.transfer import cached_outputs
 from ppap_lib.errors import DataError, TrainingError
 from ppap_lib.experts import Experts
 from ppap_lib.experts.intervals import Intervals
 from ppap_lib.files import weights
 from ppap_lib.guidance.tasks import Classification, Task
 from ppap_lib.parameters import Parameters, param
-from ppap_lib.training.checkpoints import described
+from ppap_lib.training.checkpoints import fingerprint
 from ppap_lib.training.fit import finished
 from ppap_lib.training.settings import Settings
 from ppap_lib.training.trainer import refuse_torchrun
@@ -131,7 +131,7 @@ class ExpertTraining(Parameters):
         """The experts' own."""
         return Intervals(preset(self.tier).schedule().T, self.experts)
 
-    def network(self, device: torch.device | str = "cpu") -> nn.Module:
+    def load_network(self, device: torch.device | str = "cpu") -> nn.Module:
         """Load the clean network on `device`, frozen and in evaluation mode."""
         if self.own:
             shape = preset(self.tier).shape
@@ -154,8 +154,8 @@ class ExpertTraining(Parameters):
             raise DataError(f"{images.source} are {images.shape}, {self.tier}'s {shape}")
         return images
 
-    def meaning(self) -> Task:
-        """Return the task: what the network's output means."""
+    def load_task(self) -> Task:
+        """Make the task, which says what the network's output means."""
         if self.task is not None:
             return own_task(self.task)
         return Classification(self.temperature) if self.transfers else Classification()
@@ -219,7 +219,7 @@ def train_experts(
         If the folder is another training's, or as `distil` does.
     """
     refuse_torchrun()  # before every process reads its images
-    images, backbone = training.images(), training.network()
+    images, backbone = training.images(), training.load_network()
     facts = training.recorded() | {"source": images.source}
     return distil(
         backbone,
@@ -227,7 +227,7 @@ def train_experts(
         preset(training.tier).schedule(),
         settings,
         folder,
-        task=training.meaning(),
+        task=training.load_task(),
         labels=None if training.transfers else images.labels,
         experts=training.fresh(backbone, settings.seed),
         name=training.backbone,
@@ -248,21 +248,23 @@ def verify(training: ExpertTraining, folder: Path, device: torch.device | str = 
     A summary of long ago, which does not say something, is not held to it.
     """
     summary, images = finished(folder, "distill"), training.images()
-    backbone = training.network(device)
+    backbone = training.load_network(device)
     name, digest = training.backbone, training.digest(backbone)
     targets = images.labels
     if training.transfers:
-        targets = kept_outputs(lambda: backbone, images.pixels, folder, name, digest)
-    here = {
+        targets = cached_outputs(lambda: backbone, images.pixels, folder, name, digest)
+    expected = {
         **training.recorded(),
         "trunk": name,
         "trunk_sha256": digest,
-        "data": described(images.pixels, targets),
+        "data": fingerprint(images.pixels, targets),
     }
-    there = {key: summary.get(key, value) for key, value in here.items()}
-    if differing := [key for key in here if there[key] != here[key]]:
+    recorded = {key: summary.get(key, value) for key, value in expected.items()}
+    if differing := [key for key in expected if recorded[key] != expected[key]]:
         raise TrainingError(
             f"the finished training in {folder} is another: "
-            + "; ".join(f"{key} {there[key]} there, {here[key]} asked for" for key in differing)
+            + "; ".join(
+                f"{key} {recorded[key]} there, {expected[key]} asked for" for key in differing
+            )
             + ". Use another folder, or remove it to train again"
         )

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ppap_lib.diffusion.schedules import Schedule
-from ppap_lib.distill.transfer import NoisyLoss, Supervised, Transfer, kept_outputs
+from ppap_lib.distill.transfer import NoisyLoss, Supervised, Transfer, cached_outputs
 from ppap_lib.errors import TrainingError
 from ppap_lib.experts import Experts, LoraBank, files, low_rank
 from ppap_lib.experts.intervals import Intervals
@@ -135,7 +135,7 @@ def distil(
     backbone = backbone.to(torch.device(options.get("device", "cpu")))
     kind, targets = Supervised, labels
     if labels is None:
-        kind, targets = Transfer, kept_outputs(lambda: backbone, samples, folder, name, digest)
+        kind, targets = Transfer, cached_outputs(lambda: backbone, samples, folder, name, digest)
     if labels is None and isinstance(task, Classification):
         _require_logits(targets)
     loss = kind(schedule, experts.intervals, task, shared_time=shared_time)

@@ -192,7 +192,7 @@ def teacher_outputs(teacher: nn.Module, samples: Tensor, batch: int = 250) -> An
     return tree_map(lambda *values: torch.cat(values), *parts)
 
 
-def kept_outputs(
+def cached_outputs(
     teacher: Callable[[], nn.Module], samples: Tensor, folder: Path, name: str, digest: str | None
 ) -> Any:
     """Return the teacher's outputs, which `folder` keeps: a resumed run reads the very same ones.
@@ -201,7 +201,7 @@ def kept_outputs(
     `TrainingError` if the outputs in the folder are another teacher's, or on other samples.
     """
     path = folder / TEACHER
-    made_from = {
+    source = {
         "teacher": f"{name} {digest}",
         "images": f"{len(samples)}, crc32 {crc32(samples):08x}",
     }
@@ -212,12 +212,12 @@ def kept_outputs(
         about = {"structure": treespec_dumps(structure)}
         if isinstance(outputs, Tensor):
             state, about = {"logits": outputs}, {}
-        weights.save(state, path, metadata=made_from | about)
+        weights.save(state, path, metadata=source | about)
     facts = weights.metadata(path)
     structure = facts.pop("structure", None)
-    if facts != made_from:
+    if facts != source:
         raise TrainingError(
-            f"{folder} is another run's, by its {path.name}: made from {facts}, not {made_from}. "
+            f"{folder} is another run's, by its {path.name}: made from {facts}, not {source}. "
             f"Use another folder"
         )
     state = weights.read(path)

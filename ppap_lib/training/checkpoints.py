@@ -82,7 +82,7 @@ class Log:
         write_text(self.path, "".join(lines))
 
 
-def described(data: Tensor, labels: Any) -> str:
+def fingerprint(data: Tensor, labels: Any) -> str:
     """Return in words how many samples `data` has, and the checksum of them and `labels`."""
     # "images", whatever they are: by these words a checkpoint knows its run.
     return f"{len(data)} images, crc32 {crc32(data, *tree_leaves(labels)):08x}"

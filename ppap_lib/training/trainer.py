@@ -33,7 +33,7 @@ from ppap_lib.training.checkpoints import (
     Epochs,
     Log,
     crc32,
-    described,
+    fingerprint,
     load_checkpoint,
     save_checkpoint,
     seed_of,
@@ -112,7 +112,7 @@ class Trainer:
             "batch": settings.batch,
             "objective": re.sub(r" at 0x[0-9a-f]+", "", repr(objective)),  # of this process only
             "schedule": _schedule(objective),
-            "data": described(data, labels),
+            "data": fingerprint(data, labels),
             **about,
         }
         layout = torch.channels_last if settings.channels_last else torch.contiguous_format
@@ -208,12 +208,11 @@ class Trainer:
         if not self.checkpoint.exists():
             return False
         state = load_checkpoint(self.checkpoint, self.device)
-        made = state.get("run", {})
-        here = self.identity
-        if differing := [k for k in here | made if made.get(k) != here.get(k)]:
+        recorded, own = state.get("run", {}), self.identity
+        if differing := [k for k in own | recorded if recorded.get(k) != own.get(k)]:
             raise TrainingError(
                 f"{self.checkpoint} is another run's: "
-                + "; ".join(f"{k} {made.get(k)} there, {here.get(k)} here" for k in differing)
+                + "; ".join(f"{k} {recorded.get(k)} there, {own.get(k)} here" for k in differing)
                 + ". Use another folder, or the same settings"
             )
         for module, part in ((self.network, "network"), (self.ema, "ema")):

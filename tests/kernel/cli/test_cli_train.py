@@ -76,7 +76,7 @@ def test_weights_can_be_started_from(tmp_path, tiny_fashion, capsys):
         ([*JUDGE, "--init", "nowhere.safetensors"], "nowhere.safetensors"),
         ([*JUDGE, "--tier", "tin10", "--steps", "1"], "trains on images"),
         ([*JUDGE, "--tier", "imagenet256"], "no preset for 'judge'"),
-        ([*JUDGE, "--prediction", "eps"], "prediction: for a denoiser only"),
+        ([*JUDGE, "--prediction", "eps"], "judge has no prediction: a denoiser has"),
         ([*JUDGE, "--steps", "1", "--network", "nowhere:net"], "no module 'nowhere'"),
         (["denoiser", "--min-snr", "-1"], "min_snr must be positive"),
     ],

@@ -23,7 +23,7 @@ from torch import nn
 from ppap_lib import experts as sets
 from ppap_lib.distill import distil, fit_experts, snapshots, teacher_outputs
 from ppap_lib.distill.fit import renamed
-from ppap_lib.distill.transfer import kept_outputs
+from ppap_lib.distill.transfer import cached_outputs
 from ppap_lib.errors import TrainingError
 from ppap_lib.experts import full_copies
 from ppap_lib.files import weights
@@ -115,22 +115,22 @@ def test_a_teacher_s_outputs_are_asked_once_and_keep_their_kind(tmp_path):
     assert asked == [10, 10, 4] and mean.dtype == rest["all"].dtype == torch.float32
     assert best.dtype == torch.int64 and torch.equal(best, SERIES.argmax(2))
     for _ in range(2):
-        kept = kept_outputs(lambda: teacher, SERIES, tmp_path, "nested", "1")
+        kept = cached_outputs(lambda: teacher, SERIES, tmp_path, "nested", "1")
         assert torch.equal(kept[0], mean) and torch.equal(kept[1][1]["all"], SERIES)
         assert isinstance(kept, tuple) and isinstance(kept[1], list)
     assert asked == [10, 10, 4, 24]
     for changed in ((SERIES + 1, "nested", "1"), (SERIES, "nested", "2"), (SERIES, "other", "1")):
         samples, name, digest = changed
         with pytest.raises(TrainingError, match="is another run's, by its teacher.safetensors"):
-            kept_outputs(lambda: teacher, samples, tmp_path, name, digest)
+            cached_outputs(lambda: teacher, samples, tmp_path, name, digest)
 
 
 def test_logits_kept_by_an_earlier_version_are_read(tmp_path):
-    asked = kept_outputs(lambda: network(), PIXELS, tmp_path, "net", None)
+    asked = cached_outputs(lambda: network(), PIXELS, tmp_path, "net", None)
     path = tmp_path / "teacher.safetensors"
     assert weights.read(path).keys() == {"logits"}
     assert weights.metadata(path).keys() == {"teacher", "images"}
-    again = kept_outputs(lambda: pytest.fail("asked again"), PIXELS, tmp_path, "net", None)
+    again = cached_outputs(lambda: pytest.fail("asked again"), PIXELS, tmp_path, "net", None)
     assert torch.equal(again, asked)
 
 
