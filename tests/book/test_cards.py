@@ -13,7 +13,7 @@ from zoo_folder import SETS, untrained_zoo
 
 from ppap_book import cards
 from ppap_book.cards import publish, verify
-from ppap_book.studies import quality
+from ppap_book.studies import denoiser_training
 from ppap_lib import experts, zoo
 from ppap_lib.diffusion.schedules import Schedule
 from ppap_lib.errors import DataError, InputError, WeightsError
@@ -312,8 +312,8 @@ def test_what_needs_data_that_is_not_here_is_not_checked(assets, capsys, monkeyp
     def absent(*_):
         raise DataError("Tiny-ImageNet is not here", missing=True)
 
-    monkeypatch.setattr(quality.distances, "real_features", absent)
-    monkeypatch.setattr(quality, "draw", lambda *_, **__: pytest.fail("drawn in vain"))
+    monkeypatch.setattr(denoiser_training.distances, "real_features", absent)
+    monkeypatch.setattr(denoiser_training, "draw", lambda *_, **__: pytest.fail("drawn in vain"))
     card = zoo.card("fashion/denoiser")
     assert "KID-lite2, n = 200, DDIM-25" in card.metrics
     write(card, assets)
