@@ -56,8 +56,8 @@ _UNITS = re.compile(r"(?:(-?\d+)\+(\d+))?(e-\d+)")
 
 def folder() -> Path:
     """Return the folder of all rows: `$PPAP_RESULTS`, else `book/results` of the checkout."""
-    chosen = os.environ.get("PPAP_RESULTS")
-    return Path(chosen) if chosen else _BOOK / "results"
+    results = os.environ.get("PPAP_RESULTS")
+    return Path(results) if results else _BOOK / "results"
 
 
 def studies(where: Path | None = None) -> list[str]:
@@ -226,11 +226,11 @@ def _unpacked(entries: dict[str, Any]) -> Any:
     """What `_packed` made of a list, a list again, number for number; others as they are."""
     if not _is_packed(entries):
         return entries
-    ((key, kept),) = entries.items()
+    ((key, packed),) = entries.items()
     if key != _BITS:
         base, step, unit = _UNITS.fullmatch(key).groups(default="")
-        return [float(f"{int(base or 0) + int(step or 1) * number}{unit}") for number in kept]
-    count, number = kept.split(":")
+        return [float(f"{int(base or 0) + int(step or 1) * number}{unit}") for number in packed]
+    count, number = packed.split(":")
     bits = [int(bit) for bit in f"{int(number, 16):0{count}b}"]
     if len(bits) != int(count):
         raise ValueError(f"{number} has {len(bits)} bits, not {count}")

@@ -133,13 +133,13 @@ def training_provenance(summary: Mapping[str, Any]) -> dict[str, Any]:
     of old trainings lack some of it.
     """
     settings = {key: value for key, value in summary["settings"].items() if key != "snapshots"}
-    found = {
+    facts = {
         "trained_on": summary.get("device") or summary["speed"]["device"],
         "trained_by": summary.get("commit"),
         "trained_with": summary.get("versions"),
         "data": summary.get("data"),
     }
-    return {"settings": settings} | {key: value for key, value in found.items() if value}
+    return {"settings": settings} | {key: value for key, value in facts.items() if value}
 
 
 def from_notebook(kind: type[Run], namespace: Mapping[str, Any]) -> Run:

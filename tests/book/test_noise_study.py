@@ -40,7 +40,7 @@ def test_a_second_draw_doubles_the_variance_of_unit_data(steps):
 
 def test_at_its_own_betas_no_wrapper_changes_anything():
     x = torch.randn(3, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    for wrapper in (noise.told_index, noise.told_level):
+    for wrapper in (noise.conditioned_on_index, noise.conditioned_on_level):
         for t in (0, 500, 999):
             level = TRAINED.at(t)
             expected, found = UNIT.denoise(x, level), wrapper(UNIT.denoise, TRAINED)(x, level)
@@ -57,15 +57,15 @@ def test_told_the_index_a_network_of_eps_is_used_as_it_is():
     x = torch.ones(2, 1, dtype=torch.float64)
     level = WIDE.at(600)
     expected = eps_model(network)(x, level)
-    found = noise.told_index(eps_model(network), TRAINED)(x, level)
+    found = noise.conditioned_on_index(eps_model(network), TRAINED)(x, level)
     torch.testing.assert_close(found.x0, expected.x0)
-    of_v = noise.told_index(v_model(network), TRAINED)(x, level)
+    of_v = noise.conditioned_on_index(v_model(network), TRAINED)(x, level)
     torch.testing.assert_close(of_v.eps, v_model(network)(x, TRAINED.at(600)).eps)
 
 
 def test_told_the_level_an_exact_denoiser_stays_exact():
     x = torch.randn(4, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    told = noise.told_level(UNIT.denoise, TRAINED)
+    told = noise.conditioned_on_level(UNIT.denoise, TRAINED)
     for t in (100, 600):  # both within the noise that TRAINED knows
         expected, found = UNIT.denoise(x, WIDE.at(t)), told(x, WIDE.at(t))
         torch.testing.assert_close(found.x0, expected.x0, rtol=1e-9, atol=1e-12)
@@ -75,8 +75,8 @@ def test_told_the_level_an_exact_denoiser_stays_exact():
 
 def test_the_wrong_index_leaves_too_much_variance_and_the_level_mends_it():
     grid = WIDE.grid(25)
-    wrong = variance(ddpm(large_variance), grid, noise.told_index(UNIT.denoise, TRAINED))
-    right = variance(ddpm(large_variance), grid, noise.told_level(UNIT.denoise, TRAINED))
+    wrong = variance(ddpm(large_variance), grid, noise.conditioned_on_index(UNIT.denoise, TRAINED))
+    right = variance(ddpm(large_variance), grid, noise.conditioned_on_level(UNIT.denoise, TRAINED))
     assert right == pytest.approx(1, abs=1e-3) and 1.4 < wrong < 1.7
 
 
@@ -84,7 +84,9 @@ def test_the_wrong_index_leaves_too_much_variance_and_the_level_mends_it():
 def test_the_wrong_index_under_and_overestimates_noise(std, low, high):
     """Too little eps where the data vary more than the noise, too much where they vary less."""
     data, level, x = Gaussian(torch.zeros(1), std), WIDE.at(200), torch.ones(1, 1)
-    ratio = noise.told_index(data.denoise, TRAINED)(x, level).eps / data.denoise(x, level).eps
+    ratio = (
+        noise.conditioned_on_index(data.denoise, TRAINED)(x, level).eps / data.denoise(x, level).eps
+    )
     assert low < float(ratio) < high
 
 

@@ -146,8 +146,8 @@ def attention_of(
 
 def matrix(params: AttentionRun, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
     """Return `attention_of` all experts at all times, [experts, times, n, 5], and the masks."""
-    chosen, masks = objects(params.images, params.n)
-    x0, labels = chosen.images(), chosen.labels
+    imageset, masks = objects(params.images, params.n)
+    x0, labels = imageset.images(), imageset.labels
     schedule = tiers.tier(params.images).schedule()
     levels = [schedule.at(t) for t in params.times]
     rows = []

@@ -165,12 +165,12 @@ def course(params: Training, device: torch.device | str = "cpu") -> dict[str, An
     folder = Path(params.folder)
     summary = fit.finished(folder, "train")
     log = Log(folder / "log.jsonl").rows()
-    kept = log[:: max(len(log) // POINTS, 1)]
+    logged = log[:: max(len(log) // POINTS, 1)]
     results = {
         key: summary[key]
         for key in ("parameters", "objective", "images_seen", "final_loss", "images_per_second")
     }
-    results |= {name: [row[name] for row in kept] for name in ("images", "loss", "lr")}
+    results |= {name: [row[name] for row in logged] for name in ("images", "loss", "lr")}
     return results | training_provenance(summary) | {"seconds": summary["seconds"]}
 
 

@@ -84,8 +84,10 @@ def train(
     if (folder / SUMMARY).is_file():
         verify(training, folder, device)
         return
-    chosen = settings(training.tier, training.guide, device, experts=training.trains, images=images)
-    train_experts(training, chosen, folder, device=device, resume=True, on_start=tell)
+    presets = settings(
+        training.tier, training.guide, device, experts=training.trains, images=images
+    )
+    train_experts(training, presets, folder, device=device, resume=True, on_start=tell)
 
 
 def runs(

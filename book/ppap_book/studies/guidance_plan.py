@@ -170,9 +170,9 @@ def runs(
         swept = {"none", *(run.method for run in best)}
         for method in (m for m in methods if m not in swept):
             tell(f"{title(method)} is left out: no scale sweep is in the ledger")
-        chosen = [run for run in best if run.method in methods]
+        selected = [run for run in best if run.method in methods]
     else:
         scales, first_seed = (SWEEP, SWEEP_SEED) if sweep else (scales or (PUBLISHED_SCALE,), 0)
-        chosen = grid(methods, guide, sampler, scales, n, blocks, first_seed, tier, extractor)
-    for run in chosen:
+        selected = grid(methods, guide, sampler, scales, n, blocks, first_seed, tier, extractor)
+    for run in selected:
         yield replace(run, released_routing=released_routing)

@@ -1,8 +1,8 @@
 """Two tweaks of ADM's sampler: a second draw of noise a step, and betas it was not trained with.
 
 The network keeps its training index: at grid point t it is asked what it knows of training
-timestep t, whatever noise the sampler's betas have put there. `told="level"` is the control,
-in which it is asked about the level that x_t really has.
+timestep t, whatever noise the sampler's betas have put there. The control is a network that is
+conditioned on the level that x_t really has.
 """
 
 from collections.abc import Mapping
@@ -43,7 +43,7 @@ class Tweak(NamedTuple):
     draws: int = 1
     beta_start: float = 1e-4
     beta_end: float = 0.02
-    told: Literal["index", "level"] = "index"
+    conditioned_on: Literal["index", "level"] = "index"
 
 
 TWEAKS: Mapping[str, Tweak] = MappingProxyType(
@@ -52,8 +52,10 @@ TWEAKS: Mapping[str, Tweak] = MappingProxyType(
         "two_z": Tweak("two z", draws=2),
         "start": Tweak("betas [2e-4, 0.02]", beta_start=2e-4),
         "end": Tweak("betas [1e-4, 0.04]", beta_end=0.04),
-        "start_told": Tweak("[2e-4, 0.02], told the level", beta_start=2e-4, told="level"),
-        "end_told": Tweak("[1e-4, 0.04], told the level", beta_end=0.04, told="level"),
+        "start_told": Tweak(
+            "[2e-4, 0.02], told the level", beta_start=2e-4, conditioned_on="level"
+        ),
+        "end_told": Tweak("[1e-4, 0.04], told the level", beta_end=0.04, conditioned_on="level"),
     }
 )
 
@@ -77,7 +79,7 @@ class NoiseTweakRun(Seeded, Parameters):
         return super().recorded() | methods.digests(self.tier, "denoiser")
 
 
-def told_index(denoise: Denoise, trained: Schedule) -> Denoise:
+def conditioned_on_index(denoise: Denoise, trained: Schedule) -> Denoise:
     """Return `denoise` as it answers where the sampler's betas are not its own.
 
     Its eps is that of training timestep t; x0 then follows at the sampler's level, as it does
@@ -91,7 +93,7 @@ def told_index(denoise: Denoise, trained: Schedule) -> Denoise:
     return read
 
 
-def told_level(denoise: Denoise, trained: Schedule) -> Denoise:
+def conditioned_on_level(denoise: Denoise, trained: Schedule) -> Denoise:
     """Return `denoise` asked at the training timestep with the level's noise, or the nearest."""
     highest, lowest = trained.log_snr[0], trained.log_snr[-1]
 
@@ -118,9 +120,9 @@ def draw(
     tier, tweak = tiers.tier(params.tier), TWEAKS[params.tweak]
     denoise = denoise or zoo.load(tier.named("denoiser"), device).denoise
     trained = tier.schedule()
-    told = {"index": told_index, "level": told_level}[tweak.told](denoise, trained)
+    wrapper = {"index": conditioned_on_index, "level": conditioned_on_level}[tweak.conditioned_on]
     betas, pixels = sampler_schedule(tweak, trained.T), (-1.0, 1.0)
-    model = Diffusion(told, betas, tier.shape, pixels, device=device)
+    model = Diffusion(wrapper(denoise, trained), betas, tier.shape, pixels, device=device)
     return draw_samples(
         model.clipped() if params.clip else model,
         params.seeds,
@@ -165,7 +167,7 @@ def grid(
         for repeat in range(repeats)
         for clip in ((True,) if clipped else (True, False))
         for tweak in tweaks
-        if clip or TWEAKS[tweak].told == "index"
+        if clip or TWEAKS[tweak].conditioned_on == "index"
     ]
 
 

@@ -134,17 +134,17 @@ def measure(params: NoisyAccuracyRun, device: torch.device | str = "cpu") -> dic
     curve of its `QUESTIONS`, and `until` [K][K] the timestep up to which two classes are told
     apart (-1: never).
     """
-    chosen = pictures(params.images, params.n)
+    imageset = pictures(params.images, params.n)
     if params.images == "photographs":
         schedule, batch = Schedule.linear(), PHOTOGRAPHS
     else:
         schedule, batch = tiers.tier(params.images).schedule(), 250
     model = zoo.load(params.model, device)
     log_p = readings.log_probabilities(
-        model, chosen.images().to(device), schedule, params.times, params.seeds, batch
+        model, imageset.images().to(device), schedule, params.times, params.seeds, batch
     )
     read = [
-        readings.reading(part, chosen.labels, t)
+        readings.reading(part, imageset.labels, t)
         for part, t in zip(log_p, params.times, strict=True)
     ]
     results: dict[str, Any] = {
@@ -154,19 +154,19 @@ def measure(params: NoisyAccuracyRun, device: torch.device | str = "cpu") -> dic
     results["information"] = [readings.mutual_information(part) for part in log_p]
     answers = log_p.argmax(2)
     common = answers.mode(1).values
-    results["favourite"] = [chosen.classes[k] for k in common]
+    results["favourite"] = [imageset.classes[k] for k in common]
     results["favourite_share"] = (answers == common[:, None]).double().mean(1).tolist()
     if params.images == "photographs":
         results["entropies"] = [readings.entropy(part).tolist() for part in log_p]
     else:
-        results |= _by_class(params, chosen, log_p, answers)
+        results |= _by_class(params, imageset, log_p, answers)
     return results
 
 
 def _by_class(
-    params: NoisyAccuracyRun, chosen: ImageSet, log_p: torch.Tensor, answers: torch.Tensor
+    params: NoisyAccuracyRun, imageset: ImageSet, log_p: torch.Tensor, answers: torch.Tensor
 ) -> dict[str, Any]:
-    labels, classes = chosen.labels, chosen.classes
+    labels, classes = imageset.labels, imageset.classes
     right = (answers == labels).double()
     apart = {
         question: [
