@@ -62,7 +62,7 @@ COMMANDS: Mapping[str, Study] = {
         grid=expert_variants.runs,
     ),
 }
-"""What each command runs: a study, whose runs may depend on rows of others."""
+"""By the command's name, the study that it runs; its runs may depend on rows of others."""
 
 _FROM_THE_COMMAND = ("device", "tell")
 

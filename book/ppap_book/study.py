@@ -111,7 +111,7 @@ class Seeded:
 
     @property
     def seeds(self) -> range:
-        """One per image."""
+        """One seed per image."""
         return range(self.first_seed, self.first_seed + self.n)
 
 
@@ -127,7 +127,7 @@ class Labelled(Seeded):
 
 
 def training_provenance(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """What a ledger row says of a training itself: how, on what, by which code.
+    """Return what a ledger row says of a training itself: how, on what, by which code.
 
     A row's own commit and versions are those of its filing, which may be weeks later. Summaries
     of old trainings lack some of it.

@@ -35,7 +35,7 @@ LEVEL = 0.95  # of what is said about one run beside the base's
 
 @dataclass(frozen=True)
 class Variant:
-    """One network of the ablation: the switch it turns, and what of the preset it changes."""
+    """One network of the ablation: the switch it turns, and its changes to the preset."""
 
     switch: str
     label: str
@@ -79,7 +79,7 @@ where a number of heads and a number of channels per head are the same switch.
 
 @dataclass(frozen=True)
 class ArchitectureRun(Parameters):
-    """Which variant is trained, for how many seconds of processor time, and how it is tested."""
+    """One training of a variant, for so many seconds of processor time, and how it is tested."""
 
     tier: Tier = "fashion"
     variant: str = "base"

@@ -1,4 +1,4 @@
-"""What each expert looks at: every expert of a set on the same images at every noise level.
+"""Attention of experts: every expert of a set on the same images at every noise level.
 
 An expert of a noisy interval normally sees noisier images, and noise alone changes where any
 network looks. The full matrix, expert by level, separates the two: read along a column, the
@@ -39,7 +39,7 @@ LAYERS: Mapping[str, str] = MappingProxyType(
 cannot be seen, and a third of the maps at high noise are empty."""
 
 WIDEST = 0.5
-"""Of an image: a box that covers as much says too little about where its object is."""
+"""Share of an image: a box that covers as much says too little about where its object is."""
 
 MEASURES = ("inside", "entropy", "frequency")
 BATCH = 50
@@ -48,7 +48,7 @@ _ANY = Schedule.linear().at(0)  # a plain network reads every level alike
 
 @dataclass(frozen=True)
 class AttentionRun(Seeded, Parameters):
-    """Which model is asked where it looks, on which images, at which layer and noise."""
+    """One model, the layer at which its attention is read, and the images and noise it is read on."""
 
     model: str
     layer: str

@@ -32,7 +32,7 @@ POINTS = 120  # of a training's course: enough for a curve; a log line every few
 
 @dataclass(frozen=True)
 class Quality(Seeded, Parameters):
-    """How many images are drawn, from which seeds and noise levels, and what looks at them."""
+    """Images of a denoiser to be scored: their number, seeds, noise levels and extractor."""
 
     tier: Tier = "fashion"
     n: int = param(200, low=66)

@@ -1,4 +1,4 @@
-"""Why naive guidance fails: every method's gradient on the same noisy images, timestep by timestep.
+"""Gradients of guidance: every method's on the same noisy images, timestep by timestep.
 
 The images are those that sampling without guidance passes through, so that all methods are asked
 about the same x_t. How strongly does each pull, and how far in the direction of the five
@@ -27,7 +27,7 @@ YARDSTICK = "multi5"
 
 @dataclass(frozen=True)
 class Gradients(Labelled, Parameters):
-    """Which methods' gradients, on how many images."""
+    """One run: the methods whose gradients are compared, and on how many images."""
 
     methods: tuple[str, ...]
     guide: GuideName = "resnet18"

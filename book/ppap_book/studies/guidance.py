@@ -73,7 +73,7 @@ class Guidance(Guided):
 
     @property
     def form(self) -> Literal["score", "mean"]:
-        """Of guidance, by the run's sampler."""
+        """The form of guidance, by the run's sampler."""
         return sampler(self.sampler).form
 
     @property
@@ -94,6 +94,7 @@ class BelowTheEdge:
     experts: NoiseAware
 
     def at(self, level: Level) -> Callable[[Tensor], Any]:
+        """Return the expert that the released code asks at a level."""
         return self.experts.at(replace(level, t=(level.t - 1).clamp(min=0)))
 
 

@@ -1,4 +1,4 @@
-"""What the guidance study's rows say: blocks pooled, methods compared image by image."""
+"""Outcomes of the guidance study: blocks pooled, methods compared image by image."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -17,7 +17,7 @@ from ppap_book.studies import methods, published
 from ppap_book.studies.guidance import PUBLISHED_SCALE, SWEEP_SEED
 
 Scales = float | Mapping[str, float]
-"""Of guidance: one for all methods, or by method."""
+"""Scales of guidance: one for all methods, or by method."""
 
 
 class Outcome(Pooled):

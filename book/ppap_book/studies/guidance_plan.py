@@ -1,4 +1,4 @@
-"""What the guidance study asks for: its parts, the scale sweep, each method at its best scale."""
+"""Plan of the guidance study: its parts, the scale sweep, each method at its best scale."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -14,7 +14,7 @@ from ppap_book.studies.methods import METHODS, MethodName, installed, left_out, 
 from ppap_lib.zoo.tiers import GuideName, TierName
 
 _WITHOUT_LABELS = ("none", "naive", "x0_fixed", "x0_through", "ppap5")
-"""What there is of a guide off the shelf: no experts that need labels."""
+"""Methods by a guide off the shelf: no experts that need labels."""
 
 
 class Part(NamedTuple):
@@ -37,14 +37,14 @@ FULL = (
     Part("vit", "ddim25", 2000, tier="tin10"),
     Part("lite0", "ddim25", 2000, tier="tin10", methods=_WITHOUT_LABELS),
 )
-"""What the small tiers' study asks for at the published scale; 250 steps as far as a CPU can."""
+"""Parts of the small tiers' study, at the published scale; 250 steps as far as a CPU can."""
 
 ON_A_GPU = tuple(
     Part(guide, "ddpm250", 2000, tier=tier)
     for tier in ("fashion", "tin10")
     for guide in ("resnet18", "vit")
 )
-"""And what it asks for besides where there is a GPU: a CPU would take days."""
+"""Parts that it has besides where there is a GPU: a CPU would take days."""
 
 AT_BEST = 400
 """Images in a block of each method at its best scale."""

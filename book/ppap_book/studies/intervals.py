@@ -57,6 +57,7 @@ class IntervalRun(Guidance):
 
     @property
     def span(self) -> Span:
+        """The intervals in which guidance acts."""
         return self.first, self.last
 
     @property
@@ -200,7 +201,7 @@ STUDY = Study(
 
 @dataclass
 class Effect:
-    """What guidance in one run of intervals did to the images [N] of all blocks, in seed order."""
+    """Effect of guidance in one span of intervals on the images [N] of all blocks, in order."""
 
     judge: list[int] = field(default_factory=list)
     guide: list[int] = field(default_factory=list)
@@ -208,7 +209,7 @@ class Effect:
     detail: list[float] = field(default_factory=list)
 
     def add(self, results: Mapping[str, Any]) -> "Effect":
-        """Another block's results; without guidance there is no guide to ask."""
+        """Append another block's results; without guidance there is no guide to ask."""
         self.judge += results["judge_correct"]
         self.guide += results.get("guide_correct", [])
         self.layout += results["layout"]

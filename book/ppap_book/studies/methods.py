@@ -57,12 +57,12 @@ METHODS: Mapping[str, Method | None] = MappingProxyType(
 MethodName = Literal[*METHODS]
 
 PUBLISHED_SCALE = 7.5
-"""Of guidance, in the published study."""
+"""Scale of guidance in the published study."""
 
 UNGUIDED: Mapping[str, str | float] = MappingProxyType(
     {"guide": "none", "scale": 0.0, "form": "none"}
 )
-"""What is recorded of guidance where there is none: neither guide nor scale changes the result."""
+"""Recorded of guidance where there is none: neither guide nor scale changes the result."""
 
 
 def title(method: str) -> str:
@@ -247,11 +247,11 @@ class Guided(Labelled, Parameters):
 
     @property
     def form(self) -> Literal["score", "mean"]:
-        """Of guidance, by the run's sampler."""
+        """The form of guidance, by the run's sampler."""
         raise NotImplementedError
 
     def recorded(self) -> dict[str, Any]:
-        """Without guidance neither guide nor scale changes the result.
+        """Name form and weights as well; no guide and scale without guidance.
 
         Raises `WeightsError` for a guide that the tier does not have.
         """

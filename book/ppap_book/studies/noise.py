@@ -37,7 +37,7 @@ Of fewer than `protocol.DISTANCES_FROM` only the grain is measured.
 
 
 class Tweak(NamedTuple):
-    """What of the sampler is changed: draws of noise a step, its betas, what the network hears."""
+    """A change of the sampler: draws of noise a step, its betas, what conditions the network."""
 
     title: str
     draws: int = 1

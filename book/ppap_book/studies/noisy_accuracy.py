@@ -1,4 +1,4 @@
-"""How models read noisy images: how sure, how right, and what they still tell apart, against t."""
+"""Reading of noisy images: how sure models are, how right, and what they tell apart, against t."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -47,7 +47,7 @@ Images = Literal["fashion", "tin10", "photographs"]
 
 @dataclass(frozen=True)
 class NoisyAccuracyRun(Seeded, Parameters):
-    """Which model reads which images under which noise."""
+    """One model, and the images and noise that it reads."""
 
     model: str
     images: Images = "fashion"

@@ -1,4 +1,4 @@
-"""What the sampler study's rows say: blocks pooled, solvers compared image by image."""
+"""Standings of the sampler study: blocks pooled, solvers compared image by image."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any

@@ -71,7 +71,7 @@ TITLES: Mapping[str, str] = {name: one.title for name, one in SOLVERS.items()} |
 """Solvers in print: the catalogue's, and the two that need more than a schedule."""
 
 TOLERANCES = (0.1, 0.03, 0.01)
-"""Of "pf", the adaptive solver."""
+"""Tolerances of "pf", the adaptive solver."""
 
 GridName = Literal["uniform", "quadratic", "log_snr", "karras"]
 
@@ -131,7 +131,7 @@ class Sampling(Guided):
 
     @property
     def form(self) -> Literal["score"]:
-        """Of guidance: the only one that all solvers take."""
+        """The form of guidance: the only one that all solvers take."""
         return "score"
 
     @property
