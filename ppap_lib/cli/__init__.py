@@ -2,6 +2,18 @@
 
 `add_options` makes options of a dataclass's fields, `run_command` carries a command line out; other
 command lines may use both.
+
+>>> import argparse
+>>> from dataclasses import dataclass
+>>> from ppap_lib.parameters import Parameters, param
+>>> @dataclass(frozen=True)
+... class Drawing(Parameters):
+...     "How images are drawn."
+...     n: int = param(4, low=1, help="Number of images.")
+>>> parser = argparse.ArgumentParser()
+>>> add_options(parser, Drawing)
+>>> parameters_of(Drawing, parser.parse_args(["--n", "8"]))
+Drawing(n=8)
 """
 
 from collections.abc import Sequence

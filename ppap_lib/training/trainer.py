@@ -53,7 +53,7 @@ class Progress:
 
 
 class Trainer:
-    """Trains a network by an objective on samples and their labels, in a folder.
+    """A run that trains a network by an objective on samples and their labels, in a folder.
 
     Call `resume` to continue from the folder's checkpoint, then `run`, which returns the averaged
     network. Samples are held on the device, or on the CPU where they are too large for that.
@@ -61,7 +61,7 @@ class Trainer:
     Parameters
     ----------
     network : nn.Module
-        Is trained in place.
+        The network, which is trained in place.
     objective : Objective
         `(network, samples [B, ...], labels, generator) -> loss []`.
     data : Tensor

@@ -1,6 +1,7 @@
 """What command lines have in common: options of dataclasses, messages in place of tracebacks."""
 
 import argparse
+import doctest
 import re
 import subprocess
 import sys
@@ -117,6 +118,11 @@ def test_help_says_the_sentences_and_the_defaults():
     assert "Strength, in 100% of the plain one. Default: 7.5." in said
     assert "--clip, --no-clip Default: yes." in said
     assert "--steps STEPS Number of steps. --scale" in said
+
+
+def test_the_example_runs():
+    result = doctest.testmod(cli)
+    assert result.attempted > 3 and not result.failed
 
 
 def test_a_type_that_no_option_can_have_is_a_fault_of_the_program():
