@@ -111,7 +111,7 @@ def test_a_training_run_is_filed_with_its_course(tmp_path, monkeypatch):
     [
         (
             ["guidance", "--tier", "tin10", "--methods", "multi5", "--n", "2"],
-            "tin10/multi5-resnet18 does not ship: .* ppap_lib.distill supervised --tier tin10",
+            "tin10/multi5-resnet18 does not ship: .* ppap distill supervised --tier tin10",
         ),
         (["guidance", "--sweep", "--at-best"], "give one of --scales, --sweep and --at-best"),
         (["guidance", "--sweep", "--scales", "2"], "give one of --scales, --sweep"),

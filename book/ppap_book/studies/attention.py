@@ -48,7 +48,7 @@ _ANY = Schedule.linear().at(0)  # a plain network reads every level alike
 
 @dataclass(frozen=True)
 class AttentionRun(Seeded, Parameters):
-    """One model, the layer at which its attention is read, and the images and noise it is read on."""
+    """One model, the layer at which its attention is read, and the images and noise."""
 
     model: str
     layer: str
