@@ -49,15 +49,16 @@ def small_notebook(folder: Path) -> None:
 # page lacks, to be drawn live.
 GUIDED = """
 import ppap_lib as ppap
-from ppap_book.studies import methods
 from ppap_book.widgets import guidance_explorer
 from ppap_lib.zoo.tiers import tier
 
-fashion = tier("fashion")
+classes = tier("fashion").classes
+model, clean = ppap.load("fashion/denoiser").clipped(), ppap.load("fashion/resnet18")
 
 def draw(cls, scale, method):
-    k = fashion.classes.index(cls)
-    return ppap.draw(methods.steering(method, scale=scale), [k, k + 10], steps=5, batch=2)
+    k = classes.index(cls)
+    steered = model.guided(ppap.guide(clean, target=k), scale)
+    return ppap.draw(steered, seeds=[k, k + 10], steps=5)
 
 guidance_explorer(
     draw,
@@ -70,25 +71,25 @@ guidance_explorer(
 )
 """
 RANGED = """
-from ppap_lib import data, seeds
-from ppap_lib.studies import guidance, intervals
-from ppap_lib.widgets import see, timestep_explorer
+from ppap_book.widgets import timestep_explorer, view_of
+from ppap_lib.zoo import datasets
 
-image = data.load("fashion", "test").images([0])
-eps = seeds.Noise([0], image.shape[1:])()
-clean = methods.reader("naive", "resnet18", "fashion")
-run = guidance.Guidance(method="naive", n=2)
+image = datasets.load("fashion", "test").images([0])
+eps = ppap.Noise([0], image.shape[1:])()
+boots = ppap.guide(clean, target=9)
 
 def noised(t):
-    return fashion.schedule().at(t).noised(image, eps)[0]
+    return model.schedule.at(t).noised(image, eps)[0]
 
 timestep_explorer(
     noised,
-    lambda t: {"clean": see(clean, noised(t), fashion.schedule().at(t))},
-    lambda begin, end: intervals.draw_ranges(run, [(begin, end)])[0],
-    guidance.draw(guidance.Guidance(method="none", n=2)),
+    lambda t: {"clean": view_of(clean, noised(t), model.schedule.at(t))},
+    lambda begin, end: ppap.draw(
+        model.guided(boots.during(begin, end), 7.5), seeds=range(2), steps=5
+    ),
+    ppap.draw(model, seeds=range(2), steps=5),
     points=[0, 200, 600, 1000],
-    classes=fashion.classes,
+    classes=classes,
     page=[0, 200, 1000],
 )
 """
@@ -121,7 +122,7 @@ def pages(tmp_path_factory):
     for name in ("ppap_lib", "_config.yml"):
         (root / name).symlink_to(ROOT / name)
     (root / "book").mkdir()
-    for name in ("references.bib", "bibliography.md", "_static"):
+    for name in ("references.bib", "bibliography.md", "_static", "ppap_book"):
         (root / "book" / name).symlink_to(ROOT / "book" / name)
     small_notebook(root / "book" / "notebooks")
     explorers_notebook(root / "book" / "notebooks")
@@ -284,7 +285,7 @@ def jupyterlab(tmp_path_factory):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     own = {
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "book"))),
         "JUPYTER_CONFIG_DIR": str(tmp_path / "config"),
         "JUPYTER_RUNTIME_DIR": str(tmp_path / "runtime"),
         "JUPYTER_DATA_DIR": str(tmp_path / "data"),
