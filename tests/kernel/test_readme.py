@@ -23,7 +23,7 @@ def test_the_listing_steers_towards_its_target(tmp_path, monkeypatch):
     """Each guide must come to believe in its target."""
     names: dict = {}
     monkeypatch.chdir(tmp_path)
-    exec(printed.readme_listing(), names)
+    exec(printed.readme_listing(5), names)
     with Image.open("boots.png") as sheet:
         assert sheet.size == (4 * 33 - 1, 2 * 33 - 1)
 

@@ -28,7 +28,7 @@ model = ppap.load("fashion/denoiser").clipped()
 guide = ppap.at_xt(ppap.load("fashion/ppap5-resnet18"), ppap.Classification(), 9)
 noise = ppap.Noise(range(2), model.shape)
 drawn = ppap.sample(
-    ppap.guided(model.denoise, guide, 7.5), noise(), model.grid("ddim5"), ppap.ddim(), noise
+    ppap.guided(model.denoise, guide, 7.5), noise(), model.grid("ddim2"), ppap.ddim(), noise
 )
 assert drawn.isfinite().all() and drawn.shape == (2, 1, 32, 32)
 """
@@ -55,7 +55,7 @@ def alone(tmp_path):
     return run
 
 
-@pytest.mark.parametrize("code", [printed.readme_listing(), GUIDED], ids=["README", "guided"])
+@pytest.mark.parametrize("code", [printed.readme_listing(2), GUIDED], ids=["README", "guided"])
 def test_the_kernel_draws_without_the_book(code, alone):
     done = alone(code)
     assert done.returncode == 0, done.stderr
