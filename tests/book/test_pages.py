@@ -1,5 +1,7 @@
-"""What pages print: every command is one that its program understands, and carries out."""
+"""What pages print: commands are carried out by their programs, and names resolve."""
 
+import importlib
+import re
 import shutil
 
 import printed
@@ -7,10 +9,9 @@ import pytest
 from printed import ROOT
 
 import ppap_book.__main__
-from ppap_book.studies import expert_training, guidance
+from ppap_book.studies import expert_training
 from ppap_book.study import Study
 from ppap_lib import cli
-from ppap_lib.samplers import ddim
 from ppap_lib.zoo import datasets
 
 MAINS = {"ppap_lib": cli.main, "ppap_book": ppap_book.__main__.main}
@@ -40,7 +41,7 @@ def test_there_are_such_commands():
 
 
 @pytest.fixture
-def small_world(tmp_path, monkeypatch, quick_training, pixel_features):
+def small_world(tmp_path, monkeypatch, quick_training, pixel_features, two_steps):
     """An empty folder to work in; a copy of the ledger, few images, and a cheap extractor."""
     images = datasets.load("fashion", "test").subset(range(200))
     record_all = Study.record
@@ -52,7 +53,6 @@ def small_world(tmp_path, monkeypatch, quick_training, pixel_features):
     monkeypatch.setenv("PPAP_RESULTS", str(tmp_path / "results"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(Study, "record", record)
-    monkeypatch.setattr(guidance, "sampler", lambda name: guidance.Sampler("2", ddim, "score"))
     monkeypatch.setattr(datasets, "require", lambda name, split: images)
     monkeypatch.setattr(datasets, "test_images", lambda name: images)
     monkeypatch.setattr(expert_training, "HELD_OUT", 20)
@@ -87,3 +87,46 @@ def test_what_a_page_prints_is_carried_out(page, small_world):
             assert len(list(small_world.glob("results/*/*.json"))) > before
         elif program(words) != "list":
             assert any((small_world / "runs").rglob("*.safetensors"))
+
+
+NAME = re.compile(r"\bppap(_lib|_book|)((?:\.[A-Za-z_]\w*)+)")
+
+
+def resolves(package: str, path: str) -> bool:
+    """Whether the dotted `path` leads to a module or a name in it; "ppap" is the door."""
+    value = importlib.import_module(f"ppap{package or '_lib'}")
+    name = value.__name__
+    for part in path.removeprefix(".").split("."):
+        name += f".{part}"
+        if not hasattr(value, part):
+            try:
+                importlib.import_module(name)
+            except ImportError:
+                return False
+        value = getattr(value, part)
+    return True
+
+
+def named() -> dict[str, list[tuple[str, str]]]:
+    """By page or module: names of ours between backticks."""
+    texts = dict(printed.texts())
+    for folder in ("ppap_lib", "book/ppap_book"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            texts[path.relative_to(ROOT).as_posix()] = path.read_text("utf8")
+    found = {
+        where: [name for span in re.findall(r"`([^`\n]+)`", text) for name in NAME.findall(span)]
+        for where, text in texts.items()
+    }
+    return {where: names for where, names in found.items() if names}
+
+
+@pytest.mark.parametrize(("where", "names"), named().items())
+def test_names_in_prose_resolve(where, names):
+    assert [name for name in names if not resolves(*name)] == []
+
+
+def test_a_name_that_is_gone_does_not_resolve():
+    assert resolves("_lib", ".samplers.draw") and resolves("_book", ".study.from_notebook")
+    assert resolves("", ".load") and resolves("_lib", ".distill.experts.ExpertTraining")
+    assert not resolves("_lib", ".generate") and not resolves("", ".experts.load")
+    assert {"README", "ppap_lib/distill/__init__.py"} & named().keys()
