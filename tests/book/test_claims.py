@@ -102,12 +102,13 @@ def test_without_rows_nothing_is_claimed(claim, empty):
             "a: no field abov; there are",
         ),
         (
-            "- {id: a, claim: A., page: p, metric: guide_minus_judge, above: 0, rows: {methods: x}}",
+            "- {id: a, claim: A., page: p, metric: guide_minus_judge, above: 0, "
+            "rows: {methods: x}}",
             "not what the metric takes",
         ),
         (
-            "- {id: a, claim: A., page: p, metric: guide_minus_judge, above: 0, rows: {method: naive}, "
-            "also: {transformer: {guides: vit}}}",
+            "- {id: a, claim: A., page: p, metric: guide_minus_judge, above: 0, "
+            "rows: {method: naive}, also: {transformer: {guides: vit}}}",
             "not what the metric takes",
         ),
         (
@@ -115,8 +116,8 @@ def test_without_rows_nothing_is_claimed(claim, empty):
             "not above 2 and below 1",
         ),
         (
-            "- {id: a, claim: A., page: p, metric: guide_minus_judge, rows: {method: naive}, above: 0, "
-            "published: {value: 1}}",
+            "- {id: a, claim: A., page: p, metric: guide_minus_judge, "
+            "rows: {method: naive}, above: 0, published: {value: 1}}",
             "guide_minus_judge was not published",
         ),
         (

@@ -127,7 +127,7 @@ def test_copies_hold_every_network(folder):
     assert expert_training.held(copies) == 3 * nbytes(one)
 
 
-def test_untrained_updates_guide_as_the_clean_network_does(folder):
+def test_untrained_updates_guide_as_the_clean_network_does(folder, two_steps):
     naive = guidance.Guidance(method="naive", n=4, first_seed=4)
     expected = guidance.judged(naive, guidance.draw(naive))
     told, training = [], expert_training.finished(folder)[0]

@@ -6,20 +6,18 @@ import torch
 from ppap_book import ledger
 from ppap_book.errors import StudyError
 from ppap_book.studies import gradients, guidance, methods
-from ppap_book.studies.guidance import BelowTheEdge, Guidance, Sampler
+from ppap_book.studies.guidance import BelowTheEdge, Guidance
 from ppap_lib import zoo
 from ppap_lib.diffusion.noise import Noise
 from ppap_lib.diffusion.schedules import Schedule
 from ppap_lib.errors import InputError
 from ppap_lib.experts.intervals import Intervals
 from ppap_lib.guidance import guided
-from ppap_lib.samplers import ddim
 
 
 @pytest.fixture
-def quick(monkeypatch, tmp_path):
-    """Two steps instead of twenty-five, and a ledger of its own."""
-    monkeypatch.setattr(guidance, "sampler", lambda name: Sampler("2", ddim, "score"))
+def quick(two_steps, monkeypatch, tmp_path):
+    """Two steps, and a ledger of its own."""
     monkeypatch.setenv("PPAP_RESULTS", str(tmp_path))
 
 

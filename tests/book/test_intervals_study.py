@@ -7,16 +7,13 @@ import torch
 
 from ppap_book import ledger
 from ppap_book.studies import guidance, intervals
-from ppap_book.studies.guidance import Sampler
 from ppap_book.studies.intervals import IntervalRun
 from ppap_lib.errors import InputError
-from ppap_lib.samplers import ddim
 
 
 @pytest.fixture
-def quick(monkeypatch, tmp_path):
+def quick(two_steps, monkeypatch, tmp_path):
     """Two steps, at t = 999 and 0, and a ledger of its own."""
-    monkeypatch.setattr(guidance, "sampler", lambda name: Sampler("2", ddim, "score"))
     monkeypatch.setenv("PPAP_RESULTS", str(tmp_path))
     intervals._without_guidance.cache_clear()
     yield

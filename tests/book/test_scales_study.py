@@ -4,9 +4,8 @@ import pytest
 import torch
 
 from ppap_book.errors import StudyError
-from ppap_book.studies import guidance, guidance_outcomes, scales
-from ppap_book.studies.guidance import Guidance, Sampler
-from ppap_lib.samplers import ddim
+from ppap_book.studies import guidance_outcomes, scales
+from ppap_book.studies.guidance import Guidance
 
 
 def test_pixels_at_the_ends_are_those_that_bytes_show_there():
@@ -35,8 +34,9 @@ def test_the_grid_has_no_guidance_once_a_block():
     assert {run.first_seed for run in runs} == {0, 20}
 
 
-def test_rows_can_be_pooled_like_the_guidance_study_s(monkeypatch, tmp_path, pixel_features):
-    monkeypatch.setattr(guidance, "sampler", lambda name: Sampler("2", ddim, "score"))
+def test_rows_can_be_pooled_like_the_guidance_study_s(
+    monkeypatch, tmp_path, pixel_features, two_steps
+):
     monkeypatch.setenv("PPAP_RESULTS", str(tmp_path))
     runs = [Guidance(method="naive", scale=s, n=20) for s in (1.0, 1000.0)]
     scales.STUDY.record(runs, tell=lambda line: None)

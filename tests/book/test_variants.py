@@ -143,7 +143,7 @@ def test_rows_have_the_commit_of_the_code_that_trained(tmp_path, moving_head, mo
     assert provenance.commit() == "earlier"
 
 
-@pytest.mark.usefixtures("quick_training")
+@pytest.mark.usefixtures("quick_training", "two_steps")
 def test_what_is_trained_and_filed_is_not_done_again(tmp_path, monkeypatch):
     monkeypatch.setenv("PPAP_RESULTS", str(tmp_path / "results"))
     monkeypatch.setattr(expert_training, "HELD_OUT", 20)
