@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import fields
 
 import pytest
 import torch
@@ -13,8 +14,9 @@ from ppap_book.studies import denoiser_training, guidance
 from ppap_book.studies.denoiser_training import CURVE, TRAINING
 from ppap_book.study import Study
 from ppap_lib.diffusion.denoisers import ADAPTERS
-from ppap_lib.errors import TrainingError
+from ppap_lib.errors import InputError, TrainingError
 from ppap_lib.files import weights
+from ppap_lib.parameters import HELP
 from ppap_lib.training import fit
 from ppap_lib.zoo.tiers import tier
 
@@ -153,6 +155,37 @@ def test_an_option_that_a_command_does_not_read_is_refused(capsys, arguments):
         main(arguments)
     said = capsys.readouterr().err
     assert "unrecognized arguments" in said or "invalid choice: 'foo'" in said
+
+
+@pytest.mark.parametrize("name", command.COMMANDS)
+def test_an_option_says_what_it_is_in_a_sentence(name):
+    """As the docstring does of the function that makes the runs, whose parameter it is."""
+    for option in fields(command.options_of(command.COMMANDS[name].grid)):
+        sentence = option.metadata[HELP]
+        assert sentence[0].isupper() and sentence.endswith("."), (option.name, sentence)
+
+
+def test_options_are_the_parameters_of_what_makes_the_runs():
+    def runs(steps: tuple[int, ...], clip: bool = True, device: str = "cpu"):
+        """Return runs.
+
+        Parameters
+        ----------
+        steps : tuple[int, ...]
+            Numbers of steps,
+            in any order.
+        clip : bool
+            Whether x0 is clipped.
+        """
+
+    kind = command.options_of(runs)
+    assert {f.name: f.metadata[HELP] for f in fields(kind)} == {
+        "steps": "Numbers of steps, in any order.",
+        "clip": "Whether x0 is clipped.",
+    }
+    assert kind(steps=[1, 2]) == kind(steps=(1, 2), clip=True)
+    with pytest.raises(InputError, match="steps.* must be an int, not 'x'"):
+        kind(steps=["x"])
 
 
 def test_what_is_asked_of_a_study_is_what_is_run(monkeypatch, capsys):
