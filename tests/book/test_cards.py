@@ -16,7 +16,7 @@ from ppap_book.cards import publish, verify
 from ppap_book.studies import denoiser_training
 from ppap_lib import experts, zoo
 from ppap_lib.diffusion.schedules import Schedule
-from ppap_lib.errors import DataError, InputError, WeightsError
+from ppap_lib.errors import DataError, WeightsError
 from ppap_lib.experts import Experts, Intervals, lora
 from ppap_lib.files import weights
 from ppap_lib.files.download import ASSETS
@@ -243,7 +243,7 @@ def test_a_set_is_published_and_verified(assets, pair):
 
 def test_publishing_refuses_what_is_no_set_of_this_backbone(assets, pair, tmp_path):
     found, file = pair
-    with pytest.raises(InputError, match="not a set of experts written by"):
+    with pytest.raises(WeightsError, match="not a set of experts written by"):
         publish(NAME, assets / "weights" / "fashion" / "judge.safetensors.xz", assets=assets)
     unsaid = tmp_path / "unsaid.safetensors"
     experts.save(found, unsaid)
