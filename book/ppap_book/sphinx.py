@@ -3,7 +3,7 @@
 It closes gaps of Jupyter Book 1.x: a failed notebook is only a warning and the build exits 0; the
 cache knows a notebook's own cells but not the library that they call; a clone whose packages are
 not installed cannot import them; figures have no words for those who cannot see them. For the
-reference pages it lets docstrings use the characters of reStructuredText as themselves.
+reference pages it reads docstrings as numpydoc, by napoleon, in which other text means itself.
 """
 
 import hashlib
@@ -15,6 +15,8 @@ from functools import cache
 from pathlib import Path
 
 from docutils import nodes
+from sphinx.ext import napoleon
+from sphinx.ext.napoleon import NumpyDocstring
 
 from ppap_lib.diffusion.denoisers import Denoise, Network
 from ppap_lib.samplers.loop import Step
@@ -124,8 +126,19 @@ def describe_figures(app, doctree) -> None:
                 image.setdefault("alt", sentence)
 
 
-def _escape(app, what, name, obj, options, lines: list[str]) -> None:
+def _read_numpydoc(app, what, name, obj, options, lines: list[str]) -> None:
     lines[:] = plain_text(lines)
+    # Of a variable napoleon would take the words before a colon for its type.
+    if what not in ("attribute", "data", "property"):
+        lines[:] = NumpyDocstring(lines, _NUMPYDOC, app, what, name, obj, options).lines()
+
+
+_NUMPYDOC = napoleon.Config(napoleon_use_rtype=False)
+
+
+def _skip_fields(app, what, name, obj, skip, options) -> bool | None:
+    """Leave out the fields of named tuples, of which Python says their number alone."""
+    return True if str(obj.__doc__).startswith("Alias for field number") else None
 
 
 def _shorten(app, what, name, obj, options, signature, returned) -> tuple[str | None, str | None]:
@@ -144,7 +157,8 @@ def setup(app) -> dict[str, bool]:
     app.keep_going = True
     app.connect("config-inited", _use_own_cache, priority=100)
     app.connect("doctree-read", describe_figures)
-    app.setup_extension("sphinx.ext.napoleon")  # and with it autodoc
-    app.connect("autodoc-process-docstring", _escape, priority=100)  # before napoleon
+    app.setup_extension("sphinx.ext.autodoc")
+    app.connect("autodoc-skip-member", _skip_fields)
+    app.connect("autodoc-process-docstring", _read_numpydoc)
     app.connect("autodoc-process-signature", _shorten)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

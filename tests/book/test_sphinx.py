@@ -4,6 +4,7 @@ import importlib
 import inspect
 import os
 import re
+from collections import namedtuple
 from types import SimpleNamespace
 
 import pytest
@@ -13,7 +14,15 @@ from docutils.core import publish_doctree
 from docutils.utils import new_document
 from places import ROOT
 
-from ppap_book.sphinx import describe_figures, library_digest, plain_text, setup, with_aliases
+from ppap_book.sphinx import (
+    _read_numpydoc,
+    _skip_fields,
+    describe_figures,
+    library_digest,
+    plain_text,
+    setup,
+    with_aliases,
+)
 
 API = ROOT / "book" / "api"
 PACKAGES = {
@@ -134,6 +143,24 @@ def test_code_in_a_docstring_stays_as_it_is():
     assert plain_text(docstring) == [*docstring[:4], r"ends \* here", *docstring[5:9], r"\*"]
 
 
+def test_a_variable_s_words_before_a_colon_are_no_type():
+    lines = ["Steps: as published."]
+    _read_numpydoc(None, "data", "name", None, {}, lines)
+    assert lines == ["Steps: as published."]
+
+
+def test_sections_of_numpydoc_become_fields():
+    lines = ["Do it.", "", "Parameters", "----------", "x_t : Tensor", "    [B, *shape]."]
+    _read_numpydoc(None, "function", "name", None, {}, lines)
+    assert lines[2:4] == [r":param x_t: [B, \*shape].", ":type x_t: Tensor"]
+
+
+def test_fields_of_named_tuples_are_left_out():
+    fields = vars(namedtuple("Pair", "one other"))
+    assert _skip_fields(None, "class", "one", fields["one"], False, {}) is True
+    assert _skip_fields(None, "class", "setup", setup, False, {}) is None
+
+
 def docstrings(module):
     """(name, docstring) of a module, its public functions and classes, and their methods."""
     yield module.__name__, module.__doc__
@@ -149,11 +176,11 @@ def docstrings(module):
 @pytest.mark.parametrize("name", MODULES)
 def test_docstrings_are_restructured_text(name):
     """Warnings are errors of the book's build, minutes after this says so."""
-    numpydoc = pytest.importorskip("sphinx.ext.napoleon").docstring.NumpyDocstring
     settings = {"report_level": 5, "halt_level": 5, "warning_stream": False}
     for where, docstring in docstrings(importlib.import_module(name)):
-        lines = plain_text(inspect.cleandoc(docstring or "").splitlines())
-        text = str(numpydoc("\n".join(lines)))
+        lines = inspect.cleandoc(docstring or "").splitlines()
+        _read_numpydoc(None, "function", where, None, {}, lines)
+        text = "\n".join(lines)
         tree = publish_doctree(".. default-role:: code\n\n" + text, settings_overrides=settings)
         # Roles of Sphinx's own, which napoleon writes, are unknown here.
         faults = [fault.astext() for fault in tree.findall(nodes.system_message)]
