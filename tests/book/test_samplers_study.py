@@ -126,6 +126,23 @@ def test_the_first_images_of_a_run_are_drawn_as_in_the_whole(quick):
     assert (few.evaluations, few.gradients) == (whole.evaluations, whole.gradients) == (4, 4)
 
 
+def test_seconds_are_of_an_image_in_a_full_batch(quick, monkeypatch):
+    """By a clock that goes a second at each evaluation of a batch, the last of them half copies."""
+    ticks = []
+    monkeypatch.setattr(samplers.time, "process_time", lambda: float(len(ticks)))
+
+    def denoise(x_t, level):
+        ticks.append(len(x_t))
+        return white_noise_denoiser(x_t, level)
+
+    model = Diffusion(denoise, zoo.schedule("fashion/denoiser"), (1, 32, 32))
+    monkeypatch.setattr(methods, "steering", lambda *_, **__: lambda part: model)
+    run = Sampling("ddim", 4, n=N)
+    assert samplers.draw(run, images=3, batch=2).seconds == 2 * 4 / 4
+    assert ticks == [2] * 8
+    assert samplers.draw(run, images=3).seconds == 4 / max(ticks)
+
+
 def test_a_row_keeps_to_its_budget_and_says_what_each_image_contributes(quick):
     told = []
     runs = samplers.grid(("ddim", "heun", "analytic_ddim"), (5,), n=N)

@@ -5,6 +5,7 @@ budget a solver takes the largest number of steps that fits. All rows of a block
 and labels, so that solvers are compared image by image: a row keeps what every image contributes.
 """
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -43,6 +44,7 @@ from ppap_lib.samplers import (
     uniform_grid,
 )
 from ppap_lib.samplers.draw import draw as draw_samples
+from ppap_lib.samplers.draw import usual_batch
 from ppap_lib.zoo import datasets, tiers
 from ppap_lib.zoo.tiers import GuideName, TierName
 
@@ -305,9 +307,19 @@ class Drawn:
     seconds: float
 
 
-def draw(params: Sampling, device: torch.device | str = "cpu", images: int | None = None) -> Drawn:
-    """Return the run's images, or only its first `images`, and their cost."""
+def draw(
+    params: Sampling,
+    device: torch.device | str = "cpu",
+    images: int | None = None,
+    batch: int | None = None,
+) -> Drawn:
+    """Return the run's images, or only its first `images`, and their cost.
+
+    `batch` images are drawn at a time, the study's number by default. Seconds are those of an image
+    in a full batch: copies that fill up the last one count as images, too.
+    """
     seeds = params.seeds[:images]
+    batch = batch or usual_batch(device, tiers.tier(params.tier).shape)
     run_levels = levels(params)
     step = _step(params, run_levels, device)
     steering = methods.steering(
@@ -328,10 +340,10 @@ def draw(params: Sampling, device: torch.device | str = "cpu", images: int | Non
 
     clock = time.process_time if torch.device(device).type == "cpu" else time.perf_counter
     began = clock()
-    drawn = draw_samples(counting, seeds, step, grid=run_levels)
-    seconds = clock() - began
+    drawn = draw_samples(counting, seeds, step, grid=run_levels, batch=batch)
+    seconds = (clock() - began) / (math.ceil(len(seeds) / batch) * batch)
     each = {name: spent[name] / len(seeds) for name in ("evaluations", "gradients")}
-    return Drawn(drawn, len(run_levels) - 1, **each, seconds=seconds / len(seeds))
+    return Drawn(drawn, len(run_levels) - 1, **each, seconds=seconds)
 
 
 def measure(params: Sampling, device: torch.device | str = "cpu") -> dict[str, Any]:
