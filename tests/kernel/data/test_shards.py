@@ -228,6 +228,9 @@ def test_another_sets_folder_and_damaged_shards_are_refused(tmp_path, whole):
 def test_bad_requests_are_refused(tmp_path, capsys):
     assert generate(["--images", "0", "--folder", str(tmp_path), "--device", "cpu"]) == 1
     assert capsys.readouterr().err.startswith("error: a set has at least 1 image")
+    other = Diffusion(MIXTURE.denoise, Schedule.linear(), (3, 32, 32))
+    with pytest.raises(InputError, match=r"draws \[3, 32, 32\], the set has images \[1, 1, 1\]"):
+        draw_set(other, tmp_path, MANIFEST)
     with pytest.raises(InputError, match="rank 2 of 2"):
         pending(tmp_path, MANIFEST, 2, 2)
     with pytest.raises(DataError, match="a set has at least 1 image, .* not 0 images"):
