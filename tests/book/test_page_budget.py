@@ -15,17 +15,17 @@ RULES = ("lines of code", "percent folded", "lines of the longest cell", "folded
 LIMITS = (150, 50, 30, 0)
 LONGEST_PAGE = "09_accelerated_sampling", 200
 TODAY = {
-    "01_forward_process": (175, 75, 29, 3),
-    "02_samples": (203, 90, 48, 4),
-    "03_entropy": (450, 89, 55, 10),
-    "04_experts_gradcam": (470, 91, 82, 15),
+    "01_forward_process": (174, 75, 29, 3),
+    "02_samples": (199, 89, 48, 4),
+    "03_entropy": (449, 89, 55, 10),
+    "04_experts_gradcam": (463, 91, 82, 15),
     "05_one_expert_at_a_time": (385, 85, 101, 14),
-    "06_guidance_ablation": (772, 97, 79, 27),
-    "07_practical": (461, 97, 81, 13),
-    "08_noise_and_beta": (483, 87, 127, 9),
-    "09_accelerated_sampling": (994, 97, 139, 27),
-    "10_scale_and_resolution": (450, 89, 57, 9),
-    "11_architecture": (264, 73, 56, 1),
+    "06_guidance_ablation": (768, 97, 79, 27),
+    "07_practical": (470, 97, 86, 13),
+    "08_noise_and_beta": (479, 87, 124, 9),
+    "09_accelerated_sampling": (1004, 97, 143, 27),
+    "10_scale_and_resolution": (447, 89, 57, 9),
+    "11_architecture": (264, 72, 56, 1),
 }
 
 
