@@ -1,4 +1,4 @@
-"""What pages print: commands are carried out by their programs, and names resolve."""
+"""What pages print: commands are carried out, and options and names exist."""
 
 import importlib
 import re
@@ -9,9 +9,11 @@ import pytest
 from printed import ROOT
 
 import ppap_book.__main__
+from ppap_book import run
 from ppap_book.studies import expert_training
 from ppap_book.study import Study
 from ppap_lib import cli
+from ppap_lib.cli import commands
 from ppap_lib.zoo import datasets
 
 MAINS = {"ppap_lib": cli.main, "ppap_book": ppap_book.__main__.main}
@@ -72,21 +74,42 @@ def carry_out(package: str, words: list[str]) -> None:
 @pytest.mark.parametrize("page", dict.fromkeys(page for page, _ in COMMANDS))
 def test_what_a_page_prints_is_carried_out(page, small_world):
     """In the order of the page: a study files a row, and what trains or draws leaves its folder."""
-    commands = [printed.arguments(command) for name, command in COMMANDS if name == page]
+    lines = [printed.arguments(command) for name, command in COMMANDS if name == page]
     folders = {"--data": set(), "--folder": set()}
-    for _, words in commands:
+    for _, words in lines:
         for option in folders.keys() & set(words):
             if program(words) == "generate" or option == "--data":
                 folders[option].add(words[words.index(option) + 1])
     for folder in folders["--data"] - folders["--folder"]:  # another page says how
         carry_out("ppap_lib", ["generate", "--images", "20", "--folder", folder])
-    for package, words in commands:
+    for package, words in lines:
         before = len(list(small_world.glob("results/*/*.json")))
         carry_out(package, words)
         if package == "ppap_book":
             assert len(list(small_world.glob("results/*/*.json"))) > before
         elif program(words) != "list":
             assert any((small_world / "runs").rglob("*.safetensors"))
+
+
+def options() -> set[str]:
+    """What `ppap` and the studies understand."""
+    parsers = [commands.parser(), run.parser()]
+    for top in tuple(parsers):
+        parsers += top._subparsers._group_actions[0].choices.values()
+    return {flag for parser in parsers for flag in parser._option_string_actions}
+
+
+def test_options_in_prose_exist():
+    prose = {name: re.sub(r"```.*?```", "", text, flags=re.S) for name, text in printed.texts()}
+    found = {
+        (name, flag)
+        for name, text in prose.items()
+        for span in re.findall(r"`([^`\n]+)`", text)
+        if not re.search(r"papermill|pip ", span)
+        for flag in re.findall(r"--[a-z][a-z-]*", span)
+    }
+    assert len(found) > 10
+    assert {pair for pair in found if pair[1] not in options()} == set()
 
 
 NAME = re.compile(r"\bppap(_lib|_book|)((?:\.[A-Za-z_]\w*)+)")
