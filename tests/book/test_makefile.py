@@ -33,7 +33,7 @@ PRINTED = {
     r"make (book|test|lint|format|bench|clean)": "test_every_target_is_run",
     r"(.venv/bin/)?ppap ": "book/test_pages.py",
     r"(.venv/bin/)?python -m ppap_lib": "kernel/cli",
-    r".venv/bin/torchrun --nproc-per-node 8 -m ppap_lib generate ": "kernel/test_imagenet256.py",
+    r".venv/bin/torchrun --nproc-per-node 8 -m ppap_lib generate ": "book/test_imagenet256.py",
     r"(.venv/bin/)?python -m ppap_book run ": "book/test_pages.py",
     r".venv/bin/python -m ppap_book cards ": "book/test_cards.py",
     r"mkdir -p runs": "book/test_notebooks.py",

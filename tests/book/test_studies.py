@@ -12,7 +12,7 @@ from ppap_book import run as command
 from ppap_book.run import main
 from ppap_book.studies import denoiser_training, guidance
 from ppap_book.studies.denoiser_training import CURVE, TRAINING
-from ppap_book.study import Study
+from ppap_book.study import Study, training_provenance
 from ppap_lib.diffusion.denoisers import ADAPTERS
 from ppap_lib.errors import InputError, TrainingError
 from ppap_lib.files import weights
@@ -246,3 +246,23 @@ def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch):
     monkeypatch.setattr(fit, "finished", lambda folder, command: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main(["training", "--folder", "nowhere"])
+
+
+def test_a_row_says_by_what_its_training_was_made():
+    settings = {"steps": 1, "batch": 4}
+    summary = {
+        "settings": settings | {"snapshots": [1, 2]},
+        "device": "CPU",
+        "commit": "earlier",
+        "versions": {"torch": "2"},
+        "data": "images",
+    }
+    assert training_provenance(summary) == {
+        "settings": settings,
+        "trained_on": "CPU",
+        "trained_by": "earlier",
+        "trained_with": {"torch": "2"},
+        "data": "images",
+    }
+    old = {"settings": settings, "speed": {"device": "a GPU"}}
+    assert training_provenance(old) == {"settings": settings, "trained_on": "a GPU"}

@@ -87,6 +87,12 @@ def test_a_module_imports_only_from_below(module):
     assert not faults((PACKAGE / f"{module}.py").read_text("utf8"), module)
 
 
+def test_tests_of_the_kernel_import_nothing_of_the_book():
+    tests = {path: path.read_text("utf8") for path in (ROOT / "tests" / "kernel").rglob("*.py")}
+    names = {(path.name, name) for path, text in tests.items() for name, _ in imports(text, "")}
+    assert {pair for pair in names if pair[1].split(".")[0] == "ppap_book"} == set()
+
+
 def test_every_room_has_a_floor():
     rooms = {p.stem for p in PACKAGE.iterdir() if p.suffix == ".py" or (p / "__init__.py").exists()}
     assert rooms - {"__init__", "__main__"} == FLOOR.keys()

@@ -6,7 +6,6 @@ import math
 import pytest
 import torch
 
-from ppap_book.study import training_provenance
 from ppap_lib import data
 from ppap_lib.errors import InputError, TrainingError
 from ppap_lib.training import fit
@@ -101,11 +100,6 @@ def test_a_summary_has_the_commit_that_trained(tmp_path, tiny_fashion, moving_he
     assert len(moving_head) == 2
     summary = json.loads((tmp_path / fit.SUMMARY).read_text())
     assert summary["commit"] == "earlier"
-    about = training_provenance(summary)
-    assert about["trained_by"] == "earlier" and about["trained_with"] == summary["versions"]
-    assert about["data"] == summary["data"] and "snapshots" not in about["settings"]
-    old = {"settings": summary["settings"], "speed": {"device": "a GPU"}}
-    assert training_provenance(old) == {"settings": about["settings"], "trained_on": "a GPU"}
 
 
 def test_initial_weights_are_decided_by_the_seed_alone():

@@ -134,7 +134,7 @@ def networks(monkeypatch):
 SMALLER = {
     "generate": "--images 2 --spacing ddim2 --device cpu --quiet",
     "distill": "--experts 2 --first 2 --batch 2 --steps 1 --device cpu --quiet",
-    "run": "--methods none,naive --sampler ddim2 --n 2 --blocks 1 --device cpu",
+    "run": "--methods none naive --sampler ddim2 --n 2 --blocks 1 --device cpu",
 }
 
 
