@@ -72,6 +72,9 @@ from ppap_lib.samplers import uniform_grid as uniform_grid
 from ppap_lib.samplers import unipc as unipc
 from ppap_lib.samplers.draw import draw as draw
 from ppap_lib.training.fit import fit as fit
+from ppap_lib.training.objectives import ClassifierLoss as ClassifierLoss
+from ppap_lib.training.objectives import DenoiserLoss as DenoiserLoss
+from ppap_lib.training.settings import Settings as Settings
 from ppap_lib.training.trainer import Trainer as Trainer
 from ppap_lib.zoo import card as card
 from ppap_lib.zoo import load as load
