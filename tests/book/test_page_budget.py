@@ -57,7 +57,7 @@ def cases():
             yield pytest.param(page, rule, marks=marks, id=f"{page}, {RULES[rule]}")
 
 
-@pytest.mark.parametrize(("page", "rule"), cases())
+@pytest.mark.parametrize(("page", "rule"), list(cases()))
 def test_a_page_keeps_within_its_budget(page, rule):
     assert measured(page)[rule] <= limit(page, rule)
 

@@ -143,7 +143,7 @@ def named() -> dict[str, list[tuple[str, str]]]:
     return {where: names for where, names in found.items() if names}
 
 
-@pytest.mark.parametrize(("where", "names"), named().items())
+@pytest.mark.parametrize(("where", "names"), list(named().items()))
 def test_names_in_prose_resolve(where, names):
     assert [name for name in names if not resolves(*name)] == []
 
