@@ -58,7 +58,7 @@ model, clean = ppap.load("fashion/denoiser").clipped(), ppap.load("fashion/resne
 def draw(cls, scale, method):
     k = classes.index(cls)
     steered = model.guided(ppap.guide(clean, target=k), scale)
-    return ppap.draw(steered, seeds=[k, k + 10], steps=5)
+    return ppap.draw(steered, seeds=[k, k + 10], steps=5, batch=2)
 
 guidance_explorer(
     draw,
@@ -85,9 +85,9 @@ timestep_explorer(
     noised,
     lambda t: {"clean": view_of(clean, noised(t), model.schedule.at(t))},
     lambda begin, end: ppap.draw(
-        model.guided(boots.during(begin, end), 7.5), seeds=range(2), steps=5
+        model.guided(boots.during(begin, end), 7.5), seeds=range(2), steps=5, batch=2
     ),
-    ppap.draw(model, seeds=range(2), steps=5),
+    ppap.draw(model, seeds=range(2), steps=5, batch=2),
     points=[0, 200, 600, 1000],
     classes=classes,
     page=[0, 200, 1000],
