@@ -55,20 +55,21 @@ def test_guidance_acts_where_it_was_told_to(quick):
     assert not any(torch.equal(a, b) for a in (noisy, clean) for b in (whole, plain))
 
 
-def test_many_ranges_in_one_batch_are_the_same_images(quick):
-    params = IntervalRun(method="naive", n=2, scale=20.0)
+@pytest.mark.parametrize("method", ["naive", "x0_through"])
+def test_an_image_does_not_depend_on_which_ranges_are_drawn(quick, method):
+    params = IntervalRun(method=method, n=2, scale=20.0)
     ranges = [(0, 1000), (0, 200), (800, 1000), (200, 800)]
     found = intervals.draw_ranges(params, ranges)
     for images, during in zip(found, ranges, strict=True):
-        expected = guidance.draw(params, during=during)
-        torch.testing.assert_close(images, expected, rtol=0, atol=1e-4)
+        assert torch.equal(images, intervals.draw_ranges(params, [during])[0])
     assert not torch.equal(found[0], found[1])
 
 
-def test_many_ranges_refuse_the_released_routing():
-    run = guidance.Guidance(method="ppap5", n=2, released_routing=True)
-    with pytest.raises(InputError, match="draw one range at a time"):
-        intervals.draw_ranges(run, [(0, 200)])
+def test_ranges_are_drawn_as_the_study_draws(quick):
+    params = IntervalRun(method="naive", n=2, scale=20.0)
+    (found,) = intervals.draw_ranges(params, [(0, 200)])
+    expected = guidance.draw(params, during=(0, 200))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
 
 
 def test_a_change_is_layout_below_the_cutoff_and_detail_above():

@@ -143,21 +143,26 @@ def draw(
     params: Guidance,
     device: torch.device | str = "cpu",
     during: tuple[float, float] | None = None,
+    batch: int | None = None,
 ) -> Tensor:
     """Return the run's images: float32 [n, C, H, W] in [-1, 1], on the CPU.
 
-    With `during`, guidance acts at timesteps in [start, stop) only.
+    With `during`, guidance acts at timesteps in [start, stop) only. `batch` images are drawn at a
+    time, the study's number by default: see `ppap_lib.samplers.draw`.
     """
-    return draw_steered(_steering(params, device, during), params, params.sampler)
+    return draw_steered(_steering(params, device, during), params, params.sampler, batch)
 
 
 def draw_steered(
-    steering: Callable[[Sequence[int]], Diffusion], params: Labelled, sampler_name: str
+    steering: Callable[[Sequence[int]], Diffusion],
+    params: Labelled,
+    sampler_name: str,
+    batch: int | None = None,
 ) -> Tensor:
     """Return images as `draw` does, by any `methods.steering` and the sampler of this name."""
     drawn_by = sampler(sampler_name)
     levels = tiers.tier(params.tier).schedule().grid(drawn_by.spacing)
-    return draw_samples(steering, params.seeds, drawn_by.step(), grid=levels)
+    return draw_samples(steering, params.seeds, drawn_by.step(), grid=levels, batch=batch)
 
 
 def measure(

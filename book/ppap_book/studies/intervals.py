@@ -14,16 +14,13 @@ import torch
 from torch import Tensor
 
 from ppap_book.measures.spectrum import band_powers
-from ppap_book.studies import guidance, methods
+from ppap_book.studies import guidance
 from ppap_book.studies.guidance import PUBLISHED_SCALE, Guidance
 from ppap_book.studies.methods import MethodName
 from ppap_book.study import Study
-from ppap_lib.diffusion.noise import Noise
 from ppap_lib.errors import InputError
 from ppap_lib.experts.intervals import Intervals
-from ppap_lib.guidance import guided
 from ppap_lib.parameters import param
-from ppap_lib.samplers import ddim, sample
 from ppap_lib.zoo import tiers
 from ppap_lib.zoo.tiers import GuideName, TierName
 
@@ -139,21 +136,10 @@ def draw_ranges(
 ) -> Tensor:
     """Return the run's images for many ranges [start, stop) of t: [len(ranges), n, C, H, W].
 
-    All in one batch, which is what a page full of them needs. By DDIM and the score form, on the
-    respacing of the run's sampler.
+    A range is drawn at a time, in a batch of its own n images, which a page full of a few of them
+    can wait for. So an image depends neither on which ranges nor on how many are asked for.
     """
-    if params.released_routing:
-        raise InputError("released_routing is for whole runs: draw one range at a time")
-    tier, block = tiers.tier(params.tier), params.seeds
-    x_T = Noise(block, tier.shape, device=device)().repeat(len(ranges), 1, 1, 1)
-    target = params.target.to(device).repeat(len(ranges))
-    model = methods.reader(params.method, params.guide, params.tier, device)
-    start, stop = torch.tensor(ranges, dtype=torch.float64).repeat_interleave(len(block), 0).T
-    each = methods.field(params.method, model, target).during(start, stop)
-    denoise = guided(methods.unguided(params.tier, device).denoise, each, params.scale)
-    levels = tier.schedule().grid(guidance.sampler(params.sampler).spacing)
-    images = sample(denoise, x_T, levels, ddim())
-    return images.clamp(-1, 1).float().cpu().unflatten(0, (len(ranges), len(block)))
+    return torch.stack([guidance.draw(params, device, each, batch=params.n) for each in ranges])
 
 
 def changes(images: Tensor, plain: Tensor) -> dict[str, list[float]]:
