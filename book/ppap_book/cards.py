@@ -29,7 +29,7 @@ from ppap_lib.cli.commands import table
 from ppap_lib.data.fashion import shipped
 from ppap_lib.data.folders import imagenet_photographs
 from ppap_lib.diffusion.model import Diffusion
-from ppap_lib.errors import DataError, WeightsError
+from ppap_lib.errors import DataError, InputError, WeightsError
 from ppap_lib.files import weights
 from ppap_lib.files.download import ASSETS
 from ppap_lib.training.checkpoints import run_of
@@ -337,7 +337,7 @@ def _changes(pairs: list[str]) -> dict[str, Any]:
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals:
-            raise WeightsError(f"--card takes key=value, not {pair!r}")
+            raise InputError(f"--card takes key=value, not {pair!r}")
         try:
             changes[key] = json.loads(value)
         except json.JSONDecodeError:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ppap_lib.data.pixels import pad_to, resize, with_channels
 from ppap_lib.diffusion.denoisers import as_computed
-from ppap_lib.errors import InputError, WeightsError
+from ppap_lib.errors import InputError
 
 
 class Readout(nn.Module):
@@ -55,7 +55,7 @@ class Vision(nn.Module):
 
     Raises
     ------
-    WeightsError
+    InputError
         If there are not as many statistics, or a std is not positive.
     """
 
@@ -71,9 +71,9 @@ class Vision(nn.Module):
         super().__init__()
         for name, values in {"mean": mean, "std": std}.items():
             if len(values) not in (1, channels):
-                raise WeightsError(f"{len(values)} values as {name}: expected 1 or {channels}")
+                raise InputError(f"{len(values)} values as {name}: expected 1 or {channels}")
         if not all(value > 0 for value in std):
-            raise WeightsError(f"std must be positive, not {tuple(std)}")
+            raise InputError(f"std must be positive, not {tuple(std)}")
         self.network = network
         self.size, self.channels = size, channels
         self.classes = None if classes is None else tuple(classes)
@@ -132,17 +132,16 @@ class Vision(nn.Module):
 
         Raises
         ------
-        WeightsError
-            If the network has classes, and returns something else than a logit for each.
         InputError
-            As `prepare` does.
+            As `prepare` does; and if there are `classes`, and the network returns something else
+            than a logit for each.
         """
         output = self.network(self.prepare(images))
         if self.classes is not None:
             expected = (len(images), len(self.classes))
             if not isinstance(output, Tensor) or output.shape != expected:
                 shape = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
-                raise WeightsError(
+                raise InputError(
                     f"the network returned {shape} for {len(images)} images and "
                     f"{len(self.classes)} classes: expected one logit per class"
                 )

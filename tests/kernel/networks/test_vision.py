@@ -7,7 +7,7 @@ from torch import nn
 from ppap_lib import zoo
 from ppap_lib.data.pixels import check_images, from_unit
 from ppap_lib.diffusion.noise import Noise
-from ppap_lib.errors import InputError, WeightsError
+from ppap_lib.errors import InputError
 from ppap_lib.networks.vision import Vision
 
 NAMES = ("a", "b", "c")
@@ -68,18 +68,18 @@ def test_any_output_passes_where_there_are_no_classes():
 
     found = Vision(Depth(), 8, 3)(torch.zeros(2, 1, 16, 16))
     assert found["depth"].shape == (2, 8, 8) and found["features"][1] is None
-    with pytest.raises(WeightsError, match="returned dict for 2 images and 3 classes"):
+    with pytest.raises(InputError, match="returned dict for 2 images and 3 classes"):
         Vision(Depth(), 8, 3, NAMES)(torch.zeros(2, 1, 16, 16))
 
 
 def test_what_does_not_fit_is_refused():
     for statistics in ({"mean": (0.0, 0.1)}, {"std": (1.0, 1.0)}):
-        with pytest.raises(WeightsError, match=r"2 values as (mean|std): expected 1 or 3"):
+        with pytest.raises(InputError, match=r"2 values as (mean|std): expected 1 or 3"):
             Vision(Mean(), 4, 3, NAMES, **statistics)
-    with pytest.raises(WeightsError, match="std must be positive"):
+    with pytest.raises(InputError, match="std must be positive"):
         Vision(Mean(), 4, 3, NAMES, std=(0.0,))
     vision = Vision(Mean(), 4, 3, NAMES[:2])
-    with pytest.raises(WeightsError, match=r"\[5, 3\] for 5 images and 2 classes"):
+    with pytest.raises(InputError, match=r"\[5, 3\] for 5 images and 2 classes"):
         vision(torch.zeros(5, 1, 4, 4))
     with pytest.raises(InputError, match="not torch.uint8: use data.pixels.from_bytes"):
         vision(torch.zeros(5, 1, 4, 4, dtype=torch.uint8))
