@@ -234,9 +234,7 @@ def fit_experts(
     def run(
         loss: NoisyLoss, settings: Settings, folder: Path, on_log: OnLog, optimizer: Any = None
     ) -> tuple[Experts, dict[str, Any], dict[str, Any]]:
-        trainer = Trainer(
-            experts, loss, samples, targets, settings, folder, device, about=about, renamed=renamed
-        )
+        trainer = Trainer(experts, loss, samples, targets, settings, folder, device, about=about)
         if optimizer is not None:
             trainer.optimizer.load_state_dict(optimizer)
         averaged, figures = complete(trainer, title, resume, on_start, on_log)
@@ -259,16 +257,8 @@ def snapshots(experts: Experts, folder: str | Path) -> Iterator[tuple[int, Exper
     """
     then = copy.deepcopy(experts).eval().requires_grad_(False)
     for images, path in checkpoints.snapshots(Path(folder)):
-        weights.load(then, renamed(weights.read(path)), str(path))
+        weights.load(then, weights.read(path), str(path))
         yield images, then
-
-
-def renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the state of a set of experts under today's names: older files say trunk, members."""
-    of_updates = any(key.startswith("bank.trunk.") for key in state)
-    names = {"trunk": "backbone", "members": "updates" if of_updates else "networks"}
-    parts = ((key.split(".", 2), value) for key, value in state.items())
-    return {".".join([a, names.get(b, b), *rest]): value for (a, b, *rest), value in parts}
 
 
 def _about(experts: Experts) -> dict[str, str]:

@@ -81,8 +81,6 @@ class Trainer:
     about : mapping of str to str
         Says by name what else makes this run another than others: a checkpoint of which it is not
         true is not resumed.
-    renamed : callable
-        Maps the network's state in a checkpoint of an earlier version to the names of today.
 
     Raises
     ------
@@ -101,11 +99,10 @@ class Trainer:
         device: torch.device | str = "cpu",
         clock: Callable[[], float] = time.monotonic,
         about: Mapping[str, str] = MappingProxyType({}),
-        renamed: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = dict,
     ):
         refuse_torchrun()
         _check(data, labels)
-        self.device, self.clock, self.renamed = torch.device(device), clock, renamed
+        self.device, self.clock = torch.device(device), clock
         self.objective, self.settings = objective, settings
         self.identity = {
             "seed": settings.seed,
@@ -216,7 +213,7 @@ class Trainer:
                 + ". Use another folder, or the same settings"
             )
         for module, part in ((self.network, "network"), (self.ema, "ema")):
-            weights.load(module, self.renamed(state[part]), str(self.checkpoint))
+            weights.load(module, state[part], str(self.checkpoint))
         self.optimizer.load_state_dict(state["optimizer"])
         for group in self.optimizer.param_groups:
             group["weight_decay"] = self.settings.weight_decay if group["decayed"] else 0.0

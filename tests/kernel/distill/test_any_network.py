@@ -7,22 +7,16 @@ import pytest
 import torch
 from small_experts import (
     LINEAR,
-    LOGITS,
     PIXELS,
     TWO,
-    adapted,
-    copies,
     network,
     plan,
     seeded,
-    state,
-    transfer,
 )
 from torch import nn
 
 from ppap_lib import experts as sets
-from ppap_lib.distill import distil, fit_experts, snapshots, teacher_outputs
-from ppap_lib.distill.fit import renamed
+from ppap_lib.distill import distil, teacher_outputs
 from ppap_lib.distill.transfer import cached_outputs
 from ppap_lib.errors import TrainingError
 from ppap_lib.experts import full_copies
@@ -149,32 +143,3 @@ def test_what_no_task_reads_is_refused(tmp_path, output, says):
 
     with pytest.raises(TrainingError, match=says):
         run(tmp_path, Odd().eval(), task=Classification())
-
-
-def old_names(state):
-    """The tensors of a set of experts as versions before this one called them."""
-    old = {"backbone": "trunk", "updates": "members", "networks": "members"}
-    return {
-        ".".join([a, old.get(b, b), *rest]): value
-        for (a, b, *rest), value in ((key.split(".", 2), v) for key, v in state.items())
-    }
-
-
-@pytest.mark.parametrize("build", [adapted, copies])
-def test_a_run_of_an_earlier_version_is_resumed_and_its_snapshots_are_read(tmp_path, build):
-    """There a backbone was a trunk, and what is trained were members."""
-    experts = build()
-    assert renamed(old_names(state(experts))).keys() == state(experts).keys()
-    folder = tmp_path / "broken"
-    fit_experts(build(), transfer(), PIXELS, LOGITS, plan(steps=3, snapshots=(8,)), folder)
-    checkpoint = torch.load(folder / "checkpoint.pt", weights_only=True)
-    for part in ("network", "ema"):
-        checkpoint[part] = old_names(checkpoint[part])
-    torch.save(checkpoint, folder / "checkpoint.pt")
-    file = folder / "snapshots" / "000000008.safetensors"
-    weights.save(old_names(weights.read(file)), file)
-    assert [seen for seen, _ in snapshots(build(), folder)] == [8]
-    _, figures = fit_experts(
-        build(), transfer(), PIXELS, LOGITS, plan(steps=6), folder, resume=True
-    )
-    assert figures["steps"] == 6

@@ -14,7 +14,7 @@ from torch import nn
 
 from ppap_lib.data.pixels import from_bytes
 from ppap_lib.diffusion.schedules import Schedule
-from ppap_lib.errors import TrainingError, WeightsError
+from ppap_lib.errors import TrainingError
 from ppap_lib.files import weights
 from ppap_lib.networks.adm import Architecture, UNet
 from ppap_lib.training.checkpoints import Epochs, Log, snapshot_file, snapshots
@@ -556,18 +556,3 @@ def test_labels_may_be_a_tree_of_tensors(tmp_path):
     changed = {**labels, "row": labels["row"] + 1}
     with pytest.raises(TrainingError, match="data 30 images"):
         Trainer(classifier(), loss, PIXELS, changed, Settings(batch=7, steps=4), tmp_path).resume()
-
-
-def test_a_checkpoint_under_earlier_names_can_be_read(tmp_path):
-    trainer(tmp_path, steps=4).run()
-    path = tmp_path / "checkpoint.pt"
-    state = torch.load(path, weights_only=True)
-    for part in ("network", "ema"):
-        state[part] = {f"old.{name}": value for name, value in state[part].items()}
-    torch.save(state, path)
-    renamed = lambda state: {name.removeprefix("old."): v for name, v in state.items()}  # noqa: E731
-    arguments = classifier(), ClassifierLoss(erase=True), PIXELS, LABELS
-    settings = Settings(batch=4, steps=8)
-    assert Trainer(*arguments, settings, tmp_path, renamed=renamed).resume()
-    with pytest.raises(WeightsError, match="unexpected: old.0.bias"):
-        Trainer(*arguments, settings, tmp_path).resume()
