@@ -24,12 +24,14 @@ from ppap_lib.guidance.tasks import Classification, Task
 from ppap_lib.parameters import Parameters, param
 from ppap_lib.training.checkpoints import fingerprint
 from ppap_lib.training.fit import finished
+from ppap_lib.training.objectives import Augmentation
 from ppap_lib.training.settings import Settings
 from ppap_lib.training.trainer import refuse_torchrun
 from ppap_lib.zoo import datasets
 from ppap_lib.zoo.own import own_guide, own_task
-from ppap_lib.zoo.presets import ExpertKind, expert_preset
+from ppap_lib.zoo.presets import NETWORKS, ExpertKind, expert_preset
 from ppap_lib.zoo.tiers import tier as preset
+from ppap_lib.zoo.tiers import training_objective
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,9 @@ class ExpertTraining(Parameters):
         Habits of PPAP's released code: one expert after another, each from the one before; and no
         LoRA scale. It trains with a timestep for each image, as is done here; that it *routes* by
         one for the whole batch is what a shared time is about.
+    augment : bool
+        Whether images are moved and mirrored as in the guide's own training, the teacher's and the
+        student's alike.
     task : str, optional
         What the output of a network of your own means, if not logits: "module:function" returns
         a task.
@@ -91,6 +96,7 @@ class ExpertTraining(Parameters):
     warm_start: bool = param(False, help="Train one expert after another, as released.")
     shared_time: bool = param(False, help="Draw one timestep for the whole batch.")
     lora_scale: bool = param(True, help="Scale the updates; the release does not.")
+    augment: bool = param(False, help="Move and mirror images as the guide's own training did.")
     task: str | None = param(None, help="What your network's output means, as module:function.")
 
     def __post_init__(self):
@@ -103,6 +109,11 @@ class ExpertTraining(Parameters):
             raise TrainingError("whole networks have no LoRA scale to leave out")
         if self.generated is not None and not self.transfers:
             raise TrainingError("generated images have no labels to learn from: leave them out")
+        if self.augment and self.guide not in NETWORKS:
+            raise TrainingError(
+                f"{self.guide} was not trained here: there is no augmentation of its training to "
+                f"repeat; leave augment out"
+            )
         if self.task is not None and not self.own:
             raise TrainingError(f"{self.guide} is a classifier: a task is for your own network")
 
@@ -160,6 +171,13 @@ class ExpertTraining(Parameters):
             return own_task(self.task)
         return Classification(self.temperature) if self.transfers else Classification()
 
+    @property
+    def augmentation(self) -> Augmentation | None:
+        """The views of images that are learned from; None for the images themselves."""
+        if not self.augment:
+            return None
+        return training_objective(preset(self.tier), self.guide).augmentation
+
     def fresh(self, backbone: nn.Module, seed: int) -> Experts:
         """Return untrained experts of the clean network, `backbone`; `seed` decides updates."""
         if self.whole:
@@ -181,7 +199,9 @@ class ExpertTraining(Parameters):
                 "no scale": not self.lora_scale,
             },
         }
-        return facts if self.task is None else {**facts, "task": self.task}
+        # What is off or left out is not named: what was trained before knew nothing of it.
+        extras = {"augment": self.augment, "task": self.task}
+        return facts | {name: value for name, value in extras.items() if value}
 
     def digest(self, backbone: nn.Module) -> str | None:
         """Return by which sha256 the weights of the clean network, `backbone`, are known."""
@@ -234,6 +254,7 @@ def train_experts(
         digest=training.digest(backbone),
         facts=facts | {"generated": images.origin and asdict(images.origin)},
         shared_time=training.shared_time,
+        augment=training.augmentation,
         sequential=training.warm_start,
         device=device,
         resume=resume,
@@ -247,7 +268,7 @@ def verify(training: ExpertTraining, folder: Path, device: torch.device | str = 
 
     A summary of long ago, which does not say something, is not held to it.
     """
-    summary, images = finished(folder, "distill"), training.images()
+    summary, images = {"augment": False} | finished(folder, "distill"), training.images()
     backbone = training.load_network(device)
     name, digest = training.backbone, training.digest(backbone)
     targets = images.labels
@@ -255,6 +276,7 @@ def verify(training: ExpertTraining, folder: Path, device: torch.device | str = 
         targets = cached_outputs(lambda: backbone, images.pixels, folder, name, digest)
     expected = {
         **training.recorded(),
+        "augment": training.augment,
         "trunk": name,
         "trunk_sha256": digest,
         "data": fingerprint(images.pixels, targets),

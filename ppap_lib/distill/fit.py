@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ppap_lib.diffusion.schedules import Schedule
-from ppap_lib.distill.transfer import NoisyLoss, Supervised, Transfer, cached_outputs
+from ppap_lib.distill.transfer import Augment, NoisyLoss, Supervised, Transfer, cached_outputs
 from ppap_lib.errors import TrainingError
 from ppap_lib.experts import Experts, LoraBank, files, low_rank
 from ppap_lib.experts.intervals import Intervals
@@ -88,6 +88,7 @@ def distil(
     digest: str | None = None,
     facts: Mapping[str, Any] = MappingProxyType({}),
     shared_time: bool = False,
+    augment: Augment | None = None,
     **options: Any,
 ) -> dict[str, Any]:
     """Train experts of any network on samples, in `folder`, and return the summary.
@@ -118,7 +119,7 @@ def distil(
         weights are known by.
     facts : mapping
         Further entries of the summary, which come first.
-    shared_time : bool
+    shared_time, augment
         See `NoisyLoss`.
     **options
         `sequential`, `device`, `resume`, `on_start` and `on_log` of `fit_experts`.
@@ -133,12 +134,16 @@ def distil(
     if isinstance(experts, int):  # on the CPU, so that one seed makes the same on any device
         experts = updates(backbone, "any", Intervals(schedule.T, experts), seed=settings.seed)
     backbone = backbone.to(torch.device(options.get("device", "cpu")))
-    kind, targets = Supervised, labels
+    habits = {"shared_time": shared_time, "augment": augment}
     if labels is None:
-        kind, targets = Transfer, cached_outputs(lambda: backbone, samples, folder, name, digest)
-    if labels is None and isinstance(task, Classification):
-        _require_logits(targets)
-    loss = kind(schedule, experts.intervals, task, shared_time=shared_time)
+        targets = cached_outputs(lambda: backbone, samples, folder, name, digest)
+        if isinstance(task, Classification):
+            _require_logits(targets)
+        if augment is not None:  # a copy: training puts the experts' own backbone in train mode
+            habits["teacher"] = copy.deepcopy(backbone).eval().requires_grad_(False)
+        loss = Transfer(schedule, experts.intervals, task, **habits)
+    else:
+        targets, loss = labels, Supervised(schedule, experts.intervals, task, **habits)
     trained, figures = fit_experts(experts, loss, samples, targets, settings, folder, **options)
     file, size = folder / EXPERTS, sum(parameter.numel() for parameter in backbone.parameters())
     files.save(trained, file, name, digest, dtype=torch.float16)

@@ -5,7 +5,7 @@ expert notices the others: see `NoisyLoss`.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,10 @@ from ppap_lib.training.objectives import stratified_times
 
 TEACHER = "teacher.safetensors"
 
+Augment = Callable[[Tensor, torch.Generator], Tensor]
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class NoisyLoss:
     """Base of the objectives of experts: `(experts, samples, targets, generator) -> loss []`.
 
@@ -56,6 +58,9 @@ class NoisyLoss:
     shared_time : bool
         Whether one timestep is drawn for the whole batch, so that a step trains one expert: an
         ablation.
+    augment : callable, optional
+        `(samples, generator) -> samples`: the views, such as `training.objectives.Augmentation`,
+        that are noised in place of the clean samples.
 
     Raises
     ------
@@ -69,6 +74,7 @@ class NoisyLoss:
     task: Task
     only: int | None = None
     shared_time: bool = False
+    augment: Augment | None = None
 
     def __post_init__(self):
         if self.schedule.T != self.intervals.T:
@@ -79,9 +85,19 @@ class NoisyLoss:
         if self.only is not None and not 0 <= self.only < len(self.intervals):
             raise TrainingError(f"there is no interval {self.only} of {len(self.intervals)}")
 
+    def __repr__(self) -> str:
+        # By this a checkpoint knows its run: older ones do not name what they do not do.
+        shown = [f.name for f in fields(self) if f.repr and f.name != "augment"]
+        shown += ["augment"] if self.augment is not None else []
+        return f"{type(self).__name__}({', '.join(f'{n}={getattr(self, n)!r}' for n in shown)})"
+
     def per_sample(self, output: Any, target: Any) -> Tensor:
         """Return the loss [B] of the experts' `output`, given the `target` of each sample."""
         raise NotImplementedError
+
+    def targets_of(self, views: Tensor, targets: Any) -> Any:
+        """Return the targets of augmented samples [B, ...], given those of the samples."""
+        return targets
 
     def times(self, count: int, generator: torch.Generator) -> Tensor:
         """Return the samples' timesteps, int64 [count], rising, as the generator's seed decides.
@@ -99,6 +115,9 @@ class NoisyLoss:
         self, network: Experts, samples: Tensor, targets: Any, generator: torch.Generator
     ) -> Tensor:
         """Return the mean loss of samples [B, ...] and their targets."""
+        if self.augment is not None:
+            samples = self.augment(samples, generator)
+            targets = self.targets_of(samples, targets)
         t = self.times(len(samples), generator)
         level = self.schedule.at(t)
         eps = torch.randn(samples.shape, device=samples.device, generator=generator)
@@ -115,24 +134,48 @@ class NoisyLoss:
         return own_means + (losses.mean() - own_means).detach()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Transfer(NoisyLoss):
     """The task's divergence of the student at x_t from the teacher's output on the clean sample.
 
-    Targets are the teacher's outputs, one a sample, from `teacher_outputs`: no labels.
+    Targets are the teacher's outputs, one a sample, from `teacher_outputs`: no labels. Of augmented
+    samples the teacher is asked in every step: its answer belongs to the image that the student is
+    to read, and keeping one for every view would take as many outputs as there are views. That
+    costs a forward pass beside the student's three.
 
     Parameters
     ----------
-    schedule, intervals, task, only, shared_time
+    schedule, intervals, task, only, shared_time, augment
         As for `NoisyLoss`.
+    teacher : nn.Module, optional
+        The clean network in evaluation mode, no part of what is trained; needed with `augment`.
+
+    Raises
+    ------
+    TrainingError
+        As `NoisyLoss` does, and if samples are augmented without a teacher.
     """
+
+    teacher: nn.Module | None = field(default=None, repr=False)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.augment is not None and self.teacher is None:
+            raise TrainingError(
+                "a transfer of augmented samples asks the teacher about every view: give it"
+            )
+
+    @torch.no_grad()
+    def targets_of(self, views: Tensor, targets: Any) -> Any:
+        """Return what the teacher says of the augmented samples [B, ...], in float32."""
+        return tree_map(_in_float32, self.teacher(views))
 
     def per_sample(self, output: Any, target: Any) -> Tensor:
         """Return the task's divergence [B] of the `output` from the `target`."""
         return self.task.divergence(output, target)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Supervised(NoisyLoss):
     """The task's -log p(label | x_t): for a classifier, the cross-entropy. Targets are labels.
 
@@ -140,7 +183,7 @@ class Supervised(NoisyLoss):
 
     Parameters
     ----------
-    schedule, intervals, task, only, shared_time
+    schedule, intervals, task, only, shared_time, augment
         As for `NoisyLoss`.
     """
 

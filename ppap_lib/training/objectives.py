@@ -334,6 +334,31 @@ def erased(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 @dataclass(frozen=True)
+class Augmentation:
+    """Training views of images [B, C, H, W] in [-1, 1]: mirrored, moved, with a part erased.
+
+    Parameters
+    ----------
+    flip, erase : bool
+        Whether half of the images are mirrored; whether half of them lose a rectangle to noise.
+    shift : int
+        Pixels by which an image is moved at most.
+    """
+
+    flip: bool = True
+    shift: int = 2
+    erase: bool = False
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Return a view of the `images`, of their shape; `generator` decides which."""
+        if self.flip:
+            images = flipped(images, generator)
+        if self.shift:
+            images = shifted(images, self.shift, generator)
+        return erased(images, generator) if self.erase else images
+
+
+@dataclass(frozen=True)
 class ClassifierLoss:
     """Cross-entropy on clean images, augmented by flips, shifts and, for a judge, erasing.
 
@@ -341,10 +366,8 @@ class ClassifierLoss:
     ----------
     smoothing : float
         Label smoothing, in [0, 1).
-    flip, erase : bool
-        Whether half of the images are mirrored; whether half of them lose a rectangle to noise.
-    shift : int
-        Pixels by which an image is moved at most.
+    flip, shift, erase
+        As for `Augmentation`.
 
     Raises
     ------
@@ -363,17 +386,14 @@ class ClassifierLoss:
                 f"expected smoothing in [0, 1) and shift >= 0, not {self.smoothing}, {self.shift}"
             )
 
-    def augmented(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Return a training view of the `images`, of their shape; `generator` decides which."""
-        if self.flip:
-            images = flipped(images, generator)
-        if self.shift:
-            images = shifted(images, self.shift, generator)
-        return erased(images, generator) if self.erase else images
+    @property
+    def augmentation(self) -> Augmentation:
+        """The training views of which the cross-entropy is taken."""
+        return Augmentation(self.flip, self.shift, self.erase)
 
     def __call__(
         self, network: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator
     ) -> Tensor:
         """Return the mean cross-entropy of a batch."""
-        logits = network(self.augmented(images, generator)).float()
+        logits = network(self.augmentation(images, generator)).float()
         return F.cross_entropy(logits, labels, label_smoothing=self.smoothing)

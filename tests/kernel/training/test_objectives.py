@@ -330,7 +330,7 @@ def test_erasing_fills_one_rectangle_in_about_half_of_the_images():
 @pytest.mark.parametrize("channels", [1, 3])
 def test_augmented_images_keep_the_contract(channels):
     images = some_images(50, channels, 32)
-    out = ClassifierLoss(erase=True, shift=4).augmented(images, generator())
+    out = ClassifierLoss(erase=True, shift=4).augmentation(images, generator())
     assert check_images(out, channels).shape == images.shape and out.dtype == images.dtype
 
 
