@@ -1,16 +1,19 @@
 """`python -m ppap_book run NAME ...`: studies from the command line, into the ledger.
 
 A command runs a study. Its options are the parameters of the function that makes the runs, and
-its help is what that function's docstring says of them.
+its help is what that function's docstring says of them. With `--left` it says how many of these
+rows the ledger lacks, and does nothing.
 """
 
 import argparse
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, make_dataclass, replace
 from inspect import Parameter, cleandoc, signature
 from typing import Any, get_type_hints
+
+import torch
 
 from ppap_book.studies import (
     architecture,
@@ -65,6 +68,7 @@ COMMANDS: Mapping[str, Study] = {
 """By the command's name, the study that it runs; its runs may depend on rows of others."""
 
 _FROM_THE_COMMAND = ("device", "tell")
+_TRAINS = ("ablations",)  # whose runs are of what it trains, and cannot be counted before
 
 
 def options_of(grid: Callable[..., Any]) -> type[Parameters]:
@@ -106,18 +110,49 @@ def parser() -> argparse.ArgumentParser:
         add_options(sub, options)
         if not study.on_cpu:
             sub.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1.")
+        if name not in _TRAINS:
+            sub.add_argument(
+                "--left", action="store_true", help="Say how many rows are missing, no more."
+            )
         sub.set_defaults(study=study, options=options)
     return top
 
 
-def carry_out(given: argparse.Namespace) -> None:
-    """File the runs that the command line asks for and the ledger lacks."""
-    study = given.study
-    device = pick_device("cpu" if study.on_cpu else given.device)
+def carry_out(given: argparse.Namespace) -> str | None:
+    """File the runs that the command line asks for and the ledger lacks, or say how many."""
+    if getattr(given, "left", False):
+        return "{} of {} rows are missing".format(*_counted(given))
+    device = _device(given)
+    given.study.record(_runs(given, device, print), device)
+    return None
+
+
+def missing(arguments: Sequence[str]) -> tuple[int, int]:
+    """Return how many rows of a command line the ledger lacks, and of how many.
+
+    Runs that are chosen by rows that are missing themselves are not counted.
+    """
+    return _counted(parser().parse_args(arguments))
+
+
+def _counted(given: argparse.Namespace) -> tuple[int, int]:
+    runs = list(_runs(given, _device(given), lambda line: None))
+    return len(given.study.missing(runs)), len(runs)
+
+
+def _device(given: argparse.Namespace) -> torch.device:
+    return pick_device("cpu" if given.study.on_cpu else given.device)
+
+
+def _runs(
+    given: argparse.Namespace, device: torch.device, tell: Callable[[str], None]
+) -> Iterable[Parameters]:
+    """The runs that the command line asks for, whether the ledger has them or not."""
+    grid = given.study.grid
     options = vars(given.options(**given_of(given.options, given)))
-    shared = {"device": device, "tell": print}
-    options |= {name: shared[name] for name in shared if name in signature(study.grid).parameters}
-    study.record(study.grid(**options), device)
+    shared = {"device": device, "tell": tell}
+    options |= {name: shared[name] for name in shared if name in signature(grid).parameters}
+    return grid(**options)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

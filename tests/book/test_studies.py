@@ -13,6 +13,7 @@ from ppap_book.run import main
 from ppap_book.studies import denoiser_training, guidance
 from ppap_book.studies.denoiser_training import CURVE, TRAINING
 from ppap_book.study import Study, training_provenance
+from ppap_lib import zoo
 from ppap_lib.diffusion.denoisers import ADAPTERS
 from ppap_lib.errors import InputError, TrainingError
 from ppap_lib.files import weights
@@ -48,6 +49,23 @@ def test_the_curve_scores_each_snapshot_once(run_folder):
         assert row["params"]["n"] == 66 and len(row["params"]["sha256"]) == 64
     CURVE.record(denoiser_training.points(run_folder, n=66, spacing="2"), tell=told.append)
     assert len(told) == 3
+
+
+def test_the_curve_has_blocks_of_seeds_of_the_last_points_alone(run_folder):
+    curve = denoiser_training.points(run_folder, n=66, blocks=2, since=128)
+    seeds = [(point.first_seed, point.images_seen) for point in curve]
+    assert seeds == [(0, 128), (0, 150), (66, 128), (66, 150)]
+
+
+def test_a_point_without_a_folder_is_of_the_weights_that_ship(monkeypatch, pixel_features):
+    (point,) = denoiser_training.points(n=66, spacing="2")
+    card = zoo.card("fashion/denoiser")
+    assert (point.images_seen, point.sha256) == (card.images_seen, card.sha256)
+    x, level = torch.randn(2, 1, 32, 32), tier("fashion").schedule().at(500)
+    monkeypatch.setattr(denoiser_training, "score", lambda p, denoise, d: denoise(x, level).x0)
+    with torch.no_grad():
+        found = denoiser_training.measure_point(point)
+        assert torch.equal(found, zoo.load("fashion/denoiser").denoise(x, level).x0)
 
 
 @pytest.mark.parametrize("prediction", ["eps", "x0"])
@@ -186,6 +204,21 @@ def test_options_are_the_parameters_of_what_makes_the_runs():
     assert kind(steps=[1, 2]) == kind(steps=(1, 2), clip=True)
     with pytest.raises(InputError, match="steps.* must be an int, not 'x'"):
         kind(steps=["x"])
+
+
+def test_what_is_left_is_counted_and_nothing_is_run(run_folder, monkeypatch, capsys):
+    arguments = ["curve", "--folder", str(run_folder), "--n", "66", "--device", "cpu"]
+    monkeypatch.setattr(denoiser_training, "score", lambda *_: {"kid": 0.0, "fd64": 0.0})
+    assert main([*arguments, "--left"]) == 0
+    assert capsys.readouterr().out == "3 of 3 rows are missing\n" and not CURVE.rows()
+    assert main(arguments) == 0 and command.missing([*arguments, "--blocks", "2"]) == (3, 6)
+    assert command.missing(["architecture", "--seconds", "0.25"]) == (14, 14)
+
+
+def test_what_trains_as_it_lists_its_runs_cannot_be_asked_what_is_left(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["ablations", "--data", "set", "--left"])
+    assert "--left" in capsys.readouterr().err
 
 
 def test_what_is_asked_of_a_study_is_what_is_run(monkeypatch, capsys):

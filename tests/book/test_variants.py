@@ -70,6 +70,7 @@ def test_a_row_keeps_the_names_of_its_parameters():
     whole, labels = row("whole"), row("labels")
     assert (whole["rank"], labels["rank"]) == (None, 2)
     assert whole["temperature"] is labels["temperature"] is None
+    assert row("base", augment=True) == {**row("base"), "augment": True}
 
 
 @pytest.mark.parametrize(
@@ -80,6 +81,7 @@ def test_a_row_keeps_the_names_of_its_parameters():
         {"temperature": 2.0},
         {"source": "the first 40 of " + SET},
         {"source": PHOTOGRAPHS, "experts": 1},
+        {"augment": True},
     ],
 )
 def test_a_training_that_differs_otherwise_is_no_variant(other):

@@ -14,6 +14,7 @@ import torch
 from ppap_book.measures import distances, protocol
 from ppap_book.measures.features import ExtractorName
 from ppap_book.study import Seeded, Study, training_provenance
+from ppap_lib import zoo
 from ppap_lib.diffusion.denoisers import ADAPTERS, Denoise
 from ppap_lib.diffusion.model import Diffusion
 from ppap_lib.diffusion.schedules import respace
@@ -59,7 +60,10 @@ def score(
 
 @dataclass(frozen=True)
 class Curve(Quality):
-    """One point of the curve: which weights, in which `file`, after how many images."""
+    """One point of the curve: which weights, in which `file`, after how many images.
+
+    Without a `file` they are those that ship.
+    """
 
     images_seen: int = param(0, low=0)
     sha256: str = ""
@@ -67,9 +71,14 @@ class Curve(Quality):
 
 
 def points(
-    folder: Path, tier: Tier = "fashion", n: int = 200, spacing: str = "ddim25"
+    folder: Path | None = None,
+    tier: Tier = "fashion",
+    n: int = 200,
+    spacing: str = "ddim25",
+    blocks: int = 1,
+    since: int = 0,
 ) -> list[Curve]:
-    """Return the snapshots of the finished training in a folder, and what it ended with.
+    """Return the snapshots of a finished training and what it ended with, or the weights that ship.
 
     Raises `TrainingError` if there is no such training, or if it does not say what its network
     predicts.
@@ -77,32 +86,46 @@ def points(
     Parameters
     ----------
     folder : Path
-        The folder of the finished training.
+        The folder of the finished training (the weights that ship, if not given).
     tier : Tier
         The tier whose denoiser was trained.
     n : int
-        The number of images that are drawn of each snapshot.
+        The number of images that are drawn of each snapshot, in a block of seeds.
     spacing : str
         The respacing by which DDIM draws.
+    blocks : int
+        The number of blocks of seeds.
+    since : int
+        Snapshots after fewer images seen are left out.
     """
-    summary = fit.finished(folder, "train denoiser")
-    _adapter(summary, folder)
-    course = [*snapshots(folder), (summary["images_seen"], folder / summary["file"])]
+    if folder is None:
+        card = zoo.card(tiers.tier(tier).named("denoiser"))
+        course = [(card.images_seen or 0, card.sha256 or "", "")]
+    else:
+        summary = fit.finished(folder, "train denoiser")
+        _adapter(summary, folder)
+        files = [*snapshots(folder), (summary["images_seen"], folder / summary["file"])]
+        course = [(seen, weights.sha256(path), str(path)) for seen, path in files if seen >= since]
     return [
         Curve(
             tier=tier,
             n=n,
+            first_seed=block * n,
             spacing=spacing,
             images_seen=seen,
-            sha256=weights.sha256(path),
-            file=str(path),
+            sha256=digest,
+            file=file,
         )
-        for seen, path in course
+        for block in range(blocks)
+        for seen, digest, file in course
     ]
 
 
 def measure_point(params: Curve, device: torch.device | str = "cpu") -> dict[str, float]:
-    """Return the `score` of the weights in the run's file."""
+    """Return the `score` of the run's weights."""
+    if not params.file:
+        shipped = zoo.load(tiers.tier(params.tier).named("denoiser"), device)
+        return score(params, shipped.denoise, device)
     path = Path(params.file)
     folder = run_of(path)
     adapter = _adapter(fit.finished(folder, "train denoiser"), folder)

@@ -54,17 +54,24 @@ class Distillation(Parameters):
     rank: int | None = None
     temperature: float | None = None
     released: tuple[str, ...] = ()
+    augment: bool = False
     source: str = ""
     images_seen: int = param(0, low=0)
     sha256: str = ""
     place: str = param("", recorded=False)
+
+    def recorded(self) -> dict[str, Any]:
+        """Name the augmentation only where there is one: the first rows knew of none."""
+        params = super().recorded()
+        return params if self.augment else {k: v for k, v in params.items() if k != "augment"}
 
 
 def varied(recorded: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a row holds of `ExpertTraining.recorded`, or of a summary, which says as much."""
     names = ("tier", "guide", "kind", "experts", "rank", "temperature")
     habits = [name for name, on in recorded["released"].items() if on]
-    return {name: recorded[name] for name in names} | {"released": habits}
+    varied = {name: recorded[name] for name in names}
+    return varied | {"released": habits, "augment": recorded.get("augment", False)}
 
 
 def finished(folder: Path) -> tuple[Distillation, experts.Experts, dict[str, Any]]:

@@ -142,10 +142,11 @@ def runs(
 
 def variant_of(params: Mapping[str, Any]) -> str | None:
     """Return the variant whose training a row's parameters describe; None if it is none."""
+    told = {"augment": False} | params
     for name in VARIANTS:
         variant = _changed(name, guide=params["guide"], tier=params["tier"], generated=Path())
         facts = varied(variant.recorded())
-        if facts.items() <= params.items() and _learns_from(variant, params["source"]):
+        if facts.items() <= told.items() and _learns_from(variant, params["source"]):
             return name
     return None
 
