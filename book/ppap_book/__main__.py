@@ -1,11 +1,11 @@
-"""`python -m ppap_book run STUDY ...` and `python -m ppap_book cards ...`."""
+"""`python -m ppap_book run STUDY ...`, `rerun ROW ...` and `cards ...`."""
 
 import sys
 from collections.abc import Sequence
 
-from ppap_book import cards, run
+from ppap_book import cards, rerun, run
 
-COMMANDS = {"run": run.main, "cards": cards.main}
+COMMANDS = {"run": run.main, "rerun": rerun.main, "cards": cards.main}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -3,8 +3,9 @@
 import ast
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, fields, replace
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,12 +13,14 @@ from torch import Tensor
 from ppap_book import ledger
 from ppap_lib.diffusion.noise import seed_labels
 from ppap_lib.errors import InputError
-from ppap_lib.files import provenance
 from ppap_lib.parameters import Parameters
 from ppap_lib.zoo import tiers
 from ppap_lib.zoo.tiers import TierName
 
 Run = TypeVar("Run", bound=Parameters)
+
+_OF_GUIDANCE = {"guide", "scale", "n_intervals", "first", "last"}
+"""Fields that rows hold as nothing where nothing guides, whatever a run says of them."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,19 @@ class Study(Generic[Run]):
         """Return the runs that the ledger lacks."""
         return [run for run in runs if self.find(run) is None]
 
+    def rebuilt(self, params: Mapping[str, Any]) -> Run:
+        """Return the run that a row's parameters describe, by the weights that ship now.
+
+        Where others made the row, what the run records has other digests.
+        """
+        own = fields(self.parameters)
+        values = {field.name: params[field.name] for field in own if field.name in params}
+        if params.get("method") == "none":
+            values = {name: value for name, value in values.items() if name not in _OF_GUIDANCE}
+        # A switch that a row does not hold was off.
+        off = {field.name: False for field in own if isinstance(field.default, bool)}
+        return self.parameters.of(off | values)
+
     def record(
         self,
         runs: Iterable[Run],
@@ -72,9 +88,11 @@ class Study(Generic[Run]):
     ) -> None:
         """Measure and file every run that the ledger lacks, one row at a time.
 
-        `tell` hears of every row: its `words`, or else its file's name.
+        `tell` hears of every row: its `words`, or else its file's name. Raises `StudyError`, before
+        anything is measured, for rows of the book's ledger by code that was not committed.
         """
-        provenance.commit()  # of the code that runs, not of what is committed meanwhile
+        # Asks for the commit of the code that runs, not of what is committed meanwhile.
+        ledger.require_committed_code()
         for run in runs:
             params = run.recorded()
             if ledger.find(self.name, params) is not None:
@@ -113,6 +131,12 @@ class Seeded:
     def seeds(self) -> range:
         """One seed per image."""
         return range(self.first_seed, self.first_seed + self.n)
+
+    def cut(self, images: int) -> Self:
+        """Return the run on its first `images` alone, also where no row could be of so few."""
+        few = copy(self)
+        object.__setattr__(few, "n", images)
+        return few
 
 
 class Labelled(Seeded):

@@ -9,6 +9,8 @@ from pathlib import Path
 
 _ROOT = Path(__file__).resolve().parents[2]
 
+_CODE = ("ppap_lib", "book/ppap_book", ":(exclude)ppap_lib/assets")
+
 PACKAGES = ("ppap_lib", "torch", "torchvision", "numpy", "timm", "torch-fidelity")
 
 
@@ -16,14 +18,15 @@ PACKAGES = ("ppap_lib", "torch", "torchvision", "numpy", "timm", "torch-fidelity
 def commit() -> str | None:
     """Return the checkout's commit, with '+' appended if the code differed from it.
 
-    The answer is that of the first call in this process, which studies make before they compute: a
-    later commit is not the code that ran. Without a checkout of its own, `$PPAP_COMMIT` or None.
+    Weights and cards are no code: what depends on them holds their sha256. The answer is that of
+    the first call in this process, which studies make before they compute: a later commit is not
+    the code that ran. Without a checkout of its own, `$PPAP_COMMIT` or None.
     """
     try:
         if Path(_git("rev-parse", "--show-toplevel")).resolve() != _ROOT.resolve():
             return os.environ.get("PPAP_COMMIT")  # a copy within another project's repository
         head = _git("rev-parse", "HEAD")
-        changed = _git("status", "--porcelain", "--", "ppap_lib", "book/ppap_book")
+        changed = _git("status", "--porcelain", "--", *_CODE)
     except (OSError, subprocess.SubprocessError):
         return os.environ.get("PPAP_COMMIT")
     return head + ("+" if changed else "")

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from ppap_book import ledger
 from ppap_book.errors import StudyError
+from ppap_book.studies import samplers
 from ppap_lib import __version__
 from ppap_lib.files import atomic
 
@@ -122,19 +123,37 @@ def test_numbers_of_tensors_and_arrays_are_recorded_as_numbers(tmp_path):
 def test_the_same_result_again_leaves_the_file_alone(tmp_path):
     path = record(tmp_path, {"kid": 0.25})
     before = path.read_bytes()
-    assert ledger.record("guidance", PARAMS, {"kid": 0.25 * (1 + 1e-8)}, seconds=9, into=tmp_path)
-    zero = {**PARAMS, "steps": 1}
-    for kid in (0.0, 1e-17):  # zero but for rounding
-        ledger.record("guidance", zero, {"kid": kid}, seconds=1, into=tmp_path)
+    for kid in (0.25, 0.25 * (1 + 9e-4), 0.25 * (1 - 9e-4)):  # by another machine
+        assert record(tmp_path, {"kid": kid}) == path
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ({"fd64_real": 13.15617}, {"fd64_real": 13.15622}),
+        ({"kid_real": 0.0}, {"kid_real": 1e-17}),
+        ({"kid_real": 3.2e-5}, {"kid_real": -2e-6 + 3.2e-5}),
+        ({"trend": {"inside": [0.04, 0.02]}}, {"trend": {"inside": [0.04003, 0.02001]}}),
+        ({"gmac": 9.5}, {"gmac": 9.50001}),
+        ({"evaluations": 50}, {"evaluations": 50.0}),
+    ],
+)
+def test_real_numbers_agree_that_differ_by_rounding(tmp_path, old, new):
+    path = record(tmp_path, old)
+    before = path.read_bytes()
+    assert record(tmp_path, new) == path and path.read_bytes() == before
 
 
 @pytest.mark.parametrize(
     ("old", "new", "difference"),
     [
         ({"kid": 0.25}, {"kid": 0.26}, "kid was 0.25, is 0.26"),
-        ({"kid": 0.25}, {"kid": 0.25 * (1 + 1e-5)}, "kid was 0.25"),
-        ({"kid": 0.0}, {"kid": 1e-6}, "kid was 0.0"),
+        ({"kid": 0.25}, {"kid": 0.25 * (1 + 2e-3)}, "kid was 0.25"),
+        ({"kid": 0.0}, {"kid": 2e-5}, "kid was 0.0"),
+        ({"n_seen": 100_000}, {"n_seen": 100_001}, "n_seen was 100000, is 100001"),
+        ({"right": [1, 0] * 500}, {"right": [1, 0] * 499 + [0, 0]}, "right.998 was 1, is 0"),
+        ({"favourite": "coat"}, {"favourite": "shirt"}, "favourite was 'coat', is 'shirt'"),
         ({"kid": 0.25}, {"fd": 0.25}, "fd only in the new one; kid only in the old one"),
         ({"kid": 0.25}, {"kid": None}, "kid was 0.25, is None"),
         ({"ok": 1}, {"ok": True}, "ok was 1, is True"),
@@ -285,21 +304,86 @@ def test_what_another_process_filed_meanwhile_is_never_replaced(tmp_path, monkey
     assert len(list(tmp_path.rglob("*.*"))) == 1
 
 
-def test_the_fifth_digit_of_what_an_image_contributes_may_fall_either_way(tmp_path):
-    """Another device's sums differ in the seventh digit, and turn the rounding of the fifth."""
+def test_what_an_image_contributes_agrees_to_a_hundredth_of_the_largest(tmp_path):
+    """One image moves further than their mean, and what it contributes is kept to few digits."""
     witness, params = [0.25123, 0.0043329, -0.062521] * 9, PARAMS | {"n": 27}
     path = record(tmp_path, {"witness": witness}, params)
-    assert record(tmp_path, {"witness": [0.25124, 0.004333, *witness[2:]]}, params) == path
-    with pytest.raises(StudyError, match="witness.1 was 0.0043329, is 0.0044"):
-        record(tmp_path, {"witness": [witness[0], 0.0044, *witness[2:]]}, params)
+    assert record(tmp_path, {"witness": [0.2531, 0.0063, *witness[2:]]}, params) == path
+    with pytest.raises(StudyError, match="witness.1 was 0.0043329, is 0.0069"):
+        record(tmp_path, {"witness": [witness[0], 0.0069, *witness[2:]]}, params)
 
 
 def test_of_lists_that_are_not_of_images_every_entry_is_compared_by_itself(tmp_path):
     """Readings by timestep may span decades."""
     by_t, params = [1000.0, *[0.02] * 24], PARAMS | {"n": 40}
-    record(tmp_path, {"share": by_t}, params)
+    path = record(tmp_path, {"share": by_t}, params)
+    assert record(tmp_path, {"share": [1000.9, *by_t[1:]]}, params) == path
     with pytest.raises(StudyError, match=r"share.24 was 0.02, is 0.0201"):
         record(tmp_path, {"share": [*by_t[:-1], 0.0201]}, params)
+
+
+@pytest.fixture
+def book(tmp_path, monkeypatch):
+    """The book's own ledger, and which commit's code runs; empty, and in another folder."""
+    made_by = ["abc"]
+    monkeypatch.delenv("PPAP_RESULTS", raising=False)
+    monkeypatch.setattr(ledger, "_BOOK", tmp_path)
+    monkeypatch.setattr(ledger, "commit", lambda: made_by[-1])
+    return made_by
+
+
+@pytest.mark.parametrize("commit", ["abc", None])
+def test_committed_code_files_rows_in_the_books_ledger(book, commit):
+    book.append(commit)
+    assert record(None, {"kid": 1}).is_file()
+
+
+def test_code_that_was_not_committed_files_no_row_in_the_books_ledger(book, tmp_path, monkeypatch):
+    book.append("0123456789ab+")
+    told = r"differs from commit 01234567, .*Commit what changed .* or set PPAP_RESULTS to a folder"
+    with pytest.raises(StudyError, match=told):
+        record(None, {"kid": 1})
+    assert not list(tmp_path.rglob("*.json"))
+    assert record(tmp_path / "own", {"kid": 1}).is_file()
+    monkeypatch.setenv("PPAP_RESULTS", str(tmp_path / "mine"))
+    assert record(None, {"kid": 1}).is_file()
+
+
+def test_nothing_is_measured_whose_row_the_books_ledger_would_refuse(book):
+    def runs():
+        raise AssertionError("a training, which takes hours")
+        yield
+
+    book.append("0123456789ab+")
+    with pytest.raises(StudyError, match="Commit what changed"):
+        samplers.STUDY.record(runs())
+
+
+def test_a_row_is_named_by_its_study_and_a_beginning_of_its_digest(tmp_path):
+    paths = [record(tmp_path, {"kid": k}, {"steps": k}) for k in (10, 25)]
+    assert [path.stem[:2] for path in paths] == ["46", "49"]
+    record(tmp_path, {"kid": 9}, {"steps": 10}, study="other")
+    for path in paths:
+        row = json.loads(path.read_text())
+        for digits in (path.stem, path.stem[:2], path.name):
+            assert ledger.named(f"guidance/{digits}", tmp_path) == row
+        assert ledger.named(str(path), tmp_path) == row
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("guidance/4", "2 rows begin with 'guidance/4': give more or other digits, such as 46ea"),
+        ("guidance/x", "no row begins with 'guidance/x': give more or other digits, such as 46ea"),
+        ("gradients/46", "no rows of a study 'gradients': a row is named as study/digest, of gui"),
+        ("46", "no rows of a study '46'"),
+    ],
+)
+def test_a_name_that_means_no_row_or_several_says_which_there_are(tmp_path, name, message):
+    for steps in (10, 25):
+        record(tmp_path, {}, {"steps": steps})
+    with pytest.raises(StudyError, match=message):
+        ledger.named(name, tmp_path)
 
 
 def test_without_hard_links_a_result_is_filed_once_too(tmp_path, monkeypatch):

@@ -36,6 +36,7 @@ PRINTED = {
     r".venv/bin/torchrun --nproc-per-node 8 -m ppap_lib generate ": "book/test_imagenet256.py",
     r"(.venv/bin/)?python -m ppap_book run ": "book/test_pages.py",
     r".venv/bin/python -m ppap_book cards ": "book/test_cards.py",
+    r".venv/bin/python -m ppap_book rerun ": "book/test_rerun.py",
     r"mkdir -p runs": "book/test_notebooks.py",
     r".venv/bin/papermill notebooks/": "book/test_notebooks.py",
     r".venv/bin/papermill --help-notebook ": "test_papermill_lists_a_page_s_parameters",
@@ -100,7 +101,7 @@ def test_a_console_script_is_installed_and_explains_itself(name):
     assert run.returncode == 0 and run.stdout.startswith(f"usage: {name}")
 
 
-@pytest.mark.parametrize("command", ["ppap_book run", "ppap_book cards"])
+@pytest.mark.parametrize("command", ["ppap_book run", "ppap_book rerun", "ppap_book cards"])
 def test_a_module_that_is_run_explains_itself(command):
     run = subprocess.run(
         [sys.executable, "-m", *command.split(), "--help"], cwd=ROOT, capture_output=True, text=True

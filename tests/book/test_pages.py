@@ -17,8 +17,9 @@ from ppap_lib.cli import commands
 from ppap_lib.zoo import datasets
 
 MAINS = {"ppap_lib": cli.main, "ppap_book": ppap_book.__main__.main}
-# Those of the paper's tier are carried out by test_imagenet256, which has networks for them.
-COMMANDS = [c for c in printed.lines(printed.COMMAND) if "imagenet256" not in c[1]]
+# Those of the paper's tier are carried out by test_imagenet256, which has networks for them, and
+# those that measure a row again, and file none, by test_rerun.
+COMMANDS = [c for c in printed.lines(printed.COMMAND) if not re.search("imagenet256| rerun ", c[1])]
 
 # What makes a printed command one of a few seconds; most studies make the last of their runs alone.
 SMALLER = {
