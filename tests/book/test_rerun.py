@@ -16,7 +16,7 @@ from ppap_lib.diffusion.schedules import Schedule
 RESULTS = ROOT / "book" / "results"
 
 REDRAWN = {
-    "guidance": ({"tier": "fashion", "method": "single", "sampler": "ddim25"}, 8),
+    "guidance": ({"method": "ppap10", "guide": "resnet18", "sampler": "ddim25"}, 8),
     "samplers": ({"solver": "ddim", "budget": 5, "method": "none"}, 8),
     "noise": ({"steps": 25, "tweak": "two_z"}, 8),
     "scales": ({"method": "single"}, 11),  # it takes a class with two images to be spread
