@@ -27,12 +27,15 @@ class Origin:
         The respacing it was drawn by, such as "ddim25".
     first : int, optional
         How many of the set's images these are, if not all.
+    sha256 : str
+        The digest of the denoiser's weights, where it is known.
     """
 
     n: int
     denoiser: str
     spacing: str
     first: int | None = None
+    sha256: str = ""
 
     def __str__(self) -> str:
         # Ledger rows are filed under these words.

@@ -137,7 +137,7 @@ def generated(folder: str | Path, first: int | None = None) -> ImageSet:
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
-    origin = Origin(manifest.n, manifest.denoiser, manifest.spacing, first)
+    origin = Origin(manifest.n, manifest.denoiser, manifest.spacing, first, manifest.sha256)
     count = manifest.n if first is None else first
     if not 1 <= count <= manifest.n:
         raise DataError(f"{folder} has not {origin}: ask for 1 to {manifest.n}")

@@ -87,6 +87,7 @@ def test_a_run_is_filed_with_its_cost_and_its_course(folder):
 def test_a_row_has_the_commit_that_read_and_the_one_that_trained(folder, moving_head, monkeypatch):
     summary = json.loads((folder / "summary.json").read_text())
     more = {"commit": "much earlier", "versions": {"torch": "2"}, "data": "20 images, crc32 1"}
+    more["generated"] = {"n": 20, "denoiser": "fashion/denoiser", "sha256": "0" * 64}
     (folder / "summary.json").write_text(json.dumps(summary | more))
 
     def moved(*arguments):
@@ -98,6 +99,7 @@ def test_a_row_has_the_commit_that_read_and_the_one_that_trained(folder, moving_
     (row,) = DISTILLATION.rows()
     assert row["commit"] == "earlier" and row["results"]["trained_by"] == "much earlier"
     assert row["results"]["trained_with"] == {"torch": "2"}
+    assert row["results"]["generated"] == more["generated"]
     assert row["results"]["data"] == "20 images, crc32 1"
 
 

@@ -128,6 +128,8 @@ def measure_distillation(
     results["memory_bytes"] = held(trained)
     results["training_seconds"] = summary["seconds"]
     results |= training_provenance(summary)
+    if drawn := summary.get("generated"):
+        results["generated"] = drawn
     results["readings"] = readings(trained, params.tier, device)
     results["course"] = [
         {"images": seen, "readings": readings(then, params.tier, device)}

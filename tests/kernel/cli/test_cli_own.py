@@ -84,7 +84,7 @@ def test_experts_of_one_s_own_classifier_are_trained_read_and_guide(here):
     summary = json.loads(Path("run", SUMMARY).read_text())
     assert summary["guide"] == summary["trunk"] == "own_guides:classifier"
     assert summary["generated"] == {
-        "n": 20, "denoiser": "fashion/denoiser", "spacing": "ddim25", "first": None
+        "n": 20, "denoiser": "fashion/denoiser", "spacing": "ddim25", "first": None, "sha256": "",
     }  # fmt: skip
 
     from own_guides import classifier
