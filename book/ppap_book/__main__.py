@@ -1,11 +1,12 @@
-"""`python -m ppap_book run STUDY ...`, `rerun ROW ...` and `cards ...`."""
+"""`python -m ppap_book run STUDY ...`, `rerun ROW ...`, `cards ...` and `queue ...`."""
 
 import sys
 from collections.abc import Sequence
 
 from ppap_book import cards, rerun, run
+from ppap_book.queue import command as queue
 
-COMMANDS = {"run": run.main, "rerun": rerun.main, "cards": cards.main}
+COMMANDS = {"run": run.main, "rerun": rerun.main, "cards": cards.main, "queue": queue.main}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -96,7 +96,7 @@ class NoisyLoss:
         raise NotImplementedError
 
     def targets_of(self, views: Tensor, targets: Any) -> Any:
-        """Return the targets of augmented samples [B, ...], given those of the samples."""
+        """Return the targets of augmented `views` [B, ...], given the samples' own."""
         return targets
 
     def times(self, count: int, generator: torch.Generator) -> Tensor:
@@ -167,7 +167,7 @@ class Transfer(NoisyLoss):
 
     @torch.no_grad()
     def targets_of(self, views: Tensor, targets: Any) -> Any:
-        """Return what the teacher says of the augmented samples [B, ...], in float32."""
+        """Return what the teacher says of the augmented `views` [B, ...], in float32."""
         return tree_map(_in_float32, self.teacher(views))
 
     def per_sample(self, output: Any, target: Any) -> Tensor:

@@ -1,0 +1,106 @@
+"""The table of jobs: every training and every row that is still to be made, in order.
+
+Hours are of two cores. A line is a job, or one for each of its values; later jobs may wait for what
+earlier ones show, such as the best of three learning rates.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from ppap_book import run
+from ppap_book.queue.denoisers import DenoiserTraining, missing_part
+from ppap_book.queue.engine import Job, nothing
+from ppap_book.queue.trainings import Guided, Place, Training, best_factor, set_job
+from ppap_lib.data.tiny_imagenet import find
+from ppap_lib.errors import DataError
+
+METHODS = ("single", "multi5", "ppap5", "ppap10")
+"""Methods of the `fashion` tier's ResNet that ship."""
+
+FACTORS = {"half": 0.5, "preset": 1.0, "double": 2.0}
+"""Factors of the preset's learning rate that are tried."""
+
+
+def jobs(folder: Path, device: str = "cpu") -> list[Job]:
+    """Return all jobs, in order, of a queue whose trainings are kept in a folder."""
+    here = Place(folder, device)
+    return [*fashion(here), *photographs(here), architecture(here)]
+
+
+def fashion(here: Place) -> list[Job]:
+    """Return the jobs of `fashion`: its denoiser, set and ResNets anew, and how trainings vary."""
+    denoiser = DenoiserTraining(here, images=600_000, before=400_000, gain=0.002)
+    trials = {
+        method: [
+            Training(f"{method}-{word}", method, 60_000, here, factor=lambda by=by: by)
+            for word, by in FACTORS.items()
+        ]
+        for method in METHODS
+    }
+    best = {method: partial(best_factor, trials[method]) for method in METHODS}
+    best["one"] = best["ppap5"]
+    varied = ("single", "multi5", "one", "ppap5")
+    guided = Guided(scales=(1.0, 7.5), n=200, blocks=3, hours=0.06)
+
+    tried = [trial.job(0.06) for method in METHODS for trial in trials[method]]
+    ship = [
+        Training(f"{m}-600k", m, 600_000, here, factor=best[m]).job(0.6, ships=True)
+        for m in METHODS
+    ]
+    vary = [
+        Training(f"{m}-seed{s}", m, 60_000, here, seed=s, factor=best[m]).job(0.06, guided)
+        for m in varied
+        for s in (1, 2, 3)
+    ]
+    longer = [
+        Training("single-120k", "single", 120_000, here, factor=best["single"]).job(0.1, guided)
+    ]
+    experts = [*tried, *ship, *vary, *longer]
+    return [*denoiser.jobs(hours=5.0), set_job(here, "fashion", 1.0, experts), *experts]
+
+
+def photographs(here: Place) -> list[Job]:
+    """Return the jobs of `tin10`: each method's ResNet plain and augmented."""
+    guided = Guided(scales=(1.0, 7.5), n=100, blocks=3, hours=0.06)
+    experts = [
+        Training(f"tin10-{method}-{views}", method, 300_000, here, "tin10", augment).job(
+            0.3, guided, lacks=tiny_imagenet
+        )
+        for views, augment in (("plain", False), ("augmented", True))
+        for method in ("single", "multi5", "one", "ppap5")
+    ]
+    return [set_job(here, "tin10", 1.0, experts, tiny_imagenet), *experts]
+
+
+def architecture(here: Place) -> Job:
+    """Return the job of page 11: 30 core-minutes a variant, the base three times."""
+    return study(here, "architecture", 3.5, "architecture", "--seconds", "1800")
+
+
+def study(
+    here: Place,
+    name: str,
+    hours: float,
+    *arguments: str,
+    lacks: Callable[[], str] = nothing,
+) -> Job:
+    """Return the job that runs a study: `python -m ppap_book run ARGUMENTS`, on the device."""
+    on_cpu = run.COMMANDS[arguments[0]].on_cpu
+    arguments = arguments if on_cpu else (*arguments, "--device", here.device)
+    return Job(
+        name,
+        hours,
+        lambda: missing_part(arguments),
+        lambda: [("ppap_book", "run", *arguments)],
+        lacks,
+    )
+
+
+def tiny_imagenet() -> str:
+    """Return what this machine lacks for `tin10`, in words; nothing if its images are here."""
+    try:
+        find()
+    except DataError as error:
+        return str(error)
+    return ""
