@@ -167,7 +167,7 @@ class Transfer(NoisyLoss):
 
     @torch.no_grad()
     def targets_of(self, views: Tensor, targets: Any) -> Any:
-        """Return what the teacher says of the augmented `views` [B, ...], in float32."""
+        """Return what the teacher says of `views` [B, ...], in place of the samples' `targets`."""
         return tree_map(_in_float32, self.teacher(views))
 
     def per_sample(self, output: Any, target: Any) -> Tensor:
