@@ -6,18 +6,24 @@ such that larger means more of what the metric's name says.
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from operator import attrgetter
 from statistics import fmean
 from types import MappingProxyType
-from typing import NamedTuple
 
 from ppap_book import paper_tables
+from ppap_book.claims.effects import (
+    TRAININGS,
+    Effect,
+    NoEffect,
+    change_of,
+    extreme_of,
+    gain_of,
+)
 from ppap_book.errors import StudyError
 from ppap_book.statistics import bootstrap, comparisons
 from ppap_book.statistics.bootstrap import Estimate
-from ppap_book.statistics.comparisons import Comparison, Pooled
 from ppap_book.studies import (
     attention,
     expert_training,
@@ -33,28 +39,6 @@ from ppap_book.studies import (
     samplers,
     scales,
 )
-
-Side = Iterable[Pooled]
-"""Settings that differ in the length of their blocks alone."""
-
-
-class Effect(NamedTuple):
-    """A number with its 95 % interval, what it is, and over how many images it was taken.
-
-    `blocks` of seeds, None where no seeds are drawn in blocks. `unit` is empty where the metric's
-    title says all.
-    """
-
-    estimate: Estimate
-    images: int
-    blocks: int | None = None
-    unit: str = ""
-
-
-class NoEffect(NamedTuple):
-    """Why there is no effect to speak of, in words."""
-
-    reason: str = "nothing to compare yet"
 
 
 @dataclass(frozen=True)
@@ -102,7 +86,8 @@ def gain(
     At the published scale, or at one that was `swept`, on the seeds of the sweep.
     """
     unit = _gained(column)
-    return _gain(column, *_outcomes((method, over), guide, sampler, tier, swept), unit)
+    sides = _outcomes((method, over), guide, sampler, tier, swept)
+    return gain_of(column, *sides, unit, TRAININGS)
 
 
 def _gained(column: str) -> str:
@@ -140,7 +125,7 @@ def recovered(
     if (fraction := comparisons.recovered_fraction(*settings, column)) is None:
         return NoEffect(f"{methods.title(of)} gained too little for shares of it")
     blocks = len(settings[0].shared(*settings[1:]))
-    return Effect(fraction, settings[0].params["n"] * blocks, blocks, unit)
+    return Effect(fraction, settings[0].params["n"] * blocks, blocks, unit, TRAININGS)
 
 
 def published_recovered(
@@ -167,7 +152,8 @@ def trained_gain(
         return NoEffect()
     images = both[0][0].params["images_seen"]
     sides = zip(*(pair for pair in both if pair[0].params["images_seen"] == images), strict=True)
-    return _gain(column, *sides, f"{gained} after {images:,} images of training")
+    unit = f"{gained} after {images:,} images of training"
+    return gain_of(column, *sides, unit, TRAININGS)
 
 
 def guide_minus_judge(
@@ -195,7 +181,7 @@ def routing(
     rows = guidance.STUDY.rows()
     by_routing = (guidance_outcomes.outcomes(rows, released_routing=r) for r in (False, True))
     sides = (guidance_outcomes.candidates(o, method, guide, sampler) for o in by_routing)
-    return _gain(column, *sides, unit)
+    return gain_of(column, *sides, unit)
 
 
 def entropy_change(start: float, end: float) -> Effect | NoEffect:
@@ -218,7 +204,7 @@ def least_entropy_change() -> Effect | NoEffect:
         return NoEffect()
     pairs = list(itertools.combinations(entropies.values(), 2))
     before, after = min(pairs, key=lambda pair: fmean(pair[1]) - fmean(pair[0]))
-    return Effect(_extreme(after, before, len(pairs)), len(after))
+    return Effect(extreme_of(after, before, len(pairs)), len(after))
 
 
 def _entropies() -> dict[float, list[float]] | None:
@@ -247,7 +233,8 @@ def attention_trend(
     if t is not None:
         trend = trend[run.times.index(t)]
     of_expert = Estimate(*(trend[end] for end in Estimate._fields))
-    return Effect(of_expert, trend["images"], unit=f"{_TRENDS[measure]} per expert")
+    unit = f"{_TRENDS[measure]} per expert"
+    return Effect(of_expert, trend["images"], unit=unit, trainings=TRAININGS)
 
 
 _TRENDS = {
@@ -263,22 +250,46 @@ def power_lead(of: str, interval: int, method: str = "ppap5") -> Effect | NoEffe
     The other one is that of the largest mean, image by image, and the estimate allows for the
     choice among them.
     """
+    alone = _alone(of, interval, method)
+    if interval not in alone or len(alone) < 2:
+        return NoEffect()
+    own = getattr(alone.pop(interval), of)
+    rival = max((getattr(effect, of) for effect in alone.values()), key=fmean)
+    return _over_blocks(extreme_of(own, rival, len(alone)), len(own))
+
+
+def composition_lead(
+    of: str, interval: int, over: int | None = None, method: str = "ppap5"
+) -> Effect | NoEffect:
+    """Share of the change by one interval alone that is layout, or detail, above another's.
+
+    A share is that of the powers' sum over images. Without `over` the other interval is that of the
+    largest share, and the estimate allows for the choice among them.
+    """
+    alone = _alone(of, interval, method)
+    if not {interval, over or interval} <= alone.keys() or len(alone) < 2:
+        return NoEffect()
+    parts = {k: (getattr(effect, of), effect.power) for k, effect in alone.items()}
+    own = parts.pop(interval)
+    rivals = [parts[over]] if over else list(parts.values())
+    rival = max(rivals, key=lambda part: fmean(part[0]) / fmean(part[1]))
+    lead = bootstrap.ratio_difference(*own, *rival, **bootstrap.bonferroni(len(rivals)))
+    return _over_blocks(lead, len(own[0]))
+
+
+def _alone(of: str, interval: int, method: str) -> dict[int, intervals.Effect]:
+    """The effect of every interval alone, by its number; refuses what is not measured."""
     if of not in ("layout", "detail"):
         raise StudyError(f"guidance changes layout and detail, no {of!r}")
     runs = intervals.grid(method)
     if interval not in (known := {run.first for run in runs if run.span == (run.first, run.first)}):
         raise StudyError(f"no interval {interval}: there are {sorted(known)}")
     effects, _ = intervals.effects(runs)
-    alone = {
-        span[0]: getattr(effect, of)
-        for span, effect in effects.items()
-        if span is not None and span[0] == span[1]
-    }
-    if interval not in alone or len(alone) < 2:
-        return NoEffect()
-    own = alone.pop(interval)
-    rival = max(alone.values(), key=fmean)
-    return Effect(_extreme(own, rival, len(alone)), len(own), len(own) // runs[0].n)
+    return {span[0]: e for span, e in effects.items() if span is not None and span[0] == span[1]}
+
+
+def _over_blocks(estimate: Estimate, images: int) -> Effect:
+    return Effect(estimate, images, images // intervals.IMAGES, trainings=TRAININGS)
 
 
 def tweak(name: str, steps: int = 25) -> Effect | NoEffect:
@@ -287,7 +298,7 @@ def tweak(name: str, steps: int = 25) -> Effect | NoEffect:
     settings = comparisons.pool(noise.STUDY.rows(), methods.is_current)
     alike = {key: getattr(run, key) for key in ("tier", "steps", "clip", "extractor")}
     sides = (comparisons.matching(settings, tweak=t, **alike) for t in (name, "one_z"))
-    return _change("kid", *sides)
+    return change_of("kid", *sides)
 
 
 def published_tweak(name: str) -> float:
@@ -319,7 +330,7 @@ def by_scale(
         guidance_outcomes.candidates(outcomes, method, guide, run.sampler, run.scale)
         for run in runs
     )
-    return _change(column, *sides, f"change of {column}")
+    return change_of(column, *sides, f"change of {column}")
 
 
 def solver_lead(
@@ -330,15 +341,20 @@ def solver_lead(
     method: str = "none",
     guide: str = "resnet18",
     scale: float = samplers.PUBLISHED_SCALE,
+    lower_final: bool = True,
+    clip: bool = True,
 ) -> Effect | NoEffect:
-    """KID of a solver below another's, at equal evaluations on a grid."""
+    """KID of a solver below another's, at equal evaluations on a grid.
+
+    Solvers that extrapolate end at low order, or not; the predicted x0 is clipped, or not.
+    """
+    setting = {"grid": grid, "method": method, "guide": guide, "scale": scale, "clip": clip}
     for solver in (better, worse):
-        samplers.Sampling(
-            solver, budget, grid=grid, method=method, guide=guide, scale=scale
-        ).recorded()  # refuses what there is not
-    standings = sampler_standings.standings(samplers.STUDY.rows())
+        samplers.Sampling(solver, budget, **setting).recorded()  # refuses what there is not
+    rows = samplers.STUDY.rows()
+    standings = sampler_standings.standings(rows, lower_final=lower_final, clip=clip)
     alike = sampler_standings.comparable(standings, budget, method, guide, float(scale), grid)
-    return _gain("kid", *(comparisons.matching(alike, solver=s) for s in (better, worse)))
+    return gain_of("kid", *(comparisons.matching(alike, solver=s) for s in (better, worse)))
 
 
 def published_lead(
@@ -350,31 +366,6 @@ def published_lead(
     else:
         fid = published.pndm(dataset, schedule, budget=budget)
     return fid[worse] - fid[better]
-
-
-def _gain(column: str, a: Side, b: Side, unit: str = "") -> Effect | NoEffect:
-    """By how much one of `a` is better than one of `b`."""
-    return _effect(Comparison.of(a, b, column), Comparison.gain, unit)
-
-
-def _change(column: str, a: Side, b: Side, unit: str = "") -> Effect | NoEffect:
-    """One of `a` minus one of `b`."""
-    return _effect(Comparison.of(a, b, column), Comparison.difference, unit)
-
-
-def _effect(
-    pair: Comparison | None, estimate: Callable[[Comparison], Estimate], unit: str
-) -> Effect | NoEffect:
-    if pair is None:
-        return NoEffect()
-    if not pair.recorded:
-        return NoEffect(f"rows of {pair.a.params['n']} images have no {pair.column}")
-    return Effect(estimate(pair), pair.images, len(pair.blocks), unit)
-
-
-def _extreme(a: Sequence[float], b: Sequence[float], pairs: int) -> Estimate:
-    """The paired difference a - b, which was chosen as the extreme one of so many."""
-    return bootstrap.difference(a, b, **bootstrap.bonferroni(pairs))
 
 
 MEASURES: Mapping[str, Measure] = MappingProxyType(
@@ -390,6 +381,7 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         "least_entropy_change": Measure(least_entropy_change, "nats"),
         "attention_trend": Measure(attention_trend),
         "power_lead": Measure(power_lead, "power above the next, in squared pixel units"),
+        "composition_lead": Measure(composition_lead, "share of the change above another's"),
         "tweak": Measure(tweak, "KID added", "FID added", published_tweak),
         "by_scale": Measure(by_scale),
         "solver_lead": Measure(solver_lead, "KID gained", "FID gained", published_lead),

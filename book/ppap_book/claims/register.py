@@ -17,10 +17,14 @@ ENOUGH = 50
 """Images from which on a verdict is given, unless the claim says `at_least`."""
 
 
+_OURS_ALONE = ("column", "clip", "steps")
+"""Arguments of a metric that no published table is looked up by."""
+
+
 class Verdict(NamedTuple):
     """An answer to a claim, and the numbers that decide it.
 
-    `provisional`: by fewer blocks of seeds, or images, than the protocol asks for. `beyond`, "more"
+    `provisional`: by fewer trainings, or images, than the protocol asks for. `beyond`, "more"
     or "less", is on which side of two bounds the number lies where the claim does not hold.
     """
 
@@ -44,12 +48,14 @@ class Claim:
     page: str
     metric: str
     source: str = ""
+    where: str = ""
     rows: Mapping[str, Any] = field(default_factory=dict)
+    readings: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"": {}})
     above: float | None = None
     below: float | None = None
     at_least: int = ENOUGH
-    published: Mapping[str, Any] | None = None
-    also: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    published: Mapping[str, float] = field(default_factory=dict)
+    lookup: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.metric not in MEASURES:
@@ -61,35 +67,47 @@ class Claim:
                 f"{self.id}: a claim says `above` a number, `below` one, or between two; "
                 f"not above {self.above} and below {self.below}"
             )
-        given = {"rows": self.rows, "also": self.also}
-        if isinstance(self.also, Mapping):
-            given |= self.also
+        given = {name: getattr(self, name) for name in ("rows", "readings", "published", "lookup")}
+        if isinstance(self.readings, Mapping):
+            given |= self.readings
         for name, entries in given.items():
             if not isinstance(entries, Mapping):
                 raise StudyError(
                     f"{self.id}: {name} is a mapping of names to values, not {entries}"
                 )
+        if not self.readings:
+            raise StudyError(f"{self.id}: readings are empty: leave them out, or name one")
+        if bool(self.source or self.published) != bool(self.where):
+            raise StudyError(
+                f"{self.id}: `where` names the section, table or figure in which a source says so, "
+                f"and a claim of this book has neither"
+            )
         measure = MEASURES[self.metric]
-        for rows in self.readings.values():
-            _fits(self.id, measure.ours, rows)
-        if self.published is not None:
-            has_value = isinstance(self.published, Mapping) and "value" in self.published
-            if measure.theirs is None or not has_value:
-                raise StudyError(
-                    f"{self.id}: `published` is the metric's value in a published table, and how "
-                    f"to look it up; {self.metric} was not published or there is no `value`"
-                )
-            _fits(self.id, measure.theirs, self.lookup)
+        for label in self.readings:
+            _fits(self.id, measure.ours, self.arguments(label))
+        if unknown := self.published.keys() - self.readings.keys():
+            raise StudyError(f"{self.id}: published of no reading: {', '.join(sorted(unknown))}")
+        if self.published and measure.theirs is None:
+            raise StudyError(f"{self.id}: {self.metric} has no published table to look up")
+        for label in self.published:
+            _fits(self.id, measure.theirs, self.looked_up(label))
 
     @property
-    def readings(self) -> dict[str, dict[str, Any]]:
-        """Arguments of the metric by label: "" for the claim itself, and each of `also`."""
-        return {"": dict(self.rows)} | {k: {**self.rows, **more} for k, more in self.also.items()}
+    def counted(self) -> str:
+        """The label of the reading that decides the claim: the first."""
+        return next(iter(self.readings))
 
-    @property
-    def lookup(self) -> dict[str, Any]:
-        """Arguments of the metric of the published table."""
-        return {**self.rows, **{k: v for k, v in (self.published or {}).items() if k != "value"}}
+    def arguments(self, reading: str) -> dict[str, Any]:
+        """Return the metric's arguments for a reading."""
+        return {**self.rows, **self.readings[reading]}
+
+    def looked_up(self, reading: str) -> dict[str, Any]:
+        """Return the arguments by which a reading's number is found in the published table.
+
+        The column is ours alone: the table's is the one nearest to it.
+        """
+        ours = {k: v for k, v in self.arguments(reading).items() if k not in _OURS_ALONE}
+        return {**ours, **self.lookup}
 
     @property
     def rule(self) -> str:

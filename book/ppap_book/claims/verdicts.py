@@ -3,28 +3,33 @@
 from collections.abc import Iterable
 from dataclasses import replace
 
-from ppap_book.claims.measures import MEASURES, Effect, NoEffect
+from ppap_book.claims.effects import Effect, NoEffect
+from ppap_book.claims.measures import MEASURES
 from ppap_book.claims.register import Claim, Verdict
 from ppap_book.errors import StudyError
 from ppap_book.statistics.bootstrap import Estimate
-from ppap_book.statistics.comparisons import ENOUGH_BLOCKS
 from ppap_lib.errors import PpapError
 
 ENOUGH_IMAGES = 100
-"""Images from which on a verdict is more than provisional, where no seeds are drawn in blocks."""
+"""Images from which on a verdict is more than provisional."""
+
+ENOUGH_TRAININGS = 3
+"""Trainings of each network from which on a comparison of networks is more than provisional."""
 
 
-def published(claim: Claim) -> Verdict | None:
-    """Return the published table's verdict on the claim by its own rule; None without a table.
+def published(claim: Claim, reading: str | None = None) -> Verdict | None:
+    """Return the published table's verdict on the claim by its own rule; None without a number.
 
-    Of a number in other units than ours the sign decides: any bound is zero. Raises `StudyError`
-    where the table has no such number.
+    `reading` is a label of `claim.readings`, the counted one if not given. Of a number in other
+    units than ours the sign decides: any bound is zero. Raises `StudyError` where the table has no
+    such number.
     """
-    if claim.published is None:
+    reading = claim.counted if reading is None else reading
+    if reading not in claim.published:
         return None
     measure = MEASURES[claim.metric]
     try:
-        value = measure.theirs(**claim.lookup)
+        value = measure.theirs(**claim.looked_up(reading))
     except KeyError as error:
         raise StudyError(f"{claim.id}: the published table has no {error}") from error
     except PpapError as error:
@@ -36,15 +41,15 @@ def published(claim: Claim) -> Verdict | None:
     return claim.decide(Estimate(value, value, value))._replace(words=words)
 
 
-def judge(claim: Claim, reading: str = "") -> Verdict:
+def judge(claim: Claim, reading: str | None = None) -> Verdict:
     """Return the ledger's verdict on the claim, by the weights that ship now.
 
-    `reading` is a label of `claim.also`. Raises `StudyError` where the claim names a method, a
-    solver or anything else that there is not.
+    `reading` is a label of `claim.readings`, the counted one if not given. Raises `StudyError`
+    where the claim names a method, a solver or anything else that there is not.
     """
     measure = MEASURES[claim.metric]
     try:
-        effect = measure.ours(**claim.readings[reading])
+        effect = measure.ours(**claim.arguments(claim.counted if reading is None else reading))
     except PpapError as error:
         raise StudyError(f"{claim.id}: {error}") from error
     if isinstance(effect, NoEffect):
@@ -54,13 +59,17 @@ def judge(claim: Claim, reading: str = "") -> Verdict:
     if effect.images < claim.at_least:
         return Verdict("undecided", f"{words}: fewer than {claim.at_least} images")
     verdict = claim.decide(effect.estimate)
-    few = provisional(effect.images, effect.blocks) and verdict.answer != "undecided"
+    few = provisional(effect.images, effect.trainings) and verdict.answer != "undecided"
     return verdict._replace(words=words, provisional=few)
 
 
-def provisional(images: int, blocks: int | None = None) -> bool:
-    """Whether so many images, in so many blocks of seeds if in any, decide provisionally only."""
-    return images < ENOUGH_IMAGES if blocks is None else blocks < ENOUGH_BLOCKS
+def provisional(images: int, trainings: int | None = None) -> bool:
+    """Whether so many images decide provisionally only.
+
+    They do, too, where networks are compared of which each had so few `trainings`: another
+    training would give other numbers, and the interval over images does not say by how much.
+    """
+    return images < ENOUGH_IMAGES or (trainings is not None and trainings < ENOUGH_TRAININGS)
 
 
 def _counted(effect: Effect) -> str:
@@ -88,11 +97,12 @@ def markdown(claims: Iterable[Claim]) -> str:
 
 
 def _published(claim: Claim) -> str:
-    """Who says so, and what the rule makes of their table."""
-    unsigned = "this book" if claim.published is None else "an unsigned table"
-    source = f"{{cite:t}}`{claim.source}`" if claim.source else unsigned
-    verdict = published(claim)
-    return source if verdict is None else f"{source}: {verdict.summary}, {verdict.words}"
+    """Who says so and where, and what the rule makes of each number in their table."""
+    if not claim.where:
+        return "this book"
+    source = f"{{cite:t}}`{claim.source}`, {claim.where}" if claim.source else claim.where
+    said = (_line(label, published(claim, label)) for label in claim.published)
+    return "<br>".join((source, *said))
 
 
 def _line(label: str, verdict: Verdict) -> str:

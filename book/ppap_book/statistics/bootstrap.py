@@ -128,6 +128,32 @@ def ratio(
     return _between(value / against, parts / wholes, level, len(part))
 
 
+def ratio_difference(
+    part: Tensor | Sequence[float],
+    whole: Tensor | Sequence[float],
+    other_part: Tensor | Sequence[float],
+    other_whole: Tensor | Sequence[float],
+    level: float = 0.95,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Estimate:
+    """Return mean(part) / mean(whole) less that of two others, image by image, with its interval.
+
+    All four are of the same images; the wholes are positive. Percentiles as those of `ratio`.
+    """
+    ratios = []
+    for one, all_of_it in ((part, whole), (other_part, other_whole)):
+        one, all_of_it = _paired(one, all_of_it)
+        if not bool((all_of_it > 0).all()):
+            raise StudyError("a share is one of something positive: some image's whole is not")
+        means = [_means(values, resamples, seed) for values in (one, all_of_it)]
+        ratios.append((float(one.mean() / all_of_it.mean()), means[0] / means[1], len(one)))
+    (a, as_drawn, n), (b, bs_drawn, others) = ratios
+    if n != others:
+        raise StudyError(f"pairing needs the same images on both sides: {n} and {others}")
+    return _between(a - b, as_drawn - bs_drawn, level, n)
+
+
 def _paired(a: Tensor | Sequence[float], b: Tensor | Sequence[float]) -> tuple[Tensor, Tensor]:
     """Both as float64, if there is one value for every image in each."""
     a, b = (torch.as_tensor(v, dtype=torch.float64) for v in (a, b))

@@ -48,9 +48,6 @@ MIN_Z, MIN_Z_INEXACT = 5, 10
 """Standard errors that a gain is worth before shares of it are. The second is of columns that are
 no exact means over images, as distances: their errors leave out that of the real images."""
 
-ENOUGH_BLOCKS = 3
-"""Blocks of seeds from which on a comparison is more than provisional."""
-
 
 @dataclass(frozen=True, eq=False)
 class Pooled:
@@ -258,8 +255,8 @@ def pool(
 def aligned(*sides: Iterable[Setting]) -> tuple[Setting, ...] | None:
     """Choose one setting of each side, such that all share blocks of one length.
 
-    If there are such, at least `ENOUGH_BLOCKS` of them; and then of most shared images. None if
-    nothing is shared.
+    Of all such the one of most shared images: seeds are independent, however they are blocked.
+    None if nothing is shared.
 
     Parameters
     ----------
@@ -278,21 +275,23 @@ def aligned(*sides: Iterable[Setting]) -> tuple[Setting, ...] | None:
             raise StudyError(
                 f"settings that differ in more than length: {[o.params for o in side]}"
             )
-    best: tuple[tuple[bool, int], tuple[Setting, ...]] = (False, 0), ()
-    for n in set.intersection(*(set(side) for side in by_length)):
+    by_images: dict[int, tuple[Setting, ...]] = {}
+    for n in sorted(set.intersection(*(set(side) for side in by_length))):
         first, *others = settings = tuple(side[n] for side in by_length)
-        blocks = len(first.shared(*others))
-        rank = blocks >= ENOUGH_BLOCKS, n * blocks
-        best = max(best, (rank, settings), key=lambda ranked: ranked[0])
-    return best[1] or None
+        by_images[n * len(first.shared(*others))] = settings
+    return by_images[most] if (most := max(by_images, default=0)) else None
 
 
 def of_one_length(settings: Iterable[Setting]) -> list[Setting]:
-    """Those with blocks of the length at which most settings were run; of equals the longest."""
+    """Those with blocks of the length at which most settings were run; of equals of most images."""
     by_length: dict[int, list[Setting]] = {}
     for one in settings:
         by_length.setdefault(one.params["n"], []).append(one)
-    return max(by_length.items(), key=lambda item: (len(item[1]), item[0]), default=(0, []))[1]
+
+    def size(alike: list[Setting]) -> tuple[int, int]:
+        return len(alike), sum(one.images for one in alike)
+
+    return max(by_length.values(), key=size, default=[])
 
 
 def matching(settings: Iterable[Setting], **params: Any) -> list[Setting]:

@@ -27,6 +27,9 @@ from ppap_lib.zoo.tiers import GuideName, TierName
 CUTOFF = 4.0
 """Cycles per image below which a change is one of layout, and from which on one of detail."""
 
+IMAGES = 40
+"""Images in a block of seeds."""
+
 Span = tuple[int, int]
 """First and last interval in which guidance acts, numbered from 1, the cleanest."""
 
@@ -81,7 +84,7 @@ def grid(
     method: MethodName = "ppap5",
     guide: GuideName = "resnet18",
     scale: float = PUBLISHED_SCALE,
-    n: int = 40,
+    n: int = IMAGES,
     blocks: int = 3,
     first_seed: int = 0,
     n_intervals: int = 5,
@@ -193,6 +196,11 @@ class Effect:
     guide: list[int] = field(default_factory=list)
     layout: list[float] = field(default_factory=list)
     detail: list[float] = field(default_factory=list)
+
+    @property
+    def power(self) -> list[float]:
+        """Power of the whole change, image by image."""
+        return [sum(parts) for parts in zip(self.layout, self.detail, strict=True)]
 
     def add(self, results: Mapping[str, Any]) -> "Effect":
         """Append another block's results; without guidance there is no guide to ask."""

@@ -18,9 +18,9 @@ class Standing(Pooled):
 
 
 def standings(
-    rows: Iterable[Row], tier_name: str = "fashion", lower_final: bool = True
+    rows: Iterable[Row], tier_name: str = "fashion", lower_final: bool = True, clip: bool = True
 ) -> list[Standing]:
-    """Return the rows made by the weights that ship now, blocks gathered.
+    """Return the rows made by the weights that ship now, blocks gathered: clipped ones, or not.
 
     Of the solvers that extrapolate those that end at low order, or those that do not; the others
     are there in both.
@@ -28,8 +28,8 @@ def standings(
 
     def wanted(params: Mapping[str, Any]) -> bool:
         ends = params.get("lower_final", False) == lower_final
-        known = params["tier"] == tier_name and methods.is_current(params)
-        return known and (ends or not extrapolates(params["solver"]))
+        known = params["tier"] == tier_name and params.get("clip", True) == clip
+        return known and methods.is_current(params) and (ends or not extrapolates(params["solver"]))
 
     return pool(rows, wanted, Standing)
 

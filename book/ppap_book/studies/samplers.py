@@ -23,6 +23,7 @@ from ppap_book.studies import methods
 from ppap_book.studies.guidance import judged
 from ppap_book.studies.methods import PUBLISHED_SCALE, Guided, MethodName
 from ppap_book.study import Study
+from ppap_lib import zoo
 from ppap_lib.diffusion.denoisers import Prediction
 from ppap_lib.diffusion.levels import CLEAN, Level
 from ppap_lib.diffusion.model import Diffusion
@@ -78,7 +79,7 @@ TOLERANCES = (0.1, 0.03, 0.01)
 GridName = Literal["uniform", "quadratic", "log_snr", "karras"]
 
 IMAGES: Mapping[str, int] = MappingProxyType({"none": 200, "ppap5": 100})
-"""In every block of the full study, by method of guidance."""
+"""In a block of the full study, by method of guidance."""
 
 BESIDE_PNDM: Mapping[int, tuple[str, ...]] = MappingProxyType(
     {
@@ -93,6 +94,10 @@ BESIDE_PNDM: Mapping[int, tuple[str, ...]] = MappingProxyType(
 evaluations."""
 
 
+PNDM = ("ddim", "s_pndm", "f_pndm")
+"""Solvers that PNDM's authors compare, whose code clips no x0 (`transfer` in runner/method.py)."""
+
+
 def extrapolates(name: str) -> bool:
     """Return whether a solver's runs differ by `lower_final`."""
     return name in SOLVERS and SOLVERS[name].extrapolates
@@ -104,7 +109,8 @@ class Sampling(Guided):
 
     `budget` bounds the evaluations of the denoiser; the adaptive "pf" has none, but a
     `tolerance`, relative and absolute. Solvers that extrapolate end at low order, as their
-    public codes do, unless `lower_final` is off.
+    public codes do, unless `lower_final` is off. The predicted x0 is clipped unless `clip` is off,
+    which is for sampling without guidance.
     """
 
     solver: str
@@ -112,6 +118,7 @@ class Sampling(Guided):
     tolerance: float | None = param(None, low=0.0)
     grid: GridName = "uniform"
     lower_final: bool = True
+    clip: bool = True
     _: KW_ONLY
     method: MethodName = "none"
     n: int = param(100, low=distances.COMPONENTS + 2)
@@ -130,6 +137,11 @@ class Sampling(Guided):
                 "pf, which chooses its steps, takes a tolerance and no budget; every other solver "
                 f"a budget and no tolerance: {self.solver} got {self.budget}, {self.tolerance}"
             )
+        if not self.clip and (self.method != "none" or self.solver == "analytic_ddim"):
+            raise InputError(
+                f"x0 is left unclipped without guidance only, and not for analytic_ddim: "
+                f"{self.solver}, method {self.method!r}, needs clip"
+            )
 
     @property
     def form(self) -> Literal["score"]:
@@ -144,11 +156,13 @@ class Sampling(Guided):
         return f"{self.solver} {limit}, {how}, seeds from {self.first_seed}"
 
     def recorded(self) -> dict[str, Any]:
-        """Name `lower_final` only where it is on and the solver knows it.
+        """Name `lower_final` only where it is on and the solver knows it, `clip` where it is off.
 
-        So rows without it are of full order to the end.
+        So rows without them are of full order to the end, and clipped.
         """
         params = super().recorded()
+        if self.clip:
+            del params["clip"]
         if not (self.lower_final and extrapolates(self.solver)):
             del params["lower_final"]
         return params
@@ -165,6 +179,8 @@ def grid(
     blocks: int = 1,
     tier: TierName = "fashion",
     grid: GridName | None = None,
+    unclipped: bool = False,
+    full_order: bool = False,
     tell: Callable[[str], None] = lambda line: None,
 ) -> list[Sampling]:
     """Return every solver at every budget that it can keep to, block by block.
@@ -193,6 +209,10 @@ def grid(
         The tier whose images are drawn.
     grid : GridName
         The spacing of the steps of all solvers but pf (uniform if not given).
+    unclipped : bool
+        The predicted x0 is not clipped; without guidance only.
+    full_order : bool
+        Solvers that extrapolate do not end at low order.
     tell : Callable[[str], None]
         Hears which runs are left blank, and why.
     """
@@ -209,6 +229,8 @@ def grid(
             budget=budget,
             tolerance=tolerance,
             grid=grid or "uniform",
+            clip=not unclipped,
+            lower_final=not full_order,
             method=method,
             guide=guide or "resnet18",
             scale=PUBLISHED_SCALE if scale is None else scale,
@@ -237,13 +259,16 @@ def _refuse_ignored(reason: str, used: bool, **options: Any) -> None:
 def whole(method: str = "none", blocks: int = 3, tier_name: str = "fashion") -> list[Sampling]:
     """Return every run of the full study: all solvers at 10 and 20, some from 5 to 100.
 
-    Without guidance also what is published, by PNDM's authors and of the adaptive solver.
+    Without guidance also what is published, by PNDM's authors, clipped and not, and of the adaptive
+    solver; and what a verdict could hang on, 2M of full order to the end.
     """
     shared = dict(method=method, n=IMAGES[method], blocks=blocks, tier=tier_name)
     runs = grid(FIXED, (10, 20), **shared) + grid(FOLLOWED, (5, 50, 100), **shared)
     if method == "none":
         for budget, solvers in BESIDE_PNDM.items():
             runs += grid(solvers, (budget,), **shared)
+        runs += grid(PNDM, (20,), unclipped=True, **shared)
+        runs += grid(("dpmpp_2m",), (10,), full_order=True, **shared)
         runs += grid(("pf",), tolerances=TOLERANCES, **shared)
     return runs
 
@@ -293,6 +318,15 @@ def _step(params: Sampling, run_levels: Sequence[Level], device: torch.device | 
     return solver(params.solver).make(schedule, run_levels if params.lower_final else None)
 
 
+def _steering(params: Sampling, device: torch.device | str) -> Callable[[Sequence[int]], Diffusion]:
+    if not params.clip:
+        plain = zoo.load(tiers.tier(params.tier).named("denoiser"), device)
+        return lambda part: plain
+    return methods.steering(
+        params.method, params.guide, params.scale, params.form, params.tier, device
+    )
+
+
 @dataclass(frozen=True, eq=False)
 class Drawn:
     """Images [n, C, H, W] in [-1, 1] on the CPU, and what each cost: steps, calls, seconds.
@@ -322,9 +356,7 @@ def draw(
     batch = batch or usual_batch(device, tiers.tier(params.tier).shape)
     run_levels = levels(params)
     step = _step(params, run_levels, device)
-    steering = methods.steering(
-        params.method, params.guide, params.scale, params.form, params.tier, device
-    )
+    steering = _steering(params, device)
     spent: Counter[str] = Counter()
 
     def counting(part: Sequence[int]) -> Diffusion:
