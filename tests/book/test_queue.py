@@ -222,6 +222,14 @@ def test_only_known_jobs_are_selected(here):
         command.selected(jobs, ["denoser"])
 
 
+def test_in_another_checkout_the_queue_does_not_work_on_its_own(tmp_path):
+    command.require_own_checkout(engine.ROOT / "book")
+    command.require_own_checkout(tmp_path)  # in none
+    (tmp_path / ".git").touch()
+    with pytest.raises(StudyError, match=f"code of {engine.ROOT}, .* set PYTHONPATH={tmp_path}:"):
+        command.require_own_checkout(tmp_path / "book")
+
+
 # --- Trainings
 
 

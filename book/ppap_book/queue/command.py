@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 
 from ppap_book import ledger
+from ppap_book.errors import StudyError
 from ppap_book.queue import home, plan
 from ppap_book.queue.engine import ROOT, Job, carry_out, listing
 from ppap_lib.cli import run_command
@@ -54,6 +55,7 @@ def parser() -> argparse.ArgumentParser:
 
 def act(given: argparse.Namespace) -> str | int:
     """Do what the command line says; return what is printed, or the exit status."""
+    require_own_checkout(Path.cwd())
     if given.bring_home is not None:
         return "\n".join(home.bring_home(ROOT, given.bring_home)) or "all is there already"
     if given.threads < 1:
@@ -66,6 +68,16 @@ def act(given: argparse.Namespace) -> str | int:
         return listing(jobs, given.threads)
     ledger.require_committed_code()  # not after hours of training
     return carry_out(jobs, folder, given.threads)
+
+
+def require_own_checkout(place: Path) -> None:
+    """Raise `StudyError` in another checkout than that of this code, whose assets it changes."""
+    checkouts = (folder for folder in (place, *place.parents) if (folder / ".git").exists())
+    if (checkout := next(checkouts, ROOT)).resolve() != ROOT:
+        raise StudyError(
+            f"this is the code of {ROOT}, and would file rows and install weights there: in "
+            f"{checkout}, set PYTHONPATH={checkout}:{checkout / 'book'}"
+        )
 
 
 def selected(jobs: Sequence[Job], names: Sequence[str] | None) -> list[Job]:
