@@ -117,3 +117,27 @@ def test_intervals_of_many_are_as_wide_as_bonferroni_says():
     one, many = (bootstrap.mean(values, **bootstrap.bonferroni(n)) for n in (1, 20))
     ratio = (many.high - many.low) / (one.high - one.low)
     assert ratio == pytest.approx(3.023 / 1.960, rel=0.07)
+
+
+def test_a_difference_of_ratios_is_that_of_the_means_and_covers_what_it_estimates():
+    """Of two pairs whose ratios are alike it covers zero as often as it says."""
+    generator = torch.Generator().manual_seed(0)
+    covered = 0
+    for _ in range(200):
+        wholes = 1 + torch.rand(2, 60, generator=generator).double()
+        parts = wholes * (0.4 + 0.2 * torch.rand(2, 60, generator=generator).double())
+        found = bootstrap.ratio_difference(parts[0], wholes[0], parts[1], wholes[1], resamples=500)
+        a, b = (float(p.mean() / w.mean()) for p, w in zip(parts, wholes, strict=True))
+        assert found.mean == pytest.approx(a - b)
+        covered += found.sign == 0
+    assert 181 <= covered <= 199  # of 190 expected, three standard errors
+    same = bootstrap.ratio_difference(parts[0], wholes[0], parts[0], wholes[0])
+    assert same == (0, 0, 0)
+
+
+def test_shares_of_what_may_be_nothing_are_refused():
+    one = [1.0, 2.0]
+    with pytest.raises(StudyError, match="some image's whole is not"):
+        bootstrap.ratio_difference(one, one, one, [1.0, 0.0])
+    with pytest.raises(StudyError, match="the same images on both sides: 2 and 3"):
+        bootstrap.ratio_difference(one, one, [1.0] * 3, [1.0] * 3)

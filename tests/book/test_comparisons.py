@@ -7,7 +7,6 @@ from ppap_book.errors import StudyError
 from ppap_book.statistics import bootstrap
 from ppap_book.statistics.comparisons import (
     COLUMNS,
-    ENOUGH_BLOCKS,
     Comparison,
     Pooled,
     aligned,
@@ -119,14 +118,17 @@ def test_a_column_that_rows_lack_is_not_recorded():
 
 
 def test_sides_are_paired_where_most_is_shared():
-    """Three blocks rather than one that is longer, and of one length whatever else there is."""
-    long = [row(0, name, 8 * N, judge_correct=[1] * 8 * N) for name in ("one", "other")]
-    short = [judged(20, N * k, name) for name in ("one", "other") for k in range(ENOUGH_BLOCKS)]
-    for rows, n in ((long + short, N), (long + short[:-1], 8 * N)):
-        found = pool(rows, lambda params: True)
+    """Three blocks count for no more than one that is longer: seeds are independent."""
+    short = [judged(20, N * k, name) for name in ("one", "other") for k in range(3)]
+    for longer, n in ((2, N), (8, 8 * N)):
+        long = [
+            row(0, name, longer * N, judge_correct=[1] * longer * N) for name in ("one", "other")
+        ]
+        found = pool(long + short, lambda params: True)
         sides = [matching(found, name=name) for name in ("one", "other")]
         pair = Comparison.of(*sides, "judge")
         assert pair.a.params["n"] == pair.b.params["n"] == n
+        assert pair.images == max(3, longer) * N
     with pytest.raises(StudyError, match="differ in more than length"):
         aligned([setting(judged(1)), setting(judged(1, name="other"))])
 

@@ -112,13 +112,14 @@ def test_the_best_scale_is_the_judge_s_choice_and_the_smallest_of_equals():
     assert guidance_outcomes.best_scales(found, "vit") == {}
 
 
-def test_three_blocks_are_compared_rather_than_one_that_is_longer():
+def test_most_images_are_compared_however_they_are_blocked():
     def rows(method, n, blocks):
         return [row(method, [0] * n, first_seed=block * n) for block in range(blocks)]
 
     long = [*rows("naive", 40, 1), *rows("none", 40, 1)]
     short = [*rows("naive", 2, 3), *rows("none", 2, 3)]
-    for there, n in ((long + short, 2), (long + short[:-1], 40), (short, 2)):
+    many = [*rows("naive", 20, 3), *rows("none", 20, 3)]
+    for there, n in ((long + short, 40), (short, 2), (long + many, 20), (long + many[:-2], 40)):
         pair = guidance_outcomes.pick(guidance_outcomes.outcomes(there), ("naive", "none"))
         assert {one.params["n"] for one in pair} == {n}
 

@@ -267,6 +267,8 @@ def composition_lead(
     largest share, and the estimate allows for the choice among them.
     """
     alone = _alone(of, interval, method)
+    if over is not None:
+        _alone(of, over, method)  # refuses what is not measured
     if not {interval, over or interval} <= alone.keys() or len(alone) < 2:
         return NoEffect()
     parts = {k: (getattr(effect, of), effect.power) for k, effect in alone.items()}
