@@ -231,7 +231,13 @@ def test_an_entry_is_there_once(tmp_path):
         ("composition_lead", {"of": "layout", "interval": 5, "over": 6}, "no interval 6"),
         (
             "solver_lead",
-            {"better": "s_pndm", "worse": "ddim", "budget": 20, "method": "ppap5", "clip": False},
+            {
+                "better": "s_pndm",
+                "worse": "ddim",
+                "budget": 20,
+                "method": "ppap5",
+                "unclipped": True,
+            },
             "without guidance only",
         ),
         ("tweak", {"name": "twoz"}, "two_z"),
@@ -573,10 +579,10 @@ def test_solvers_are_compared_at_one_budget_on_one_grid(empty):
     assert answer("solver_lead", budget=20, **pair) == "undecided"
     assert answer("solver_lead", budget=10, grid="log_snr", **pair) == "undecided"
     for solver, kid in (("ddim", 0.1), ("heun", 0.2)):
-        made = samplers.Sampling(solver=solver, n=70, clip=False)
+        made = samplers.Sampling(solver=solver, n=70, unclipped=True)
         ledger.record(samplers.STUDY.name, made.recorded(), contributions(70, kid=kid), seconds=1.0)
     assert answer("solver_lead", budget=10, **pair) == "holds"
-    assert answer("solver_lead", budget=10, clip=False, **pair) == "does not hold"
+    assert answer("solver_lead", budget=10, unclipped=True, **pair) == "does not hold"
     for lower, kid in ((True, 0.1), (False, 0.3)):
         made = samplers.Sampling(solver="dpmpp_2m", n=70, lower_final=lower)
         ledger.record(samplers.STUDY.name, made.recorded(), contributions(70, kid=kid), seconds=1.0)

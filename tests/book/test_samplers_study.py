@@ -123,8 +123,8 @@ def test_a_row_has_the_commit_of_the_code_that_drew(quick, moving_head, monkeypa
 
 def test_x0_is_left_unclipped_where_the_run_says_so():
     """As PNDM's authors do; rows of clipped runs do not name it, and guidance needs it."""
-    clipped, free = (Sampling("ddim", 4, n=66, clip=clip) for clip in (True, False))
-    assert "clip" not in clipped.recorded() and free.recorded()["clip"] is False
+    clipped, free = (Sampling("ddim", 4, n=66, unclipped=free) for free in (False, True))
+    assert "unclipped" not in clipped.recorded() and free.recorded()["unclipped"]
     images = [samplers.draw(run, images=2).images for run in (clipped, free)]
     assert images[0].abs().max() <= 1 + 1e-6 and not torch.equal(*images)
     for wrong in ({"method": "ppap5"}, {"solver": "analytic_ddim"}):

@@ -344,17 +344,23 @@ def solver_lead(
     guide: str = "resnet18",
     scale: float = samplers.PUBLISHED_SCALE,
     lower_final: bool = True,
-    clip: bool = True,
+    unclipped: bool = False,
 ) -> Effect | NoEffect:
     """KID of a solver below another's, at equal evaluations on a grid.
 
     Solvers that extrapolate end at low order, or not; the predicted x0 is clipped, or not.
     """
-    setting = {"grid": grid, "method": method, "guide": guide, "scale": scale, "clip": clip}
+    setting = {
+        "grid": grid,
+        "method": method,
+        "guide": guide,
+        "scale": scale,
+        "unclipped": unclipped,
+    }
     for solver in (better, worse):
         samplers.Sampling(solver, budget, **setting).recorded()  # refuses what there is not
     rows = samplers.STUDY.rows()
-    standings = sampler_standings.standings(rows, lower_final=lower_final, clip=clip)
+    standings = sampler_standings.standings(rows, lower_final=lower_final, unclipped=unclipped)
     alike = sampler_standings.comparable(standings, budget, method, guide, float(scale), grid)
     return gain_of("kid", *(comparisons.matching(alike, solver=s) for s in (better, worse)))
 

@@ -18,7 +18,10 @@ class Standing(Pooled):
 
 
 def standings(
-    rows: Iterable[Row], tier_name: str = "fashion", lower_final: bool = True, clip: bool = True
+    rows: Iterable[Row],
+    tier_name: str = "fashion",
+    lower_final: bool = True,
+    unclipped: bool = False,
 ) -> list[Standing]:
     """Return the rows made by the weights that ship now, blocks gathered: clipped ones, or not.
 
@@ -28,7 +31,7 @@ def standings(
 
     def wanted(params: Mapping[str, Any]) -> bool:
         ends = params.get("lower_final", False) == lower_final
-        known = params["tier"] == tier_name and params.get("clip", True) == clip
+        known = params["tier"] == tier_name and params.get("unclipped", False) == unclipped
         return known and methods.is_current(params) and (ends or not extrapolates(params["solver"]))
 
     return pool(rows, wanted, Standing)

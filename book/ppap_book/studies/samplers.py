@@ -109,8 +109,8 @@ class Sampling(Guided):
 
     `budget` bounds the evaluations of the denoiser; the adaptive "pf" has none, but a
     `tolerance`, relative and absolute. Solvers that extrapolate end at low order, as their
-    public codes do, unless `lower_final` is off. The predicted x0 is clipped unless `clip` is off,
-    which is for sampling without guidance.
+    public codes do, unless `lower_final` is off. The predicted x0 is clipped; without guidance it
+    may be `unclipped`.
     """
 
     solver: str
@@ -118,7 +118,7 @@ class Sampling(Guided):
     tolerance: float | None = param(None, low=0.0)
     grid: GridName = "uniform"
     lower_final: bool = True
-    clip: bool = True
+    unclipped: bool = False
     _: KW_ONLY
     method: MethodName = "none"
     n: int = param(100, low=distances.COMPONENTS + 2)
@@ -137,10 +137,10 @@ class Sampling(Guided):
                 "pf, which chooses its steps, takes a tolerance and no budget; every other solver "
                 f"a budget and no tolerance: {self.solver} got {self.budget}, {self.tolerance}"
             )
-        if not self.clip and (self.method != "none" or self.solver == "analytic_ddim"):
+        if self.unclipped and (self.method != "none" or self.solver == "analytic_ddim"):
             raise InputError(
                 f"x0 is left unclipped without guidance only, and not for analytic_ddim: "
-                f"{self.solver}, method {self.method!r}, needs clip"
+                f"{self.solver}, method {self.method!r}, is clipped"
             )
 
     @property
@@ -156,13 +156,13 @@ class Sampling(Guided):
         return f"{self.solver} {limit}, {how}, seeds from {self.first_seed}"
 
     def recorded(self) -> dict[str, Any]:
-        """Name `lower_final` only where it is on and the solver knows it, `clip` where it is off.
+        """Name `lower_final` only where it is on and the solver knows it, `unclipped` if it is on.
 
         So rows without them are of full order to the end, and clipped.
         """
         params = super().recorded()
-        if self.clip:
-            del params["clip"]
+        if not self.unclipped:
+            del params["unclipped"]
         if not (self.lower_final and extrapolates(self.solver)):
             del params["lower_final"]
         return params
@@ -229,7 +229,7 @@ def grid(
             budget=budget,
             tolerance=tolerance,
             grid=grid or "uniform",
-            clip=not unclipped,
+            unclipped=unclipped,
             lower_final=not full_order,
             method=method,
             guide=guide or "resnet18",
@@ -319,7 +319,7 @@ def _step(params: Sampling, run_levels: Sequence[Level], device: torch.device | 
 
 
 def _steering(params: Sampling, device: torch.device | str) -> Callable[[Sequence[int]], Diffusion]:
-    if not params.clip:
+    if params.unclipped:
         plain = zoo.load(tiers.tier(params.tier).named("denoiser"), device)
         return lambda part: plain
     return methods.steering(
