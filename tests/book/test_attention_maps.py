@@ -3,6 +3,7 @@
 import math
 
 import pytest
+import timm
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -121,15 +122,29 @@ class TestSilhouettes:
         assert torch.equal(silhouettes(images), expected)
 
 
+class _Swapped(nn.Module):
+    """[B, C, N] as [B, N, C]."""
+
+    def forward(self, x):
+        return x.mT
+
+
+class _Mean(nn.Module):
+    """[B, N, C] as [B, C], the last tokens counting more."""
+
+    def forward(self, x):
+        return (x * torch.linspace(0, 1, x.shape[1])[:, None]).sum(1)
+
+
 class TestCam:
     IMAGES = torch.rand(4, 1, 32, 32, generator=GENERATOR) * 2 - 1
     TARGET = torch.tensor([3, 1, 4, 1])
 
-    def by_formula(self, model, layer, as_map):
+    def by_formula(self, model, layer, as_map, images=IMAGES):
         """Weights are means of gradients; the map is the positive part of the weighted sum."""
         kept = []
         handle = layer.register_forward_hook(lambda module, inputs, output: kept.append(output))
-        logits = model(self.IMAGES.clone().requires_grad_())
+        logits = model(images.clone().requires_grad_())
         handle.remove()
         (gradient,) = torch.autograd.grad(logits[range(4), self.TARGET].sum(), kept[0])
         activation, gradient = as_map(kept[0]), as_map(gradient)
@@ -158,6 +173,46 @@ class TestCam:
         found = cam(model, self.IMAGES, self.TARGET, "blocks.5.norm1")
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-9)
 
+    @pytest.mark.parametrize("layer", ["layers.0", "layers.1.blocks.0.norm1", "norm"])
+    def test_channels_last(self, layer):
+        torch.manual_seed(4)
+        swin = {"patch_size": 2, "window_size": 4, "embed_dim": 16, "depths": (1, 1)}
+        model = timm.models.SwinTransformer((16, 32), in_chans=1, num_heads=(2, 2), **swin).eval()
+        self.agrees(model, (16, 32), layer, lambda output: output.permute(0, 3, 1, 2))
+
+    @pytest.mark.parametrize(
+        ("size", "patch", "grid"),
+        [((16, 64), (8, 8), (2, 8)), ((32, 32), (4, 16), (8, 2)), ((32, 32), (16, 2), (2, 16))],
+    )
+    @pytest.mark.parametrize("registers", [0, 3])
+    def test_tokens_that_are_no_square(self, size, patch, grid, registers):
+        torch.manual_seed(5)
+        vit = {"embed_dim": 24, "depth": 2, "num_heads": 2, "reg_tokens": registers}
+        model = timm.models.VisionTransformer(size, patch, in_chans=1, **vit).eval()
+        before = 1 + registers
+        self.agrees(
+            model, size, "blocks.1.norm1", lambda out: out[:, before:].mT.unflatten(2, grid)
+        )
+
+    def test_tokens_that_no_convolution_cut(self):
+        """Patches of 4 by 4 pixels, unfolded; and such of 8 by 2, of which the reader must say."""
+        torch.manual_seed(6)
+        for patch, grid in (((4, 4), None), ((8, 2), (2, 16))):
+            unfold = nn.Unfold(patch, stride=patch)
+            rows = 16 // patch[0], 32 // patch[1]
+            model = nn.Sequential(unfold, _Swapped(), nn.Linear(patch[0] * patch[1], 24))
+            model = nn.Sequential(model, nn.Tanh(), _Mean(), nn.Linear(24, 10)).eval()
+            self.agrees(model, (16, 32), "1", lambda out, g=rows: out.mT.unflatten(2, g), grid)
+
+    def agrees(self, model, size, layer, as_map, grid=None):
+        """`cam` is the formula's map, enlarged, on images [4, 1, *size]."""
+        images = torch.rand(4, 1, *size, generator=GENERATOR) * 2 - 1
+        small = self.by_formula(model, model.get_submodule(layer), as_map, images)
+        expected = nn.functional.interpolate(small, size, mode="bilinear")[:, 0]
+        assert bool((expected > 0).any())
+        found = cam(model, images, self.TARGET, layer, grid)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-7)
+
     def test_experts_have_maps_of_their_own(self):
         torch.manual_seed(3)
         backbone = tier("fashion").classifier("resnet18").eval()
@@ -178,12 +233,29 @@ class TestCam:
             ("layer3", 3, False, "one class each"),
             ("layer3", 4, True, "train mode"),
             ("fc", 4, False, "maps or tokens"),
+            ("unused", 4, False, "'unused' runs 0 times"),
         ],
     )
     def test_what_does_not_fit_is_refused(self, layer, count, train, message):
         model = tier("fashion").classifier("resnet18").train(train)
+        model.unused = nn.Identity().train(train)
         with pytest.raises(StudyError, match=message):
             cam(model, self.IMAGES, self.TARGET[:count], layer)
+
+    @pytest.mark.parametrize("wrong", [10, -1])
+    def test_a_class_that_there_is_not_is_refused(self, wrong):
+        model = tier("fashion").classifier("resnet18").eval()
+        with pytest.raises(StudyError, match=f"there are 10 classes, from 0: not {wrong}"):
+            cam(model, self.IMAGES, torch.tensor([0, 1, wrong, 2]), "layer3")
+
+    @pytest.mark.parametrize("sides", [(8, 8), (3, 7)])
+    def test_a_grid_that_cannot_be_told_is_refused(self, sides):
+        """As wide as high as deep, or of sides that no convolution has."""
+        pooled = nn.AdaptiveAvgPool2d(sides)
+        model = nn.Sequential(nn.Conv2d(1, 8, 4, 4), pooled, nn.Flatten(), nn.LazyLinear(10)).eval()
+        model(self.IMAGES)
+        with pytest.raises(StudyError, match="cannot be told: give grid"):
+            cam(model, self.IMAGES, self.TARGET, "1")
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ is zero everywhere is empty: it points nowhere, and every measure of it is nan. 
 bool [B, H, W].
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -16,14 +17,22 @@ from ppap_book.measures.spectrum import frequencies
 from ppap_lib.diffusion.noise import Noise
 
 
-def cam(model: nn.Module, images: Tensor, target: Tensor, layer: str) -> Tensor:
+def cam(
+    model: nn.Module,
+    images: Tensor,
+    target: Tensor,
+    layer: str,
+    grid: Sequence[int] | None = None,
+) -> Tensor:
     """Grad-CAM of the classes `target` [B] at a layer of `model`: maps [B, H, W] (Selvaraju 2017).
 
     The layer's activations A_k, weighted by the spatial mean of d logit / d A_k, summed, and cut
     at zero: where the image speaks for the class. `layer` is the path of a submodule such as
-    "network.layer3", with an output [B, C, h, w], or [B, tokens, C] in a transformer (the
-    tokens before the square grid, such as the class token, are left out). Clears the gradients of
-    the model's parameters.
+    "network.layer3", with an output [B, C, h, w], [B, h, w, C] as a Swin transformer's, or
+    [B, tokens, C] (the tokens before the grid, such as the class token, are left out). `grid` is
+    (h, w); without it, that of the model's convolutions, or of square patches. Clears the
+    gradients of the model's parameters. Raises `StudyError` for what does not fit, and where the
+    output does not tell its grid.
 
     The maps are the raw ones of the package grad-cam, enlarged bilinearly. What the package
     returns is stretched to [0, 1] for display, which makes a map without a peak look as if it had
@@ -34,7 +43,7 @@ def cam(model: nn.Module, images: Tensor, target: Tensor, layer: str) -> Tensor:
 
     if any(module.training for module in model.modules()):
         raise StudyError("the model is in train mode: call model.eval() first")
-    if images.ndim != 4 or target.shape != images.shape[:1]:
+    if images.ndim != 4 or not len(images) or target.shape != images.shape[:1]:
         raise StudyError(
             f"expected images [B, C, H, W] and one class each, not {list(images.shape)} and "
             f"{list(target.shape)}"
@@ -43,27 +52,82 @@ def cam(model: nn.Module, images: Tensor, target: Tensor, layer: str) -> Tensor:
         module = model.get_submodule(layer)
     except AttributeError as error:
         raise StudyError(f"no layer {layer!r}: {error}") from None
-    with torch.enable_grad(), GradCAM(model, [module], reshape_transform=_grid) as extractor:
-        # With frozen parameters only the input can carry the graph to the layer.
-        images = images.detach().requires_grad_()
-        extractor(images, [ClassifierOutputTarget(int(k)) for k in target])
-        hooks = extractor.activations_and_grads
-        activations, gradients = (
-            parts[0].numpy() for parts in (hooks.activations, hooks.gradients)
-        )
-        maps = extractor.get_cam_image(images, module, None, activations, gradients)
+    with torch.enable_grad():
+        arranged = _arrangement(model, layer, images[:1], target, grid)
+        with GradCAM(model, [module], reshape_transform=arranged) as extractor:
+            # With frozen parameters only the input can carry the graph to the layer.
+            images = images.detach().requires_grad_()
+            extractor(images, [ClassifierOutputTarget(int(k)) for k in target])
+            hooks = extractor.activations_and_grads
+            activations, gradients = (
+                parts[0].numpy() for parts in (hooks.activations, hooks.gradients)
+            )
+            maps = extractor.get_cam_image(images, module, None, activations, gradients)
     model.zero_grad()
     return _enlarged(torch.from_numpy(maps).relu(), images.shape[-2:]).to(images.device)
 
 
-def _grid(tokens: Tensor) -> Tensor:
-    """[B, tokens, C] as [B, C, side, side]; [B, C, h, w] as it is."""
-    if tokens.ndim == 4:
-        return tokens
-    if tokens.ndim != 3:
-        raise StudyError(f"a layer returns maps or tokens, not {list(tokens.shape)}")
-    side = int(tokens.shape[1] ** 0.5)
-    return tokens[:, -(side**2) :].unflatten(1, (side, side)).permute(0, 3, 1, 2)
+def _arrangement(
+    model: nn.Module, layer: str, image: Tensor, target: Tensor, grid: Sequence[int] | None
+) -> Callable[[Tensor], Tensor]:
+    """The function that brings the layer's output to [B, C, h, w], learnt from one image."""
+    maps: list[Sequence[int]] = []
+    outputs: list[Tensor] = []
+    hooks = [
+        module.register_forward_hook(lambda _module, _input, output: maps.append(output.shape[-2:]))
+        for module in model.modules()
+        if isinstance(module, nn.Conv2d)
+    ]
+    own = model.get_submodule(layer)
+    hooks.append(own.register_forward_hook(lambda _module, _input, output: outputs.append(output)))
+    try:
+        logits = model(image.detach().requires_grad_())
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not isinstance(logits, Tensor) or logits.ndim != 2:
+        raise StudyError(f"the model returns no logits [B, K] but {_shaped(logits)}")
+    if wrong := [k for k in target.tolist() if not 0 <= k < logits.shape[1]]:
+        raise StudyError(f"there are {logits.shape[1]} classes, from 0: not {wrong[0]}")
+    if len(outputs) != 1:
+        raise StudyError(f"the layer {layer!r} runs {len(outputs)} times, not once, on an image")
+    (output,) = outputs
+    if not isinstance(output, Tensor) or output.ndim not in (3, 4) or len(output) != 1:
+        raise StudyError(f"a layer returns maps or tokens of each image, not {_shaped(output)}")
+    if torch.autograd.grad(logits.sum(), output, allow_unused=True)[0] is None:
+        raise StudyError(f"the logits do not depend on the layer {layer!r}")
+    return _layout(output.shape, image.shape[-2:], maps, grid)
+
+
+def _shaped(output: object) -> str:
+    return str(list(output.shape)) if isinstance(output, Tensor) else f"a {type(output).__name__}"
+
+
+def _layout(
+    shape: Sequence[int],
+    size: Sequence[int],
+    maps: Sequence[Sequence[int]],
+    grid: Sequence[int] | None,
+) -> Callable[[Tensor], Tensor]:
+    """How an output of this shape is brought to [B, C, h, w]; `StudyError` if it cannot be told.
+
+    Its grid is `grid`, or one of the convolutions' `maps` or what is left of it after halving
+    (Swin transformers merge two by two), or else the image's `size` in square patches.
+    """
+    halved = {(-(-h >> k), -(-w >> k)) for h, w in maps for k in range(max(h, w).bit_length())}
+    patches = {(size[0] // side, size[1] // side) for side in range(1, min(size) + 1)}
+    for grids in [halved, patches] if grid is None else [{tuple(grid)}]:
+        if len(shape) == 3:
+            # Most tokens lie on the grid, and the finest one holds the most of them.
+            h, w = max((g for g in grids if g[0] * g[1] <= shape[1]), key=math.prod, default=(0, 0))
+            if 2 * h * w > shape[1]:
+                return lambda tokens, h=h, w=w: tokens[:, -h * w :].mT.unflatten(2, (h, w))
+        elif (first := tuple(shape[2:]) in grids) != (tuple(shape[1:3]) in grids):
+            return (lambda output: output) if first else (lambda output: output.permute(0, 3, 1, 2))
+    raise StudyError(
+        f"the grid of an output {list(shape)} of images {list(size)} cannot be told: give "
+        f"grid=(h, w), or another layer"
+    )
 
 
 def _enlarged(maps: Tensor, size: Sequence[int]) -> Tensor:

@@ -6,6 +6,7 @@ whose weights are downloaded.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -40,12 +41,12 @@ class Features:
         return Features(self.vectors[index], self.extractor, logits)
 
 
-class Lite2(nn.Module):
-    """EfficientNet-Lite2's pooled features and logits, from uint8 images of any size."""
+class EfficientNet(nn.Module):
+    """Pooled features and logits of a pretrained EfficientNet, from uint8 images of any size."""
 
-    def __init__(self, device: torch.device | str = "cpu"):
+    def __init__(self, name: str = "efficientnet_lite2", device: torch.device | str = "cpu"):
         super().__init__()
-        self.model = zoo.load("efficientnet_lite2", device)
+        self.model = zoo.load(name, device)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         network = self.model.network
@@ -94,7 +95,10 @@ class Inception(nn.Module):
         return self.network(with_channels(images, 3))
 
 
-EXTRACTORS: dict[str, Callable[..., nn.Module]] = {"lite2": Lite2, "inception": Inception}
+EXTRACTORS: dict[str, Callable[..., nn.Module]] = {
+    "lite2": partial(EfficientNet, "efficientnet_lite2"),
+    "inception": Inception,
+}
 
 
 def extract(
