@@ -36,7 +36,7 @@ def test_nothing_is_imported_until_a_name_is_used():
 
 def test_a_name_imports_its_room_and_floors_below_it():
     assert rooms(loaded("from ppap_lib import GuidanceError")) == {"errors"}
-    below = {"errors", "device", "parameters", "diffusion"}
+    below = {"errors", "arguments", "device", "parameters", "diffusion"}
     found = rooms(loaded("import ppap_lib as ppap\nppap.guided"))
     assert "guidance" in found and found <= {"guidance", *below}
 

@@ -11,7 +11,7 @@ from places import ROOT
 PACKAGE = ROOT / "ppap_lib"
 
 FLOORS = (
-    ("errors", "device", "parameters"),
+    ("errors", "arguments", "device", "parameters"),
     ("files", "diffusion"),
     ("samplers", "guidance", "data"),
     ("networks",),
