@@ -84,20 +84,16 @@ def _hints(function: Callable) -> dict[str, Any]:
     return typing.get_type_hints(function)
 
 
-class _Misfit(Exception):
-    """A value is of another type."""
-
-
 def _required(name: str, value: Any, hint: Any) -> Any:
     """The value as its annotation has it, or the error that says what was expected."""
     try:
         return _fitted(value, hint)
-    except _Misfit:
+    except InputError:
         raise InputError(f"{name} must be {_words(hint)}, not {shown(value)}") from None
 
 
 def _fitted(value: Any, hint: Any) -> Any:
-    """The value as the type has it, or `_Misfit`."""
+    """The value as the type has it, or `InputError`."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any or isinstance(hint, TypeVar):
         return value
@@ -120,7 +116,7 @@ def _fitted(value: Any, hint: Any) -> Any:
     else:
         fits = isinstance(value, kind)
     if not fits:
-        raise _Misfit
+        raise InputError
     return value
 
 
@@ -128,9 +124,9 @@ def _first_fitted(value: Any, options: Sequence[Any]) -> Any:
     for option in options:
         try:
             return _fitted(value, option)
-        except _Misfit:
+        except InputError:
             continue
-    raise _Misfit
+    raise InputError
 
 
 def _equal(value: Any, choice: Any) -> bool:
@@ -141,17 +137,17 @@ def _equal(value: Any, choice: Any) -> bool:
 def _fitted_elements(value: Any, kind: Any, args: Sequence[Any]) -> Any:
     """A sequence whose elements fit; what can be read but once is left for its reader to check."""
     if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
-        raise _Misfit
+        raise InputError
     if not isinstance(value, Sized):
         if kind is Iterable:
             return value
-        raise _Misfit
+        raise InputError
     if getattr(value, "ndim", 1) == 0:  # an array of one number has a length in name only
-        raise _Misfit
+        raise InputError
     elements = value.tolist() if hasattr(value, "tolist") else value
     if kind is tuple and args and args[-1] is not Ellipsis:
         if len(args) != len(elements):
-            raise _Misfit
+            raise InputError
         return tuple(_fitted(one, hint) for one, hint in zip(elements, args, strict=True))
     fitted = [_fitted(one, args[0]) for one in elements] if args else elements
     return tuple(fitted) if kind is tuple else value
@@ -159,27 +155,27 @@ def _fitted_elements(value: Any, kind: Any, args: Sequence[Any]) -> Any:
 
 def _bool(value: Any) -> bool:
     if type(value).__name__ not in ("bool", "bool_"):  # numpy's has another name in old versions
-        raise _Misfit
+        raise InputError
     return bool(value)
 
 
 def _int(value: Any) -> int:
     try:
         if isinstance(value, bool) or getattr(value, "dtype", None) is not None and value.ndim:
-            raise _Misfit
+            raise InputError
         return operator.index(value)
     except (TypeError, ValueError, RuntimeError):
-        raise _Misfit from None
+        raise InputError from None
 
 
 def _float(value: Any) -> float:
     try:
         one = isinstance(value, Real) or getattr(value, "ndim", None) == 0
         if isinstance(value, bool) or not one or math.isnan(number := float(value)):
-            raise _Misfit
+            raise InputError
         return number
     except (TypeError, ValueError, OverflowError, RuntimeError):
-        raise _Misfit from None
+        raise InputError from None
 
 
 _NUMBERS: Mapping[Any, Callable[[Any], Any]] = {bool: _bool, int: _int, float: _float}
