@@ -107,8 +107,8 @@ def measured_again(
         run, n = run.cut(images), images
     new = dict(STUDIES[row["study"]].measure(run, device))
     new.pop("seconds", None)  # a row has them beside its results
-    if images is not None:
-        new = {name: value for name, value in new.items() if name in old}
+    # Later code may measure more, such as a second judge.
+    new = {name: value for name, value in new.items() if name in old}
     pairs = ledger.compared(old, ledger.as_recorded(new), n)
     by_result = groupby(pairs, lambda pair: pair.name.partition(".")[0])
     return [Agreement(name, list(group)) for name, group in by_result]
