@@ -1,8 +1,6 @@
 """Image files: folders in ImageNet's layout, and photographs inside installed packages."""
 
 import io
-import zipfile
-import zlib
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from ppap_lib.errors import DataError
 from ppap_lib.files.download import package_folder
 
 _MARGIN = 1 / 16  # ImageNet's usual evaluation crop: the central 7/8
+_DEEP = (("I", "PNG"), ("I", "PPM"))
 _SCENES = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")
 
 
@@ -24,7 +23,7 @@ def decode(
     square: int | None = None,
     margin: float = 0.0,
 ) -> Tensor:
-    """Read one image file as uint8 RGB [3, H, W].
+    """Read one image file as uint8 RGB [3, H, W]; of 16 bits the upper ones, rounded.
 
     Parameters
     ----------
@@ -41,15 +40,17 @@ def decode(
     Raises
     ------
     DataError
-        If the file is missing or broken, or the image of another size.
+        If the file is missing or broken, or the image of another size; the message has the path.
     """
     import numpy as np
     from PIL import Image, ImageOps
 
     try:
         with Image.open(io.BytesIO(path.read_bytes())) as file:
-            image = file.convert("RGB")
-    except (OSError, KeyError, SyntaxError, zipfile.BadZipFile, zlib.error) as error:
+            image = _in_8_bits(file).convert("RGB")
+    except DataError as error:
+        raise DataError(f"{path} {error}") from None
+    except Exception as error:  # decoders raise whatever foreign bytes lead them to
         reason = f"{type(error).__name__}: {error}"
         raise DataError(f"{path} is a broken image or missing ({reason}): replace it") from error
     if expected is not None and image.size != expected:
@@ -59,11 +60,41 @@ def decode(
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
 
+def _in_8_bits(image):
+    """The PIL image, of 16 bits in 8: PIL itself would make white of whatever is above 255."""
+    import numpy as np
+    from PIL import Image
+
+    if image.mode[0] not in "IF":
+        return image
+    # PIL reads the 16 bits of these two formats into 32.
+    if not image.mode.startswith("I;16") and (image.mode, image.format) not in _DEEP:
+        raise DataError(
+            "has numbers of 32 bits, whose black and white nobody knows: save it in 8 or 16 bits"
+        )
+    return Image.fromarray(((np.asarray(image).astype(np.int64) + 128) // 257).astype(np.uint8))
+
+
+def class_folders(root: str | Path) -> list[str]:
+    """Return the names of the folders in `root`, sorted; hidden ones are of notebooks and editors.
+
+    Raises `DataError`, with `missing` set, where there are none.
+    """
+    root = Path(root)
+    folders = [p.name for p in root.iterdir() if p.is_dir()] if root.is_dir() else []
+    if names := sorted(name for name in folders if not name.startswith(".")):
+        return names
+    raise DataError(
+        f"{root} is no image folder in ImageNet's layout (CLASS/IMAGE): it has no folders",
+        missing=True,
+    )
+
+
 def image_folder(root: str | Path, size: int, per_class: int | None = None) -> ImageSet:
     """Read the images of `root/CLASS/*` as [N, 3, size, size].
 
     Labels follow the sorted folder names, so that ImageNet's own folders get ImageNet's
-    indices; folders named by wnid get their class's name.
+    indices; folders named by wnid get their class's name. Hidden files and folders do not count.
 
     Parameters
     ----------
@@ -80,13 +111,22 @@ def image_folder(root: str | Path, size: int, per_class: int | None = None) -> I
         If there is no such folder, or an image is broken.
     """
     from torchvision.datasets import ImageFolder
+    from torchvision.datasets.folder import is_image_file
+
+    class Visible(ImageFolder):
+        def find_classes(self, directory):
+            names = class_folders(directory)
+            return names, {name: label for label, name in enumerate(names)}
+
+    def shown(path: str) -> bool:
+        parts = Path(path).relative_to(root).parts
+        return is_image_file(path) and not any(part.startswith(".") for part in parts)
 
     try:
-        folder = ImageFolder(root)
+        folder = Visible(root, is_valid_file=shown)
     except FileNotFoundError as error:
         raise DataError(
-            f"no image folder in ImageNet's layout (CLASS/IMAGE): {error}",
-            missing=True,
+            f"{root} is no image folder in ImageNet's layout (CLASS/IMAGE): {error}", missing=True
         ) from None
     counts, samples = [0] * len(folder.classes), []
     for path, label in folder.samples:

@@ -4,6 +4,7 @@ Non-commercial research data: read where it lies, never shipped.
 """
 
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +21,7 @@ _SIDE = 64
 _ROOT = "tiny-imagenet-200"
 _ARCHIVES = ("tiny-imagenet-200.zip", "tiny-imagenet-25.zip")
 _URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
+_DAMAGED = "it is cut short or damaged, replace it"
 _SHA256 = "6198c8ae015e2b3e007c7841da39ec069199b9aa3bfa943a462022fe5e43c821"
 
 
@@ -114,8 +116,11 @@ def _read(root, split: str, classes: Sequence[str] | None, size: int) -> ImageSe
 
 def _synsets(root) -> Synsets:
     """The classes of the data set, in its order."""
-    words = dict(line.split("\t", 1) for line in _lines(root / "words.txt"))
-    return Synsets((wnid, words.get(wnid, wnid)) for wnid in _lines(root / "wnids.txt"))
+    words = dict(_table(root / "words.txt", 2))
+    wnids = [wnid for (wnid,) in _table(root / "wnids.txt", 1)]
+    if lost := [wnid for wnid in wnids if wnid not in words]:
+        raise DataError(f"{root / 'words.txt'} lacks {lost[0]!r} of wnids.txt: {_DAMAGED}")
+    return Synsets((wnid, words[wnid]) for wnid in wnids)
 
 
 def _train(root, wnids: Sequence[str]) -> list[tuple]:
@@ -123,27 +128,54 @@ def _train(root, wnids: Sequence[str]) -> list[tuple]:
     rows = []
     for label, wnid in enumerate(wnids):
         folder = root / "train" / wnid
-        for line in _lines(folder / f"{wnid}_boxes.txt"):
-            name, *corners = line.split("\t")
-            rows.append((folder / "images" / name, label, [int(c) for c in corners]))
+        for path, *corners in _listed(folder / f"{wnid}_boxes.txt", folder / "images", 5):
+            rows.append((path, label, _numbers(path, corners)))
     return rows
 
 
 def _val(root, wnids: Sequence[str]) -> list[tuple]:
     """(path, label, corners) per image, in the order of the annotations."""
     labels = {wnid: label for label, wnid in enumerate(wnids)}
-    rows = []
-    for line in _lines(root / "val" / "val_annotations.txt"):
-        name, wnid, *corners = line.split("\t")
-        if wnid in labels:
-            path = root / "val" / "images" / name
-            rows.append((path, labels[wnid], [int(c) for c in corners]))
-    return rows
+    listed = _listed(root / "val" / "val_annotations.txt", root / "val" / "images", 6)
+    return [
+        (path, labels[wnid], _numbers(path, corners))
+        for path, wnid, *corners in listed
+        if wnid in labels
+    ]
 
 
-def _lines(path) -> list[str]:
-    """The lines of a text file of the official layout."""
+def _numbers(path, corners: Sequence[str]) -> list[int]:
     try:
-        return path.read_text("utf8").splitlines()
+        return [int(corner) for corner in corners]
+    except ValueError:
+        raise DataError(f"the box of {path} is {corners}, no whole numbers: {_DAMAGED}") from None
+
+
+def _listed(path, folder, columns: int) -> list[tuple]:
+    """The rows of a list of the images in `folder`, which begin with a name: that image's path."""
+    rows = _table(path, columns)
+    names = {name for name, *_ in rows}
+    if not folder.is_dir():
+        raise _missing(folder)
+    images = {image.name for image in folder.iterdir() if image.name.endswith(".JPEG")}
+    if lost := images - names:
+        raise DataError(f"{path} lacks {len(lost)} images, such as {min(lost)}: {_DAMAGED}")
+    return [(folder / name, *cells) for name, *cells in rows]
+
+
+def _missing(path) -> DataError:
+    return DataError(f"{path} is missing: this is not Tiny-ImageNet's official layout")
+
+
+def _table(path, columns: int) -> list[list[str]]:
+    """The cells of a text file of the official layout, line by line; blank lines do not count."""
+    try:
+        lines = path.read_text("utf8").splitlines()
     except (FileNotFoundError, KeyError):
-        raise DataError(f"{path} is missing: this is not Tiny-ImageNet's official layout") from None
+        raise _missing(path) from None
+    except (UnicodeDecodeError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+        raise DataError(f"{path} cannot be read ({error}): {_DAMAGED}") from None
+    rows = [line.split("\t") for line in lines if line.strip()]
+    if not rows or {len(row) for row in rows} != {columns}:
+        raise DataError(f"{path} should have lines of {columns} cells between tabs: {_DAMAGED}")
+    return rows

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from ppap_lib.data.fashion import fashion, shipped
-from ppap_lib.data.folders import image_folder, imagenet_photographs
+from ppap_lib.data.folders import class_folders, image_folder, imagenet_photographs
 from ppap_lib.data.imageset import ImageSet
 from ppap_lib.data.tiny_imagenet import find, tiny_imagenet
 from ppap_lib.errors import DataError
@@ -83,7 +83,7 @@ def _imagenet256(split: str, download: bool) -> ImageSet:
             f"$PPAP_DATA/imagenet/{official} (image-net.org gives them to those who sign up)",
             missing=True,
         )
-    if lost := set(chosen.wnids) ^ {path.name for path in folder.iterdir() if path.is_dir()}:
+    if lost := set(chosen.wnids) ^ set(class_folders(folder)):
         raise DataError(
             f"{folder} should have a folder for each of ImageNet-1k's wnids and no other: "
             f"{len(lost)} are missing or unknown, such as {min(lost)}"

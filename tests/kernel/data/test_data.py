@@ -3,7 +3,9 @@
 import gzip
 import hashlib
 import io
+import struct
 import zipfile
+import zlib
 from contextlib import contextmanager
 
 import numpy as np
@@ -215,7 +217,7 @@ def test_the_tin10_tier_reads_its_classes_in_its_order(tmp_path, monkeypatch):
     ten = tier("tin10")
     files = {
         "wnids.txt": "\n".join(sorted(ten.wnids, reverse=True)).encode(),
-        "words.txt": b"",
+        "words.txt": "\n".join(f"{wnid}\tthing" for wnid in ten.wnids).encode(),
         "val/val_annotations.txt": "\n".join(
             f"val_{k}.JPEG\t{wnid}\t0\t0\t63\t63" for k, wnid in enumerate(ten.wnids)
         ).encode(),
@@ -255,6 +257,51 @@ def test_a_tampered_or_incomplete_archive_is_refused(tmp_path):
     del files["val/val_annotations.txt"]
     with pytest.raises(DataError, match="val_annotations.txt is missing.*layout"):
         tiny_imagenet(write_tiny(tmp_path / "other.zip", files), "val")
+    for form in ("empty.zip", "empty"):
+        texts = {name: text for name, text in tiny_files().items() if name.endswith(".txt")}
+        with pytest.raises(DataError, match="val/images/? is missing.*layout"):
+            tiny_imagenet(write_tiny(tmp_path / form, texts), "val")
+
+
+TEXTS = {
+    "wnids.txt": "val",
+    "words.txt": "val",
+    "val/val_annotations.txt": "val",
+    "train/n02085620/n02085620_boxes.txt": "train",
+}
+
+
+@pytest.mark.parametrize("name, split", TEXTS.items())
+def test_blank_lines_in_the_text_files_of_an_archive_are_none(tmp_path, name, split):
+    files = tiny_files()
+    whole = tiny_imagenet(write_tiny(tmp_path / "whole.zip", files), split)
+    files[name] = b"\r\n" + files[name].replace(b"\n", b"\r\n\r\n") + b"\n \n\n"
+    blank = tiny_imagenet(write_tiny(tmp_path / "blank.zip", files), split)
+    assert blank.pixels.equal(whole.pixels) and blank.boxes.equal(whole.boxes)
+    assert blank.classes == whole.classes and blank.labels.equal(whole.labels)
+
+
+@pytest.mark.parametrize("name, split", TEXTS.items())
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: b"",
+        lambda text: b"\n\n",
+        lambda text: text[:-9],
+        lambda text: text[: text.rindex(b"\n")],
+        lambda text: text.decode().encode("utf-16"),
+        lambda text: b"\xff\xfe" + text,
+        lambda text: text.replace(b"\t", b" ").replace(b"n0", b"n"),
+        lambda text: bytes(len(text)),
+    ],
+)
+def test_damaged_text_files_of_an_archive_are_named(tmp_path, name, split, damage):
+    files = tiny_files()
+    files[name] = damage(files[name])
+    # Fewer classes are a smaller set, of which nothing tells that it is not whole: but for those
+    # that somebody asks for.
+    with pytest.raises((DataError, InputError), match=f"{name}|no class"):
+        tiny_imagenet(write_tiny(tmp_path / "tiny.zip", files), split, list(WORDS))
 
 
 def test_missing_tiny_imagenet_says_what_to_put_where_and_nothing_stands_in(tmp_path):
@@ -326,6 +373,98 @@ def test_image_folders_in_imagenet_layout(tmp_path):
         image_folder(tmp_path, 16)
     with missing("CLASS/IMAGE"):
         image_folder(tmp_path / "n02085620", 16)
+
+
+def test_hidden_files_and_folders_are_no_classes(tmp_path):
+    """What notebooks, editors and file managers leave behind."""
+    for name in ("a/1.png", ".ipynb_checkpoints/2.png", "a/.ipynb_checkpoints/1-checkpoint.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8), 60).save(tmp_path / name)
+    (tmp_path / "a" / "._1.png").write_bytes(b"of a Macintosh")
+    (tmp_path / ".git").mkdir()
+    images = image_folder(tmp_path, 8)
+    assert images.classes == ("a",) and len(images) == 1
+
+
+@pytest.mark.parametrize("build", ["file", "nothing", "empty class", "folder of nothing"])
+def test_what_is_no_image_folder_is_named(tmp_path, build):
+    root = tmp_path / "images"
+    if build == "file":
+        root.write_text("?")
+    elif build == "empty class":
+        (root / "empty").mkdir(parents=True)
+    elif build != "nothing":
+        root.mkdir()
+    with missing("images is no image folder.*CLASS/IMAGE"):
+        image_folder(root, 8)
+
+
+def written(path, array, **options):
+    """`path` with a picture of the array, as another library of Python's writes it."""
+    Image.fromarray(array).save(path, **options)
+    return path
+
+
+SHADES = np.arange(256, dtype=np.uint8).reshape(16, 16)
+
+
+@pytest.mark.parametrize("ending", ["png", "tif", "pgm"])
+@pytest.mark.parametrize("order", ["<u2", ">u2"])
+def test_16_bits_keep_their_values(tmp_path, ending, order):
+    grey = folders.decode(written(tmp_path / "8.png", SHADES))
+    path = tmp_path / f"16.{ending}"
+    deep = SHADES.astype(np.uint16) * 257
+    if ending == "pgm":
+        path.write_bytes(b"P5 16 16 65535\n" + deep.astype(">u2").tobytes())
+    else:
+        written(path, deep.astype(order))
+    assert grey[0].tolist() == SHADES.tolist() and folders.decode(path).equal(grey)
+
+
+@pytest.mark.parametrize(
+    "values", [SHADES.astype(np.float32), SHADES.astype(np.int32)], ids=["float", "int32"]
+)
+def test_numbers_of_no_known_range_are_refused(tmp_path, values):
+    path = written(tmp_path / "numbers.tif", values)
+    with pytest.raises(DataError, match=r"numbers.tif.*8 or 16 bits"):
+        folders.decode(path)
+
+
+def with_header(width: int, height: int, kind: int = 2, depth: int = 8) -> bytes:
+    """A PNG whose header tells of a picture of another size."""
+    head = struct.pack(">2I5B", width, height, depth, kind, 0, 0, 0)
+    chunk = b"IHDR" + head
+    content = encoded(SHADES)
+    return content[:12] + chunk + struct.pack(">I", zlib.crc32(chunk)) + content[33:]
+
+
+@pytest.mark.parametrize(
+    "content",
+    {
+        "bomb": with_header(60_000, 60_000),
+        "no pixels": with_header(0, 0),
+        "short rows": with_header(16, 17),
+        "no such colours": with_header(16, 16, kind=5),
+        "no such depth": with_header(16, 16, depth=7),
+        "empty": b"",
+        "text": b"<html>404</html>",
+        "head of a PNG": encoded(SHADES)[:30],
+        "head of a BMP": b"BM" + bytes(12) + b"\x28" + bytes(20),
+        "head of a TIFF": b"II*\0\x08\0\0\0\xff\xff" + bytes(8),
+        "head of a GIF": b"GIF89a" + bytes([255] * 7),
+        "head of a JPEG": b"\xff\xd8\xff\xc0\x00\x03\x08",
+        "head of a WebP": b"RIFF" + bytes([255] * 4) + b"WEBPVP8 " + bytes(8),
+        "head of an icon": bytes([0, 0, 1, 0, 1, 0]) + bytes([255] * 16),
+    }.items(),
+    ids=lambda item: item[0],
+)
+def test_broken_pictures_are_named(tmp_path, content):
+    path = tmp_path / "a" / "picture.png"
+    path.parent.mkdir()
+    path.write_bytes(content[1])
+    for read in (lambda: folders.decode(path), lambda: image_folder(tmp_path, 8)):
+        with pytest.raises(DataError, match=r"picture\.png is a broken image"):
+            read()
 
 
 def test_photographs_come_from_installed_packages():
