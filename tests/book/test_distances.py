@@ -1,5 +1,6 @@
 """Metrics: conventions, parity with torch-fidelity, and honesty about sample size."""
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -9,9 +10,9 @@ from ppap_book.errors import StudyError
 from ppap_book.measures import distances
 from ppap_book.measures import features as extractors
 from ppap_book.measures.distances import Reference
-from ppap_book.measures.features import Features, Lite2
+from ppap_book.measures.features import EfficientNet, Features
 from ppap_lib.data import fashion
-from ppap_lib.errors import DataError, WeightsError
+from ppap_lib.errors import DataError, InputError, WeightsError
 from ppap_lib.files import weights
 from ppap_lib.zoo import datasets
 
@@ -178,6 +179,66 @@ def test_unequal_counts_small_sets_and_other_extractors_are_refused():
         Reference(features(64)).project(a.vectors)
 
 
+@pytest.mark.parametrize(
+    ("metric", "fewest"),
+    [
+        (distances.kid, 2),
+        (distances.kid_witness, 2),
+        (distances.precision_recall, 4),
+        (distances.inside_manifold, 4),
+        (distances.recall_shares, 5),
+        (lambda a, b: distances.inception_score(a), 1),
+        (lambda a, b: distances.fd64(a, b, Reference(features(70))), 65),
+        (lambda a, b: distances.real_against_real(features(9), len(a), Reference(features(70))), 2),
+    ],
+)
+def test_a_metric_says_how_many_images_it_needs(metric, fewest):
+    for n in range(fewest):
+        with pytest.raises(StudyError, match=f"needs at least {fewest} images, not {n}"):
+            metric(features(n), features(n, seed=1))
+    numbers = metric(features(fewest), features(fewest, seed=1))
+    if not isinstance(numbers, list):
+        assert torch.as_tensor(numbers).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [
+        distances.kid,
+        distances.kid_witness,
+        distances.precision_recall,
+        distances.inside_manifold,
+        distances.recall_shares,
+        lambda a, b: distances.inception_score(b),
+        lambda a, b: distances.fd64(a, b, Reference(features(70))),
+    ],
+)
+def test_features_that_are_no_numbers_are_refused(metric):
+    broken = features(70)
+    broken.vectors[3, 4] = broken.logits[3, 2] = math.nan
+    with pytest.raises(StudyError, match="1 of 70 images.*not finite"):
+        metric(features(70), broken)
+
+
+def test_features_of_other_sizes_are_refused():
+    with pytest.raises(StudyError, match="80 features against 79"):
+        distances.kid(features(5), features(5, dims=79))
+
+
+@pytest.mark.parametrize(
+    ("labels", "count"), [([], 1), ([0, 1], 0), ([0, 1], -1), ([0, 2], 1), ([0, -1], 1)]
+)
+def test_sets_that_cannot_be_balanced_are_refused(labels, count):
+    with pytest.raises(StudyError, match="balanced images need"):
+        distances.balanced(torch.tensor(labels, dtype=torch.int64), count)
+
+
+def test_features_are_asked_of_images():
+    for images in (torch.zeros(0, 1, 8, 8, dtype=torch.uint8), torch.zeros(1, 8, 8)):
+        with pytest.raises((StudyError, InputError), match="images"):
+            extractors.extract(images)
+
+
 class TestInception:
     """Of its weights, which are elsewhere: where they are looked for, and that they are checked."""
 
@@ -237,7 +298,7 @@ class TestLite2:
         class Extractor(FeatureExtractorBase):
             def __init__(self, name, features_list, **options):
                 super().__init__(name, features_list)
-                self.lite2 = Lite2()
+                self.lite2 = EfficientNet()
 
             @staticmethod
             def get_provided_features_list():

@@ -97,6 +97,7 @@ def test_images_are_read_from_imagenet_s_own_folders(tmp_path, monkeypatch):
         folder = tmp_path / "imagenet" / "val" / wnid
         folder.mkdir(parents=True)
         Image.new("RGB", (8, 8), (label, 0, 0)).save(folder / "one.png")
+    (tmp_path / "imagenet" / "val" / ".ipynb_checkpoints").mkdir()
     found = datasets.require("imagenet256")
     assert found.shape == (3, 256, 256) and found.classes == few.classes
     assert torch.equal(found.labels, torch.arange(20))

@@ -50,3 +50,10 @@ def test_what_does_not_fit_is_refused():
         accuracy_by_t(network(), IMAGES, LABELS, LINEAR, (0,), range(39))
     with pytest.raises(StudyError, match="one label"):
         accuracy_by_t(network(), IMAGES, LABELS[:3], LINEAR, (0,))
+    for wrong in (3, -1):
+        labels = LABELS.clone()
+        labels[7] = wrong
+        with pytest.raises(StudyError, match=f"there are 3 classes, from 0: not {wrong}"):
+            accuracy_by_t(network(), IMAGES, labels, LINEAR, (0,))
+    with pytest.raises(StudyError, match="whole numbers, not torch.float32"):
+        accuracy_by_t(network(), IMAGES, LABELS.float(), LINEAR, (0,))

@@ -57,6 +57,11 @@ def test_white_noise_fills_every_band_by_its_share_of_frequencies():
         (torch.zeros(1, 1, 8, 8), [], "positive and rise strictly"),
         (torch.zeros(1, 1, 8, 8), [0, 4], "positive and rise strictly"),
         (torch.zeros(1, 1, 8, 8), [4, 4], "positive and rise strictly"),
+        (torch.zeros(1, 1, 8, 8), [math.nan], "positive and rise strictly"),
+        (torch.zeros(1, 1, 8, 8), [2, math.nan], "positive and rise strictly"),
+        (torch.zeros(0, 1, 8, 8), [4], "at least one pixel"),
+        (torch.zeros(1, 0, 8, 8), [4], "at least one pixel"),
+        (torch.zeros(1, 1, 0, 8), [4], "at least one pixel"),
     ],
 )
 def test_what_has_no_bands_is_refused(images, edges, message):
@@ -78,5 +83,7 @@ def test_the_noise_on_a_picture_is_found_and_edges_are_not_noise(sigma, side):
 def test_noise_is_asked_of_images():
     with pytest.raises(StudyError, match=r"floating \[B, C, H, W\]"):
         noise_sigma_mad(torch.zeros(1, 8, 8))
+    with pytest.raises(StudyError, match="at least one pixel"):
+        noise_sigma_mad(torch.zeros(0, 1, 8, 8))
     with pytest.raises(StudyError, match="at least 2 x 2 pixels"):
         noise_sigma_mad(torch.zeros(1, 1, 1, 8))

@@ -147,6 +147,9 @@ def test_the_last_time_above_a_level_is_read_between_the_times():
         last_time_above(times, values[:2], 0.5)
     with pytest.raises(StudyError, match=r"values at \[100.0\] are not finite"):
         last_time_above(times, values.where(times != 100, math.nan), 0.5)
+    for wrong in ((times.flip(0), values, 0.5), (times, values, math.nan)):
+        with pytest.raises(StudyError, match="times rise, and a level is a number"):
+            last_time_above(*wrong)
 
 
 @pytest.mark.parametrize(
@@ -156,6 +159,10 @@ def test_the_last_time_above_a_level_is_read_between_the_times():
         (torch.zeros(5), torch.zeros(5), r"log p \[N, K\]"),
         (torch.zeros(0, 3), torch.zeros(0), "N > 0"),
         (sure([0, 1], 2), torch.zeros(3), "labels for 2 predictions"),
+        (sure([0, 1], 2), torch.tensor([0, 2]), "2 classes, from 0: not 2"),
+        (sure([0, 1], 2), torch.tensor([-1, 1]), "2 classes, from 0: not -1"),
+        (sure([0, 1], 2), torch.tensor([0.0, 0.5]), "whole numbers, not torch.float32"),
+        (sure([0, 1], 2), torch.tensor([False, True]), "whole numbers, not torch.bool"),
     ],
 )
 def test_what_is_no_prediction_is_refused(log_p, labels, message):

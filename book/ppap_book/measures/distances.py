@@ -28,11 +28,12 @@ KEPT = 1000  # real images whose features are kept once they are known
 
 def balanced(labels: Tensor, count: int) -> Tensor:
     """Positions of `count` images, image i of class i modulo classes: the seeds' own balance."""
-    classes = int(labels.max()) + 1
+    classes = int(labels.max()) + 1 if len(labels) else 0
     columns = [(labels == k).nonzero().flatten() for k in range(classes)]
-    rows = min(map(len, columns))
-    if count > rows * classes:
-        raise StudyError(f"{count} balanced images need {-(-count // classes)} of every class")
+    rows = min(map(len, columns), default=0)
+    if not 1 <= count <= rows * classes or labels.min() < 0:
+        most = max(1, -(-count // max(1, classes)))
+        raise StudyError(f"{count} balanced images need {most} of every class, from 0")
     return torch.stack([column[:rows] for column in columns], 1).flatten()[:count]
 
 
@@ -120,13 +121,27 @@ class Reference:
         return (vectors.double() - self.mean) @ self.components
 
 
-def _same(a: Features, b: Features, equal_n: bool = True) -> None:
+def _same(a: Features, b: Features, fewest: int = 1, equal_n: bool = True) -> None:
+    """Refuse features that cannot be compared, and sets of fewer images than the number needs."""
     if a.extractor != b.extractor:
         raise StudyError(f"features of {a.extractor} cannot be compared with {b.extractor}'s")
+    if a.vectors.shape[1:] != b.vectors.shape[1:]:
+        sizes = f"{a.vectors.shape[-1]} features against {b.vectors.shape[-1]}"
+        raise StudyError(f"{sizes}: they are of other extractors, or not [N, D]")
     if equal_n and len(a) != len(b):
         raise StudyError(
             f"{len(a)} against {len(b)} images: these numbers depend on n, so give equal counts"
         )
+    for vectors in (a.vectors, b.vectors):
+        _enough(vectors, fewest)
+
+
+def _enough(numbers: Tensor, fewest: int) -> None:
+    """Refuse too few images, and such whose `numbers` [N, D] are not finite."""
+    if len(numbers) < fewest:
+        raise StudyError(f"this needs at least {fewest} images, not {len(numbers)}")
+    if broken := int((~numbers.isfinite()).flatten(1).any(1).sum()):
+        raise StudyError(f"{broken} of {len(numbers)} images have features that are not finite")
 
 
 def kid(generated: Features, real: Features) -> float:
@@ -138,7 +153,7 @@ def kid(generated: Features, real: Features) -> float:
     """
     from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
 
-    _same(generated, real)
+    _same(generated, real, fewest=2)
     numbers = kid_features_to_metric(
         generated.vectors.double(),
         real.vectors.double(),
@@ -157,7 +172,7 @@ def kid_witness(generated: Features, real: Features) -> Tensor:
     to first order changes by 2 (w_i - mean w) / N if image i counts twice: what a bootstrap over
     images needs. Float64; equal n.
     """
-    _same(generated, real)
+    _same(generated, real, fewest=2)
     g, r = generated.vectors.double(), real.vectors.double()
 
     def kernel(other: Tensor) -> Tensor:  # torch-fidelity's default: cubic
@@ -180,10 +195,8 @@ def _frechet(a: Tensor, b: Tensor) -> float:
 
 def fd64(generated: Features, real: Features, reference: Reference) -> float:
     """Frechet distance within the reference's first 64 principal components; equal n."""
-    _same(generated, real)
+    _same(generated, real, fewest=COMPONENTS + 1)
     _same(generated, reference.features, equal_n=False)
-    if len(real) <= COMPONENTS:
-        raise StudyError(f"FD in {COMPONENTS} components needs more images than that")
     return _frechet(reference.project(generated.vectors), reference.project(real.vectors))
 
 
@@ -207,6 +220,7 @@ def inception_score(generated: Features) -> float:
 
     if generated.logits is None:
         raise StudyError("these features were stored without logits: extract them from images")
+    _enough(generated.logits, 1)
     return isc_features_to_metric(generated.logits, splits=1)[KEY_METRIC_ISC_MEAN]
 
 
@@ -221,7 +235,7 @@ def precision_recall(generated: Features, real: Features) -> tuple[float, float]
         prc_features_to_metric,
     )
 
-    _same(generated, real)
+    _same(generated, real, fewest=NEIGHBOURS + 1)
     numbers = prc_features_to_metric(
         generated.vectors,
         real.vectors,
@@ -239,7 +253,7 @@ def inside_manifold(images: Features, of: Features) -> Tensor:
     That is, nearer to one of them than its own third neighbour is. Its mean over generated images
     in the real manifold is their precision, over real ones in the generated manifold the recall.
     """
-    _same(images, of)
+    _same(images, of, fewest=NEIGHBOURS + 1)
     # Exactly as torch-fidelity computes it, so that the means are its numbers.
     reach = torch.cdist(of.vectors, of.vectors).kthvalue(NEIGHBOURS + 1).values  # 1st: itself
     return (torch.cdist(images.vectors, of.vectors) <= reach).any(1)
@@ -251,7 +265,7 @@ def recall_shares(generated: Features, real: Features) -> Tensor:
     The jackknife's pseudo-values (Tukey 1958), N recall - (N - 1) recall without the image. Their
     spread is how much the recall depends on which images happened to be generated.
     """
-    _same(generated, real)
+    _same(generated, real, fewest=NEIGHBOURS + 2)
     n = len(generated)
     among = torch.cdist(generated.vectors, generated.vectors)
     reach, further = (among.kthvalue(k).values for k in (NEIGHBOURS + 1, NEIGHBOURS + 2))
@@ -277,6 +291,8 @@ def real_against_real(
 
     FD64 only where n exceeds its components.
     """
+    if n < 2:
+        raise StudyError(f"real against real needs at least 2 images, not {n}")
     if 2 * n > len(real):
         raise StudyError(f"two disjoint sets of {n} need {2 * n} real images, not {len(real)}")
     rows = []

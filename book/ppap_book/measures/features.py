@@ -114,6 +114,8 @@ def extract(
     """
     if extractor not in EXTRACTORS:
         raise StudyError(f"no extractor {extractor!r}: there are {', '.join(EXTRACTORS)}")
+    if images.ndim != 4 or not len(images):
+        raise StudyError(f"expected at least one of images [N, C, H, W], not {list(images.shape)}")
     if images.dtype != torch.uint8:
         images = to_bytes(check_images(images, tolerance=torch.inf))
     network = EXTRACTORS[extractor](device)

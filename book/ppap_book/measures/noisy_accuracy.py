@@ -68,7 +68,7 @@ def log_probabilities(
 
 def reading(log_p: Tensor, labels: Tensor, t: float) -> Reading:
     """Return the averages over log-probabilities [N, K] of images noised to `t`."""
-    p = log_p.exp()
+    p = _checked(log_p, labels).exp()
     return Reading(
         t=float(t),
         n=len(log_p),
@@ -108,9 +108,19 @@ def _checked(log_p: Tensor, labels: Tensor | None = None) -> Tensor:
     total = log_p.logsumexp(1)
     if not bool((total.abs() < 1e-3).all()):
         raise StudyError("these are no log-probabilities: apply log_softmax to logits first")
-    if labels is not None and labels.shape != log_p.shape[:1]:
-        raise StudyError(f"{list(labels.shape)} labels for {len(log_p)} predictions")
+    if labels is not None:
+        _check_labels(labels, *log_p.shape)
     return log_p.double()
+
+
+def _check_labels(labels: Tensor, count: int, classes: int) -> None:
+    """Refuse labels without a class: they would count as mistakes of the model."""
+    if labels.shape != (count,):
+        raise StudyError(f"{list(labels.shape)} labels for {count} predictions")
+    if labels.is_floating_point() or labels.dtype == torch.bool:
+        raise StudyError(f"labels are whole numbers, not {labels.dtype}")
+    if bool((wrong := (labels < 0) | (labels >= classes)).any()):
+        raise StudyError(f"there are {classes} classes, from 0: not {int(labels[wrong][0])}")
 
 
 def entropy(log_p: Tensor) -> Tensor:
@@ -187,6 +197,8 @@ def last_time_above(times: Tensor, values: Tensor, level: float) -> float:
     """
     if times.shape != values.shape or times.ndim != 1 or not len(times):
         raise StudyError(f"one value per time: {list(values.shape)}, {list(times.shape)}")
+    if not bool((times.diff() > 0).all()) or math.isnan(level):
+        raise StudyError(f"times rise, and a level is a number: not {times.tolist()} and {level}")
     if not bool(values.isfinite().all()):
         raise StudyError(f"values at {times[~values.isfinite()].tolist()} are not finite")
     under = (values < level).nonzero().flatten()

@@ -26,7 +26,7 @@ def band_powers(images: Tensor, edges: Sequence[float]) -> Tensor:
     By Parseval's theorem an image's powers sum to its mean squared pixel.
     """
     _check(images)
-    if not edges or edges[0] <= 0 or any(a >= b for a, b in pairwise(edges)):
+    if not edges or not all(a < b for a, b in pairwise((0, *edges))):
         raise StudyError(f"band edges are positive and rise strictly, not {list(edges)}")
     spectrum = torch.fft.fft2(images.double(), norm="forward").abs().square().mean(1)
     cuts = torch.tensor(edges, dtype=torch.float64)
@@ -58,3 +58,5 @@ def _check(images: Tensor) -> None:
         raise StudyError(
             f"images are floating [B, C, H, W]; this is {images.dtype} {list(images.shape)}"
         )
+    if not images.numel():
+        raise StudyError(f"expected at least one pixel of an image, not {list(images.shape)}")

@@ -438,6 +438,7 @@ def with_header(width: int, height: int, kind: int = 2, depth: int = 8) -> bytes
     return content[:12] + chunk + struct.pack(">I", zlib.crc32(chunk)) + content[33:]
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 @pytest.mark.parametrize(
     "content",
     {
