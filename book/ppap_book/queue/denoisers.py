@@ -111,7 +111,8 @@ class DenoiserTraining:
         Of blocks of the same seeds, whose differences are the weights' alone.
         """
         whole = self.kid(self.ended_with(self.goal()))
-        packed = self.kid(self.card.sha256) if self.card.file.get("dtype") == "int8" else {}
+        in_8_bits = self.card.file.get("dtype") == "int8" and self.installed(self.goal())
+        packed = self.kid(self.card.sha256) if in_8_bits else {}
         shared = whole.keys() & packed.keys()
         if len(shared) < BLOCKS:
             return None
@@ -154,14 +155,14 @@ class DenoiserTraining:
             """Which part of a study's rows is missing; all, before it can be told."""
             return 1.0 if self.seen() < after else missing_part(command[2:])
 
-        def steps(images: int, begun_at: int, hours: float) -> list[Step]:
-            seen = images - begun_at
-            last, course = self.curve(self.before if begun_at == 0 else images), self.curve()
+        def steps(images: int, last: Command) -> list[Step]:
+            course = self.curve()
 
             def untrained() -> float:
                 if self.seen() >= images:
                     return 0.0
-                return min(1.0, (1 - trained(self.folder, images)) * images / seen)
+                unseen = (1 - trained(self.folder, images)) * images
+                return min(1.0, unseen / self.images)
 
             return [
                 Step(hours, untrained, lambda: self.train(images)),
@@ -181,10 +182,10 @@ class DenoiserTraining:
         return [
             in_steps(
                 "denoiser",
-                steps(self.images, 0, hours),
+                steps(self.images, self.curve(since=self.before)),
                 lambda: self.installed(self.images) or (decided() and self.seen() >= self.images),
             ),
-            in_steps("denoiser-doubled", steps(doubled, self.images, hours), needless),
+            in_steps("denoiser-doubled", steps(doubled, self.curve(since=doubled)), needless),
             in_steps(
                 "denoiser-ships",
                 [
@@ -194,7 +195,13 @@ class DenoiserTraining:
             ),
             in_steps(
                 "denoiser-float16",
-                [Step(0.01, lambda: float(self.suffers() is not False), self._in_float16)],
+                [
+                    Step(
+                        0.01,
+                        lambda: float(self.suffers() is not False),
+                        lambda: self.install("float16"),
+                    )
+                ],
                 lambda: self.card.file.get("dtype") != "int8" and not self._uninstalled(),
             ),
         ]
@@ -204,9 +211,6 @@ class DenoiserTraining:
 
     def _unscored(self, command: Command) -> float:
         return self._uninstalled() or missing_part(command[2:])
-
-    def _in_float16(self) -> Command:
-        return self.install("float16")
 
 
 def missing_part(arguments: Sequence[str]) -> float:
