@@ -1,12 +1,19 @@
-"""`python -m ppap_book run STUDY ...`, `rerun ROW ...`, `cards ...` and `queue ...`."""
+"""`python -m ppap_book run STUDY ...`, and `rerun`, `cards`, `probe` and `queue` in its place."""
 
 import sys
 from collections.abc import Sequence
 
 from ppap_book import cards, rerun, run
+from ppap_book.measures import second_judge
 from ppap_book.queue import command as queue
 
-COMMANDS = {"run": run.main, "rerun": rerun.main, "cards": cards.main, "queue": queue.main}
+COMMANDS = {
+    "run": run.main,
+    "rerun": rerun.main,
+    "cards": cards.main,
+    "probe": second_judge.main,
+    "queue": queue.main,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -196,3 +196,18 @@ def test_methods_of_one_length_without_a_block_that_all_have_are_not_ranked():
         for block, method in enumerate(("naive", "single", "multi5"))
     ]
     assert guidance_outcomes.ranks(guidance_outcomes.outcomes(rows), "resnet18") == {}
+
+
+def test_the_headline_is_where_five_experts_are_halfway_to_the_ceiling():
+    """Between swept scales on a line in their logarithm, below them on one from no guidance."""
+
+    def swept(method, right, scale=0.0):
+        return row(method, [int(i < right) for i in range(20)], scale=scale, first_seed=SWEEP_SEED)
+
+    plain, low, high = swept("none", 2), swept("multi5", 6, 1.0), swept("multi5", 14, 4.0)
+    found = guidance_outcomes.outcomes([plain, low, high, swept("ppap5", 18, 1.0)], sweep=True)
+    half = guidance_outcomes.halfway_scale
+    assert half(found, "resnet18", 0.9) == 2.0  # half is .5, in the middle of .3 and .7
+    assert half(found, "resnet18", 0.3) == 0.5  # half is .2, in the middle of .1 and .3
+    assert half(found, "resnet18", 1.5) is None and half(found, "vit", 0.9) is None
+    assert half(guidance_outcomes.outcomes([low, high], sweep=True), "resnet18", 0.9) is None

@@ -17,9 +17,10 @@ A claim is an entry of a YAML file, `book/claims.yml` in this book::
 
 The claim holds if the whole 95 % interval lies within the bounds, does not hold if it lies
 wholly beyond one of them, and is undecided otherwise: also while rows are missing, or are of
-fewer images than `at_least`. A verdict is provisional that compares networks of which each was
-trained fewer than three times, or that rests on fewer than 100 images. Where a table was published,
-the same rule is applied to it first. Nothing here holds a result: a new row may turn a verdict.
+fewer images than `at_least`. Of two judges that disagree neither decides. A verdict is provisional
+that compares networks of which each was trained fewer than three times, or that rests on fewer than
+100 images. Where a table was published, the same rule is applied to it first. Nothing here holds a
+result: a new row may turn a verdict.
 """
 
 from ppap_book.claims.register import Claim, Verdict, load

@@ -19,7 +19,8 @@ class Effect(NamedTuple):
 
     `blocks` of seeds, None where no seeds are drawn in blocks. `unit` is empty where the metric's
     title says all. `trainings` of each network that the number compares, None where it compares
-    no trained networks, but what one does.
+    no trained networks, but what one does. `second` is what the second judge says of the same
+    images, None where it was not asked.
     """
 
     estimate: Estimate
@@ -27,6 +28,7 @@ class Effect(NamedTuple):
     blocks: int | None = None
     unit: str = ""
     trainings: int | None = None
+    second: Estimate | None = None
 
 
 class NoEffect(NamedTuple):
@@ -57,7 +59,9 @@ def _effect(
         return NoEffect()
     if not pair.recorded:
         return NoEffect(f"rows of {pair.a.params['n']} images have no {pair.column}")
-    return Effect(estimate(pair), pair.images, len(pair.blocks), unit, trainings)
+    other = Comparison(pair.a, pair.b, "second_judge", pair.blocks)
+    second = estimate(other) if pair.column == "judge" and other.recorded else None
+    return Effect(estimate(pair), pair.images, len(pair.blocks), unit, trainings, second)
 
 
 def extreme_of(a: Sequence[float], b: Sequence[float], pairs: int) -> Estimate:

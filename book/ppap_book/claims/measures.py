@@ -125,7 +125,10 @@ def recovered(
     if (fraction := comparisons.recovered_fraction(*settings, column)) is None:
         return NoEffect(f"{methods.title(of)} gained too little for shares of it")
     blocks = len(settings[0].shared(*settings[1:]))
-    return Effect(fraction, settings[0].params["n"] * blocks, blocks, unit, TRAININGS)
+    asked = column == "judge" and all(one.get("second_judge") is not None for one in settings)
+    second = comparisons.recovered_fraction(*settings, "second_judge") if asked else None
+    images = settings[0].params["n"] * blocks
+    return Effect(fraction, images, blocks, unit, TRAININGS, second)
 
 
 def published_recovered(

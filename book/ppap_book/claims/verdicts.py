@@ -59,6 +59,10 @@ def judge(claim: Claim, reading: str | None = None) -> Verdict:
     if effect.images < claim.at_least:
         return Verdict("undecided", f"{words}: fewer than {claim.at_least} images")
     verdict = claim.decide(effect.estimate)
+    if effect.second is not None:
+        words += f"; by the second judge {_interval(effect.second)}"
+        if claim.decide(effect.second).answer != verdict.answer:
+            return Verdict("undecided", f"{words}: the judges disagree")
     few = provisional(effect.images, effect.trainings) and verdict.answer != "undecided"
     return verdict._replace(words=words, provisional=few)
 

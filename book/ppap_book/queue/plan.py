@@ -9,14 +9,19 @@ from functools import partial
 from pathlib import Path
 
 from ppap_book import run
-from ppap_book.queue.denoisers import DenoiserTraining, missing_part
+from ppap_book.errors import StudyError
+from ppap_book.queue.denoisers import DenoiserTraining
 from ppap_book.queue.engine import Job, nothing
 from ppap_book.queue.trainings import Guided, Place, Training, best_factor, set_job
+from ppap_book.studies.guidance import PUBLISHED_SCALE
 from ppap_lib.data.tiny_imagenet import find
 from ppap_lib.errors import DataError
 
 METHODS = ("single", "multi5", "ppap5", "ppap10")
 """Methods of the `fashion` tier's ResNet that ship."""
+
+EQUAL_PUSH = 0.12
+"""The scale at which a guide pushes 32 pixels as 7.5 pushes 256: page 10."""
 
 FACTORS = {"half": 0.5, "preset": 1.0, "double": 2.0}
 """Factors of the preset's learning rate that are tried."""
@@ -25,7 +30,7 @@ FACTORS = {"half": 0.5, "preset": 1.0, "double": 2.0}
 def jobs(folder: Path, device: str = "cpu") -> list[Job]:
     """Return all jobs, in order, of a queue whose trainings are kept in a folder."""
     here = Place(folder, device)
-    return [*fashion(here), *photographs(here), architecture(here)]
+    return [*fashion(here), *photographs(here), *headline(here), architecture(here)]
 
 
 def fashion(here: Place) -> list[Job]:
@@ -73,6 +78,35 @@ def photographs(here: Place) -> list[Job]:
     return [set_job(here, "tin10", 1.0, experts, tiny_imagenet), *experts]
 
 
+def headline(here: Place) -> list[Job]:
+    """Return the jobs of the guidance study: sweeps, then 3 x 500 images of every method a scale.
+
+    The headline scale is the same for all methods. Beside it stand each method's best of the sweep,
+    the published one and, as a floor, the scale of equal push; the transformer has fewer.
+    """
+    found = []
+    for tier, lacks in (("fashion", nothing), ("tin10", tiny_imagenet)):
+        for guide, scales in (
+            ("resnet18", (PUBLISHED_SCALE, EQUAL_PUSH)),
+            ("vit", (PUBLISHED_SCALE,)),
+        ):
+            cells = {f"at-{s:g}": ("--scales", f"{s:g}") for s in scales}
+            cells |= {"halfway": ("--halfway",)}
+            if guide == "resnet18":
+                cells |= {"at-best": ("--at-best",)}
+            what = ("guidance", "--tier", tier, "--guide", guide, "--blocks", "3")
+            found.append(
+                study(
+                    here, f"{tier}-{guide}-sweep", 0.8, *what, "--sweep", "--n", "100", lacks=lacks
+                )
+            )
+            found += [
+                study(here, f"{tier}-{guide}-{name}", 0.6, *what, *how, "--n", "500", lacks=lacks)
+                for name, how in cells.items()
+            ]
+    return found
+
+
 def architecture(here: Place) -> Job:
     """Return the job of page 11: 30 core-minutes a variant, the base three times."""
     return study(here, "architecture", 3.5, "architecture", "--seconds", "1800")
@@ -88,10 +122,18 @@ def study(
     """Return the job that runs a study: `python -m ppap_book run ARGUMENTS`, on the device."""
     on_cpu = run.COMMANDS[arguments[0]].on_cpu
     arguments = arguments if on_cpu else (*arguments, "--device", here.device)
+
+    def left() -> float:
+        try:
+            missing, rows = run.missing(arguments)
+        except StudyError:
+            rows = 0
+        return missing / rows if rows else 1.0  # none where other rows have yet to show a scale
+
     return Job(
         name,
         hours,
-        lambda: missing_part(arguments),
+        left,
         lambda: [("ppap_book", "run", *arguments)],
         lacks,
     )

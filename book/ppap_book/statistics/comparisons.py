@@ -38,6 +38,7 @@ COLUMNS = {
     "precision": Column("precise"),
     "recall": Column("recalled", exact=False, of_real="covered"),
     "judge": Column("judge_correct"),
+    "second_judge": Column("second_judge_correct"),
     "guide": Column("guide_correct"),
     "grain": Column("noise_left"),
 }

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from ppap_book import ledger
-from ppap_book.measures import protocol
+from ppap_book.measures import protocol, second_judge
 from ppap_book.studies import methods
 from ppap_book.studies.methods import PUBLISHED_SCALE, Guided
 from ppap_book.study import Labelled, Study
@@ -188,7 +188,10 @@ def measure(
 def judged(
     params: Guided, images: Tensor, device: torch.device | str = "cpu"
 ) -> dict[str, list[int]]:
-    """Return `verdicts` of the tier's judge and, where there is one, of the guide on the images."""
+    """Return `verdicts` on the images: of the tier's judges and, where there is one, of the guide.
+
+    And by which weights the second judge says so, which a row's parameters do not name.
+    """
     if params.method == "none":
         return judged_by(None, params, images, device)
     reader = methods.clean_reader(params.method, params.guide, params.tier, device)
@@ -204,6 +207,10 @@ def judged_by(
     """Return `judged` of any guide, as it reads clean images."""
     judge = zoo.load(tiers.tier(params.tier).named("judge"), device)
     results = {"judge_correct": verdicts(judge, images, params.target, device)}
+    if second_judge.judges(params.tier, params.guide):
+        second = second_judge.load(params.tier, device)
+        results["second_judge_correct"] = verdicts(second, images, params.target, device)
+        results["second_judge_sha256"] = second_judge.digest(params.tier)
     if reader is not None:
         results["guide_correct"] = verdicts(reader, images, params.target, device)
     return results

@@ -1,6 +1,7 @@
 """Outcomes of the guidance study: blocks pooled, methods compared image by image."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from ppap_book import paper_tables
@@ -107,6 +108,36 @@ def best_scales(
         if outcome.method not in best or rank > best[outcome.method]:
             best[outcome.method] = rank
     return {method: -scale for method, (_, scale) in best.items()}
+
+
+def halfway_scale(
+    sweep: Sequence[Outcome],
+    guide_name: str,
+    ceiling: float,
+    sampler_name: str = "ddim25",
+    method: str = "multi5",
+) -> float | None:
+    """Return the scale at which a method is half of the way from no guidance to the ceiling.
+
+    There methods differ, where a larger scale takes all of them to the `ceiling`, the judge's
+    accuracy on real images. In judge accuracy, on the seeds of the sweep; between the scales that
+    were swept on a line in their logarithm, and below them on one from no guidance at scale 0. To
+    two digits; None where the sweep does not reach it.
+    """
+    alike = of_one_length(o for o in sweep if o.sampler == sampler_name)
+    plain = [o for o in alike if o.method == "none"]
+    swept = [o for o in alike if (o.method, o.guide) == (method, guide_name)]
+    if not plain:
+        return None
+    unguided = plain[0].mean("judge")
+    half = (unguided + ceiling) / 2
+    points = sorted([(0.0, unguided), *((o.scale, o.mean("judge")) for o in swept)])
+    for (below, low), (above, high) in pairwise(points):
+        if low <= half < high:
+            share = (half - low) / (high - low)
+            scale = below * (above / below) ** share if below else above * share
+            return float(f"{scale:.2g}")
+    return None
 
 
 def alike_scales(

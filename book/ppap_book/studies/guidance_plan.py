@@ -9,9 +9,17 @@ import torch
 from ppap_book.errors import StudyError
 from ppap_book.measures.features import ExtractorName
 from ppap_book.studies.guidance import PUBLISHED_SCALE, STUDY, SWEEP, SWEEP_SEED, Guidance, grid
-from ppap_book.studies.guidance_outcomes import Outcome, best_scales, candidates, outcomes
+from ppap_book.studies.guidance_outcomes import (
+    Outcome,
+    best_scales,
+    candidates,
+    halfway_scale,
+    outcomes,
+)
 from ppap_book.studies.methods import METHODS, MethodName, installed, left_out, title
+from ppap_lib import zoo
 from ppap_lib.zoo.tiers import GuideName, TierName
+from ppap_lib.zoo.tiers import tier as preset
 
 _WITHOUT_LABELS = ("none", "naive", "x0_fixed", "x0_through", "ppap5")
 """Methods by a guide off the shelf: no experts that need labels."""
@@ -84,6 +92,26 @@ def best_runs(
     return sorted(runs, key=lambda run: run.first_seed)
 
 
+def headline_scale(
+    guide_name: str,
+    tier_name: str = "fashion",
+    sampler_name: str = "ddim25",
+    extractor: str = "lite2",
+) -> float:
+    """Return the scale of the headline, `guidance_outcomes.halfway_scale` by the tier's judge.
+
+    Raises `StudyError` where the sweep does not say.
+    """
+    sweep = outcomes(STUDY.rows(), sweep=True, tier_name=tier_name, extractor=extractor)
+    ceiling = zoo.card(preset(tier_name).named("judge")).metrics["test accuracy"]["value"]
+    if (scale := halfway_scale(sweep, guide_name, ceiling, sampler_name)) is None:
+        raise StudyError(
+            f"the sweep of {tier_name} by {guide_name} does not show at which scale five experts "
+            f"are halfway to the judge's ceiling: run guidance --sweep first"
+        )
+    return scale
+
+
 def whole(
     tier_name: str, extractor: str = "lite2", device: torch.device | str = "cpu"
 ) -> Iterator[Guidance]:
@@ -115,6 +143,7 @@ def runs(
     scales: tuple[float, ...] | None = None,
     sweep: bool = False,
     at_best: bool = False,
+    halfway: bool = False,
     n: int | None = None,
     blocks: int | None = None,
     released_routing: bool = False,
@@ -140,6 +169,8 @@ def runs(
         Every method is run at the sweep's scales, on seeds of its own.
     at_best : bool
         Every method is run at its best scale of the sweep.
+    halfway : bool
+        Every method is run at the scale at which five experts are halfway to the judge's ceiling.
     n : int
         The number of images in a block of seeds (100 if not given).
     blocks : int
@@ -153,12 +184,15 @@ def runs(
     tell : Callable[[str], None]
         Hears what is left out.
     """
-    narrowing = (guide, sampler, methods, scales, n, blocks, sweep, at_best, released_routing)
+    at = (scales, sweep, at_best, halfway)
+    narrowing = (guide, sampler, methods, n, blocks, released_routing, *at)
     if all(value is None or value is False for value in narrowing):
         yield from whole(tier, extractor, device)
         return
-    if (scales is not None) + sweep + at_best > 1:
-        raise StudyError("give one of --scales, --sweep and --at-best: each says at which scales")
+    if (scales is not None) + sweep + at_best + halfway > 1:
+        raise StudyError(
+            "give one of --scales, --sweep, --at-best and --halfway: each says at which scales"
+        )
     guide, sampler, n = guide or "resnet18", sampler or "ddim25", 100 if n is None else n
     blocks = (1 if sweep else 3) if blocks is None else blocks
     if not methods:
@@ -172,6 +206,8 @@ def runs(
             tell(f"{title(method)} is left out: no scale sweep is in the ledger")
         selected = [run for run in best if run.method in methods]
     else:
+        if halfway:
+            scales = (headline_scale(guide, tier, sampler, extractor),)
         scales, first_seed = (SWEEP, SWEEP_SEED) if sweep else (scales or (PUBLISHED_SCALE,), 0)
         selected = grid(methods, guide, sampler, scales, n, blocks, first_seed, tier, extractor)
     for run in selected:
