@@ -437,6 +437,8 @@ def test_a_set_is_drawn_as_long_as_someone_learns_from_it(tmp_path):
 
 # --- Denoisers
 
+END, PACKED = "e" * 64, "8" * 64
+
 
 @pytest.fixture
 def denoiser(tmp_path, results):
@@ -455,14 +457,14 @@ def ended(images, digest):
 
 @pytest.mark.parametrize(("later", "improves"), [(0.010, True), (0.0131, False), (0.0129, True)])
 def test_a_denoiser_is_trained_on_if_that_is_worth_it(denoiser, later, improves):
-    ended(600_000, "end")
-    scored(400_000, "snapshot", 0.014, 0.015, 0.016)
-    scored(600_000, "end", later - 0.001, later)
+    ended(600_000, END)
+    scored(400_000, "a" * 64, 0.014, 0.015, 0.016)
+    scored(600_000, END, later - 0.001, later)
     assert denoiser.improves() is None and denoiser.goal() == 600_000
     jobs = {job.name: job for job in denoiser.jobs(5.0)}
     assert jobs["denoiser-doubled"].left() == 1.0  # as far as is known
-    scored(600_000, "other", 0.0, 0.0, 0.0)  # of weights that this training did not end with
-    point = Curve(n=denoisers.N, first_seed=2 * denoisers.N, images_seen=600_000, sha256="end")
+    scored(600_000, "b" * 64, 0.0, 0.0, 0.0)  # of weights that this training did not end with
+    point = Curve(n=denoisers.N, first_seed=2 * denoisers.N, images_seen=600_000, sha256=END)
     ledger.record("curve", point.recorded(), {"kid": later + 0.001}, seconds=1.0)
     assert denoiser.improves() is improves
     assert denoiser.goal() == (1_200_000 if improves else 600_000)
@@ -493,18 +495,18 @@ def test_8_bits_are_too_few_if_they_move_the_number_by_more_than_its_error(
 ):
     """Which is here .001 / sqrt(3)."""
     *_, narrow = denoiser.jobs(5.0)
-    ended(600_000, "end")
-    scored(600_000, "end", 0.009, 0.010, 0.011)
+    ended(600_000, END)
+    scored(600_000, END, 0.009, 0.010, 0.011)
     file = {"asset": "fashion/denoiser.safetensors.xz", "dtype": "int8"}
-    assets("fashion/denoiser", images_seen=600_000, sha256="packed", file=file)
+    assets("fashion/denoiser", images_seen=600_000, sha256=PACKED, file=file)
     assert denoiser.suffers() is None and narrow.left() == 1.0
-    scored(600_000, "packed", *(kid + moved for kid in (0.009, 0.010, 0.011)))
+    scored(600_000, PACKED, *(kid + moved for kid in (0.009, 0.010, 0.011)))
     assert denoiser.suffers() is suffers and narrow.left() == float(suffers)
     words = json.loads(narrow.commands()[0][-1].removeprefix("file=")) if suffers else {}
     assert words.get("dtype") is None
     assets("fashion/denoiser", images_seen=300_000)  # of another training
     assert denoiser.suffers() is None
-    assets("fashion/denoiser", images_seen=600_000, sha256="end", file={"asset": file["asset"]})
+    assets("fashion/denoiser", images_seen=600_000, sha256=END, file={"asset": file["asset"]})
     assert narrow.left() == 0.0
 
 
@@ -541,8 +543,8 @@ def test_every_command_line_of_the_table_is_one(tmp_path, results, assets):
                 f"{method}-{word}", method, 60_000, Place(tmp_path), factor=lambda by=by: by
             )
             filed(trial)
-    ended(600_000, "end")
-    scored(600_000, "end", 0.009, 0.010, 0.011)
+    ended(600_000, END)
+    scored(600_000, END, 0.009, 0.010, 0.011)
     note()
     assert set(lines) == set(names) and all(lines.values())
     for line in sum(lines.values(), []):
