@@ -70,10 +70,9 @@ def agreement(ours: Mapping[str, float], theirs: Mapping[str, float]) -> Agreeme
 
 
 def _lines(name: str, folder: Path) -> list[str]:
-    path = folder / f"{name}.csv"
-    if not path.is_file():
+    if name not in names(folder):
         raise StudyError(f"no published table {name!r}: there are {', '.join(names(folder))}")
-    return path.read_text("utf8").splitlines()
+    return (folder / f"{name}.csv").read_text("utf8").splitlines()
 
 
 def _value(text: str) -> Value:

@@ -13,20 +13,29 @@ from ppap_lib.zoo.tiers import tier
 def untrained(card: Card) -> nn.Module:
     """Return the card's network with random weights; `WeightsError` if it says not how."""
     how = card.network
+    if "trunk" in how:
+        raise WeightsError(f"{card.name} is a set of experts: zoo.load loads it with its backbone")
+    if not how.keys() & {"tier", "flags", "timm"}:
+        raise WeightsError(
+            f"card {card.name}: network needs 'tier', 'flags' or 'timm', not {list(how)}"
+        )
+    try:
+        return _built(how)
+    except Exception as error:  # whatever builders raise where foreign arguments lead them to
+        raise WeightsError(
+            f"card {card.name}: there is no network {dict(how)} ({type(error).__name__}: {error})"
+        ) from error
+
+
+def _built(how: Mapping) -> nn.Module:
     if "timm" in how:
         import timm
 
         return timm.create_model(how["timm"])
-    if "tier" in how:
-        preset = tier(how["tier"])
-        return preset.denoiser() if how["part"] == "denoiser" else preset.classifier(how["part"])
     if "flags" in how:
         return adm.from_flags(how["flags"])
-    if "trunk" in how:
-        raise WeightsError(f"{card.name} is a set of experts: zoo.load loads it with its backbone")
-    raise WeightsError(
-        f"card {card.name}: network needs 'tier', 'flags' or 'timm', not {list(how)}"
-    )
+    preset = tier(how["tier"])
+    return preset.denoiser() if how["part"] == "denoiser" else preset.classifier(how["part"])
 
 
 def renamed(card: Card, state: Mapping[str, Tensor], network: nn.Module) -> Mapping[str, Tensor]:

@@ -48,6 +48,12 @@ def test_a_torn_row_is_refused(text, message, tmp_path):
 def test_what_is_wrong_with_a_name_or_a_file_is_said(tmp_path):
     with pytest.raises(StudyError, match="no published table 'fid': there are adm"):
         paper_tables.rows("fid")
+    (tmp_path / "inside").mkdir()
+    (tmp_path / "other.csv").write_text("# of another\na\n1\n", "utf8")
+    for name in ("../other", str(tmp_path / "other"), "../..", "", "a\0b", None):
+        for read in (paper_tables.rows, paper_tables.source):
+            with pytest.raises(StudyError, match="no published table"):
+                read(name, tmp_path / "inside")
     (tmp_path / "anonymous.csv").write_text("a\n1\n", "utf8")
     with pytest.raises(StudyError, match="does not say where it comes from"):
         paper_tables.source("anonymous", tmp_path)

