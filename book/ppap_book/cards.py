@@ -162,7 +162,7 @@ def publish(
         published elsewhere, or if a card has no field of a name in `changes`.
     """
     card, changes = zoo.card(name, assets), dict(changes or {})
-    if unknown := changes.keys() - {f.name for f in fields(Card)}:
+    if unknown := changes.keys() - {f.name for f in fields(Card)} | changes.keys() & {"name"}:
         raise WeightsError(f"a card has no fields {', '.join(sorted(unknown))}")
     if "asset" not in card.file:
         raise WeightsError(f"{name} is published elsewhere ({where(card)}): nothing to install")
@@ -205,7 +205,8 @@ def _snapshot(path: Path) -> tuple[dict[str, Tensor], int | None]:
         return weights.read(path), int(path.stem) if path.stem.isdigit() else None
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        return state["ema"], state["progress"]["step"] * state["run"]["batch"]
+        ema = {key: value.detach() for key, value in state["ema"].items()}
+        return ema, state["progress"]["step"] * state["run"]["batch"]
     except Exception as error:  # the unpickler raises whatever foreign bytes lead it to
         raise WeightsError(
             f"{path} is neither a safetensors file nor a checkpoint of the trainer "
@@ -220,7 +221,10 @@ def trained(file: Path) -> dict[str, Any]:
     """
     if not (path := run_of(file) / SUMMARY).is_file():
         return {}
-    summary = json.loads(path.read_text("utf8"))
+    try:
+        summary = dict(json.loads(path.read_bytes()))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise WeightsError(f"{path} is damaged or no training's summary ({error})") from None
     at_its_end = file.is_file() and summary.get("sha256") == weights.sha256(file)
     entries = {
         "prediction": summary.get("prediction"),

@@ -16,7 +16,7 @@ from ppap_book.cards import publish, verify
 from ppap_book.studies import denoiser_training
 from ppap_lib import experts, zoo
 from ppap_lib.diffusion.schedules import Schedule
-from ppap_lib.errors import DataError, WeightsError
+from ppap_lib.errors import DataError, InputError, WeightsError
 from ppap_lib.experts import Experts, Intervals, lora
 from ppap_lib.files import weights
 from ppap_lib.files.download import ASSETS
@@ -140,9 +140,20 @@ def test_publishing_refuses_what_does_not_fit(assets, guide, tmp_path):
         weights.save(state | {key: state[key] * factor}, tmp_path / "bad.safetensors")
         with pytest.raises(WeightsError, match=message):
             publish("fashion/judge", tmp_path / "bad.safetensors", assets=assets)
+    for name, value in (("name", "../x"), ("name", "fashion/vit"), ("colour", 5)):
+        with pytest.raises(WeightsError, match=f"no fields {name}"):
+            publish("fashion/judge", file, {name: value}, assets)
+    for name, value in (("size", "32"), ("size", 0), ("file", {"asset": "../../x"}), ("note", 5)):
+        with pytest.raises((InputError, WeightsError), match=name):
+            publish("fashion/judge", file, {name: value}, assets)
     (tmp_path / "junk.pt").write_bytes(b"junk")
     with pytest.raises(WeightsError, match="junk.pt"):
         publish("fashion/judge", tmp_path / "junk.pt", assets=assets)
+    progress = {"progress": {"step": 1}, "run": {"batch": 2}}
+    for foreign in (5, {}, {"ema": state}, progress | {"ema": 5}, progress | {"ema": {key: 5}}):
+        torch.save(foreign, tmp_path / "foreign.pt")
+        with pytest.raises(WeightsError, match="foreign.pt"):
+            publish("fashion/judge", tmp_path / "foreign.pt", assets=assets)
     assert (assets / "cards" / "fashion" / "judge.json").read_text("utf8") == before
     assert not (assets / "weights").exists()
 
@@ -257,7 +268,7 @@ def test_publishing_refuses_what_is_no_set_of_this_backbone(assets, pair, tmp_pa
 # The command
 
 
-def test_a_card_takes_what_the_training_s_summary_says(assets, tmp_path, monkeypatch):
+def test_a_card_takes_what_the_training_s_summary_says(assets, tmp_path, monkeypatch, capsys):
     """An eps network is measured as one, though the card of the last one said v."""
     measured = []
     monkeypatch.setattr(cards, "_kid", lambda card, model: measured.append(card) or 0.5)
@@ -283,6 +294,17 @@ def test_a_card_takes_what_the_training_s_summary_says(assets, tmp_path, monkeyp
     assert [card.prediction for card in measured] == ["eps", "eps"]
     assert (early.prediction, early.images_seen) == ("eps", 64)
     assert installed("ema.safetensors", "--card", "images_seen=5").images_seen == 5
+    before = (assets / "cards" / "fashion" / "denoiser.json").read_bytes()
+    content = json.dumps(summary).encode()
+    for damaged in (b"", content[:-9], b"5", b"null", b"\xff\xfe", b"a: 5", b"[" * 100_000):
+        (tmp_path / "summary.json").write_bytes(damaged)
+        file = str(tmp_path / "ema.safetensors")
+        assert cards.main(["install", "fashion/denoiser", file, "--assets", str(assets)]) == 1
+        assert "summary.json is damaged" in capsys.readouterr().err
+    (tmp_path / "summary.json").write_text(json.dumps(summary | {"prediction": 5}))
+    assert cards.main(["install", "fashion/denoiser", file, "--assets", str(assets)]) == 1
+    assert "prediction must be" in capsys.readouterr().err
+    assert (assets / "cards" / "fashion" / "denoiser.json").read_bytes() == before
     (tmp_path / "summary.json").unlink()
     assert installed("ema.safetensors").images_seen is None  # and not that of the last weights
 
