@@ -10,15 +10,17 @@ from torch import Tensor
 
 from ppap_lib.data.imageset import ImageSet, Origin
 from ppap_lib.diffusion.noise import SEEDS
-from ppap_lib.errors import DataError, WeightsError
+from ppap_lib.errors import DataError, InputError, WeightsError
 from ppap_lib.files import weights
 from ppap_lib.files.atomic import write_text
+from ppap_lib.files.records import read_record, sealed, unsealed
+from ppap_lib.parameters import Parameters
 
 MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True)
-class Manifest:
+class Manifest(Parameters):
     """Facts that decide every image of a set, beside which there is nothing random.
 
     Parameters
@@ -36,6 +38,8 @@ class Manifest:
 
     Raises
     ------
+    InputError
+        If a value is of a wrong type.
     DataError
         If there are no images, none in a file, or seeds outside [0, 2^32).
     """
@@ -50,13 +54,15 @@ class Manifest:
     eta: float = 0.0
 
     def __post_init__(self):
+        super().__post_init__()
         seeds_exist = 0 <= self.first_seed <= SEEDS - self.n
         if self.n < 1 or self.shard < 1 or not seeds_exist:
             raise DataError(
                 f"a set has at least 1 image, at least 1 to a shard and seeds from 0 to below "
                 f"2^32, not {self.n} images, {self.shard} to a shard from seed {self.first_seed}"
             )
-        object.__setattr__(self, "shape", tuple(self.shape))
+        if min(self.shape) < 1:
+            raise DataError(f"an image has at least one value, not the shape {list(self.shape)}")
 
     def blocks(self) -> list[range]:
         """Return the seeds of each shard, in order."""
@@ -75,7 +81,7 @@ def claim(folder: Path, manifest: Manifest) -> None:
     path = folder / MANIFEST
     if not path.exists():
         with suppress(FileExistsError):  # several processes may do this at once: the first one's
-            write_text(path, json.dumps(asdict(manifest), indent=1) + "\n", new=True)
+            write_text(path, json.dumps(sealed(asdict(manifest)), indent=1) + "\n", new=True)
     if (other := read_manifest(folder)) != manifest:
         theirs, ours = asdict(other), asdict(manifest)
         changes = [f"{k} {theirs[k]!r}, not {v!r}" for k, v in ours.items() if theirs[k] != v]
@@ -83,23 +89,25 @@ def claim(folder: Path, manifest: Manifest) -> None:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read the manifest of the set in `folder`; `DataError` if there is none."""
+    """Read the manifest of the set in `folder`; `DataError` if there is none, or it is damaged."""
     path = folder / MANIFEST
-    if not path.exists():
+    if not path.is_file():
         raise DataError(
             f"no generated set in {folder}: ppap generate makes one",
             missing=True,
         )
+    what = "a manifest of generated images"
+    entries = unsealed(read_record(path, what), path, DataError)
     try:
-        return Manifest(**json.loads(path.read_text("utf8")))
-    except (json.JSONDecodeError, TypeError) as error:
-        raise DataError(f"{path} is not a manifest of generated images: {error}") from error
+        return Manifest.of(entries)
+    except (InputError, DataError) as error:
+        raise DataError(f"{path} is not {what}: {error}") from error
 
 
 def write_shard(folder: Path, block: range, pixels: Tensor) -> None:
     """Write the uint8 `pixels` of one `block` of seeds into `folder`, whole or not at all."""
     seeds = torch.arange(block.start, block.stop)
-    weights.save({"pixels": pixels, "seeds": seeds}, shard_path(folder, block))
+    weights.save({"pixels": pixels, "seeds": seeds}, shard_path(folder, block), seal=True)
 
 
 def read_shard(folder: Path, block: range, shape: tuple[int, int, int]) -> Tensor:
@@ -114,6 +122,7 @@ def read_shard(folder: Path, block: range, shape: tuple[int, int, int]) -> Tenso
         raise DataError(f"{path} is damaged ({error}): delete it, draw again") from error
     pixels, seeds = state.get("pixels"), state.get("seeds")
     whole = pixels is not None and pixels.shape == (len(block), *shape)
+    whole = whole and pixels.dtype == torch.uint8
     if not whole or seeds is None or seeds.tolist() != list(block):
         raise DataError(f"{path} does not hold the images of its seeds: delete it, draw again")
     return pixels

@@ -6,7 +6,10 @@ from pathlib import Path
 from ppap_lib.data.pixels import to_bytes
 from ppap_lib.data.shards import Manifest, claim, shard_path, write_shard
 from ppap_lib.diffusion.model import Diffusion
-from ppap_lib.errors import InputError
+from ppap_lib.errors import DataError, InputError
+from ppap_lib.files.atomic import sweep
+from ppap_lib.files.locks import hold
+from ppap_lib.parameters import whole
 from ppap_lib.samplers import ddim
 from ppap_lib.samplers.draw import draw
 
@@ -74,17 +77,26 @@ def draw_set(
     InputError
         If the model's samples are not of the set's shape, or there is no process of that number.
     DataError
-        If the folder holds another set.
+        If the folder holds another set, or another process of that number draws it.
     """
     if model.shape != manifest.shape:
         raise InputError(
             f"the model draws {list(model.shape)}, the set has images {list(manifest.shape)}"
         )
+    if batch is not None:
+        whole("batch", batch, low=1)
     folder = Path(folder)
-    claim(folder, manifest)
     grid, step = model.grid(manifest.spacing), ddim(manifest.eta)
-    blocks = pending(folder, manifest, rank, world)
-    for block in blocks:
-        images = draw(model, block, step, grid=grid, batch=batch, done=done)
-        write_shard(folder, block, to_bytes(images))
+    pending(folder, manifest, rank, world)  # nothing is written before all is checked
+    with hold(folder, f".rank-{rank}.lock", error=DataError):
+        claim(folder, manifest)
+        sweep(
+            folder,
+            0.0,
+            *(shard_path(folder, block).name for block in manifest.blocks()[rank::world]),
+        )
+        blocks = pending(folder, manifest, rank, world)
+        for block in blocks:
+            images = draw(model, block, step, grid=grid, batch=batch, done=done)
+            write_shard(folder, block, to_bytes(images))
     return len(blocks)

@@ -25,8 +25,8 @@ from ppap_lib.parameters import Parameters, param
 from ppap_lib.training.checkpoints import fingerprint
 from ppap_lib.training.fit import finished
 from ppap_lib.training.objectives import Augmentation
+from ppap_lib.training.preparation import refuse_torchrun
 from ppap_lib.training.settings import Settings
-from ppap_lib.training.trainer import refuse_torchrun
 from ppap_lib.zoo import datasets
 from ppap_lib.zoo.own import own_guide, own_task
 from ppap_lib.zoo.presets import NETWORKS, ExpertKind, expert_preset
@@ -217,6 +217,7 @@ def train_experts(
     *,
     device: torch.device | str = "cpu",
     resume: bool = False,
+    fresh: bool = False,
     on_start: Callable[[str], None] = lambda line: None,
     on_log: Callable[[dict[str, Any]], None] = lambda row: None,
 ) -> dict[str, Any]:
@@ -226,7 +227,7 @@ def train_experts(
     ----------
     training : ExpertTraining
         Which experts.
-    settings, folder, device, resume, on_start, on_log
+    settings, folder, device, resume, fresh, on_start, on_log
         As for `distil`.
 
     Raises
@@ -258,6 +259,7 @@ def train_experts(
         sequential=training.warm_start,
         device=device,
         resume=resume,
+        fresh=fresh,
         on_start=on_start,
         on_log=on_log,
     )

@@ -12,18 +12,27 @@ import torch
 from torch import Tensor, nn
 
 from ppap_lib.diffusion.schedules import Schedule
-from ppap_lib.distill.transfer import Augment, NoisyLoss, Supervised, Transfer, cached_outputs
+from ppap_lib.distill.transfer import (
+    TEACHER,
+    Augment,
+    NoisyLoss,
+    Supervised,
+    Transfer,
+    cached_outputs,
+)
 from ppap_lib.errors import TrainingError
 from ppap_lib.experts import Experts, LoraBank, files, low_rank
 from ppap_lib.experts.intervals import Intervals
 from ppap_lib.files import weights
 from ppap_lib.files.atomic import write_text
+from ppap_lib.files.locks import hold
 from ppap_lib.guidance.tasks import Classification, Task
 from ppap_lib.training import checkpoints
-from ppap_lib.training.checkpoints import crc32
-from ppap_lib.training.fit import SUMMARY, OnLog, complete
+from ppap_lib.training.checkpoints import SUMMARY, crc32, make_room
+from ppap_lib.training.fit import OnLog, complete
+from ppap_lib.training.preparation import refuse_torchrun
 from ppap_lib.training.settings import Settings
-from ppap_lib.training.trainer import Trainer, refuse_torchrun
+from ppap_lib.training.trainer import Trainer
 from ppap_lib.zoo.presets import expert_preset
 
 EXPERTS = "experts.safetensors"
@@ -122,7 +131,7 @@ def distil(
     shared_time, augment
         See `NoisyLoss`.
     **options
-        `sequential`, `device`, `resume`, `on_start` and `on_log` of `fit_experts`.
+        `sequential`, `device`, `resume`, `fresh`, `on_start` and `on_log` of `fit_experts`.
 
     Raises
     ------
@@ -133,31 +142,37 @@ def distil(
     folder = Path(folder)
     if isinstance(experts, int):  # on the CPU, so that one seed makes the same on any device
         experts = updates(backbone, "any", Intervals(schedule.T, experts), seed=settings.seed)
+    _require_apart(experts, settings)
     backbone = backbone.to(torch.device(options.get("device", "cpu")))
     habits = {"shared_time": shared_time, "augment": augment}
-    if labels is None:
-        targets = cached_outputs(lambda: backbone, samples, folder, name, digest)
-        if isinstance(task, Classification):
-            _require_logits(targets)
-        if augment is not None:  # a copy: training puts the experts' own backbone in train mode
-            habits["teacher"] = copy.deepcopy(backbone).eval().requires_grad_(False)
-        loss = Transfer(schedule, experts.intervals, task, **habits)
-    else:
-        targets, loss = labels, Supervised(schedule, experts.intervals, task, **habits)
-    trained, figures = fit_experts(experts, loss, samples, targets, settings, folder, **options)
-    file, size = folder / EXPERTS, sum(parameter.numel() for parameter in backbone.parameters())
-    files.save(trained, file, name, digest, dtype=torch.float16)
-    summary = {
-        **facts,
-        "trunk": name,
-        "trunk_sha256": digest,
-        "trunk_parameters": size,
-        "share_of_trunk": round(figures["parameters"] / size, 4),
-        **figures,
-        "file": file.name,
-        "sha256": weights.sha256(file),
-    }
-    write_text(folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
+    with hold(folder):
+        if not options.get("resume"):
+            make_room(folder, options.get("fresh", False))
+        if options.get("fresh"):
+            (folder / TEACHER).unlink(missing_ok=True)
+        if labels is None:
+            targets = cached_outputs(lambda: backbone, samples, folder, name, digest)
+            if isinstance(task, Classification):
+                _require_logits(targets)
+            if augment is not None:  # a copy: training puts the experts' own backbone in train mode
+                habits["teacher"] = copy.deepcopy(backbone).eval().requires_grad_(False)
+            loss = Transfer(schedule, experts.intervals, task, **habits)
+        else:
+            targets, loss = labels, Supervised(schedule, experts.intervals, task, **habits)
+        trained, figures = fit_experts(experts, loss, samples, targets, settings, folder, **options)
+        file, size = folder / EXPERTS, sum(parameter.numel() for parameter in backbone.parameters())
+        files.save(trained, file, name, digest, dtype=torch.float16)
+        summary = {
+            **facts,
+            "trunk": name,
+            "trunk_sha256": digest,
+            "trunk_parameters": size,
+            "share_of_trunk": round(figures["parameters"] / size, 4),
+            **figures,
+            "file": file.name,
+            "sha256": weights.sha256(file),
+        }
+        write_text(folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
     return summary
 
 
@@ -167,6 +182,14 @@ def _require_logits(outputs: Any) -> None:
         raise TrainingError(
             f"the network returns {shape}, and classification reads logits [N, K]: give the task "
             f"that says what the output means"
+        )
+
+
+def _require_apart(experts: Experts, settings: Settings) -> None:
+    if settings.clip and len(experts) > 1:
+        raise TrainingError(
+            f"clip = {settings.clip} bounds the norm of all experts' gradients together, so that "
+            f"one expert's would change another's: use clip=0"
         )
 
 
@@ -181,6 +204,7 @@ def fit_experts(
     sequential: bool = False,
     device: torch.device | str = "cpu",
     resume: bool = False,
+    fresh: bool = False,
     on_start: Callable[[str], None] = lambda line: None,
     on_log: OnLog = lambda row: None,
 ) -> tuple[Experts, dict[str, Any]]:
@@ -207,7 +231,7 @@ def fit_experts(
         Train as PPAP's released code does: one expert after another, each with its share of the
         budget, and each from the weights and the optimiser state of the one before. Each has a
         folder of its own then, there are no snapshots, and `experts` itself becomes the averages.
-    device, resume, on_start, on_log
+    device, resume, fresh, on_start, on_log
         As for `training.fit.fit`.
 
     Returns
@@ -226,11 +250,7 @@ def fit_experts(
         raise TrainingError(
             f"the loss is for {loss.intervals}, the experts are for {experts.intervals}"
         )
-    if settings.clip and len(experts) > 1:
-        raise TrainingError(
-            f"clip = {settings.clip} bounds the norm of all experts' gradients together, so that "
-            f"one expert's would change another's: use clip=0"
-        )
+    _require_apart(experts, settings)
     about = _about(experts)
     if sequential:  # each starts from the one before: with more of a budget all would be others
         about["budget"] = f"{settings.steps} steps, {settings.minutes} minutes"
@@ -242,7 +262,7 @@ def fit_experts(
         trainer = Trainer(experts, loss, samples, targets, settings, folder, device, about=about)
         if optimizer is not None:
             trainer.optimizer.load_state_dict(optimizer)
-        averaged, figures = complete(trainer, title, resume, on_start, on_log)
+        averaged, figures = complete(trainer, title, resume, fresh, on_start, on_log)
         return averaged, figures, trainer.optimizer.state_dict()
 
     try:
@@ -323,20 +343,29 @@ def _one_after_another(
         )
         experts.load_state_dict(averaged.state_dict())
         stages.append(figures)
-    total = {key: _sum(stages, key) for key in ("parameters", "steps", "images_seen", "seconds")}
+    total = {key: _sum(stages, key) for key in _TOTALS}
     return experts.requires_grad_(False), {
         **stages[-1],
         **total,
         "objective": repr(loss),
         "settings": asdict(settings),
-        "final_loss": _sum(stages, "final_loss") / count,
+        "final_loss": _mean(stages, "final_loss"),
         "images_per_second": round(total["images_seen"] / max(total["seconds"], 1e-9), 2),
         "images_per_expert": [stage["images_seen"] for stage in stages],
     }
 
 
+_TOTALS = ("parameters", "steps", "images_seen", "seconds", "cpu_seconds")
+
+
 def _sum(stages: list[dict[str, Any]], key: str) -> Any:
     return sum(stage[key] for stage in stages)
+
+
+def _mean(stages: list[dict[str, Any]], key: str) -> float | None:
+    """The mean, or None where a stage does not know its own."""
+    values = [stage[key] for stage in stages]
+    return None if None in values else sum(values) / len(values)
 
 
 def _behind(stages: list[dict[str, Any]], on_log: OnLog) -> OnLog:

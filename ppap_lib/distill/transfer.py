@@ -255,7 +255,7 @@ def cached_outputs(
         about = {"structure": treespec_dumps(structure)}
         if isinstance(outputs, Tensor):
             state, about = {"logits": outputs}, {}
-        weights.save(state, path, metadata=source | about)
+        weights.save(state, path, metadata=source | about, seal=True)
     facts = weights.metadata(path)
     structure = facts.pop("structure", None)
     if facts != source:
@@ -264,9 +264,16 @@ def cached_outputs(
             f"Use another folder"
         )
     state = weights.read(path)
-    if structure is None:
-        return state["logits"]
-    return tree_unflatten([state[f"{i}"] for i in range(len(state))], treespec_loads(structure))
+    try:
+        if structure is None:
+            return state["logits"]
+        leaves = [state[f"{i}"] for i in range(len(state))]
+        return tree_unflatten(leaves, treespec_loads(structure))
+    except (AttributeError, LookupError, TypeError, ValueError, NotImplementedError) as error:
+        raise TrainingError(
+            f"{path} does not hold a teacher's outputs ({type(error).__name__}: {error}): remove "
+            f"it, and the teacher is asked again"
+        ) from error
 
 
 def _in_float32(value: Any) -> Tensor:

@@ -8,6 +8,7 @@ import hashlib
 import json
 import lzma
 import math
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from ppap_lib.errors import WeightsError
-from ppap_lib.files.atomic import atomic_write
+from ppap_lib.files.atomic import write_bytes
 
 
 def sha256(path: str | Path) -> str:
@@ -52,7 +53,7 @@ def _content(path: Path) -> bytes:
     try:
         return lzma.decompress(content)
     except (lzma.LZMAError, EOFError) as error:
-        raise WeightsError(f"{path.name} is truncated or not packed by xz: {error}") from error
+        raise WeightsError(f"{path} is truncated or not packed by xz: {error}") from error
 
 
 def read(
@@ -83,37 +84,71 @@ def read(
         If it may not be read.
     """
     path = Path(path)
-    if not path.is_file():
-        raise WeightsError(f"no weight file at {path}")
+    _require_file(path)
     safe = _packed(path) or path.suffix == ".safetensors"
     content = _content(path) if safe else None
     if digest is not None:
         own = sha256(path) if content is None else hashlib.sha256(content).hexdigest()
         if own != digest:
             raise WeightsError(
-                f"{path.name} has sha256 {own}, expected {digest}: it is truncated, or another "
+                f"{path} has sha256 {own}, expected {digest}: it is truncated, or another "
                 f"file; delete it and fetch or make it again"
             )
     try:
         if content is not None:
-            return _in_full(from_bytes(content))
+            state = from_bytes(content)
+            _check_seal(state, content, path)
+            return _in_full(state)
         state = torch.load(path, map_location="cpu", weights_only=True)
         state = state if entry is None else state[entry]
-    except PermissionError:
+    except (PermissionError, WeightsError):
         raise
     except Exception as error:  # damaged bytes raise anything, from KeyError to UnicodeDecodeError
-        raise WeightsError(
-            f"{path.name} cannot be read as weights ({type(error).__name__}: {error}): it is "
-            f"truncated or not a weight file"
-        ) from error
+        raise WeightsError(f"{path} cannot be read as weights: {_reason(error)}") from error
     if not isinstance(state, Mapping) or not all(
         isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
     ):
         raise WeightsError(
-            f"{path.name} holds {type(state).__name__}, expected a state dict of tensors by name"
+            f"{path} holds {type(state).__name__}, expected a state dict of tensors by name"
         )
     return dict(state)
 
+
+def _require_file(path: Path) -> None:
+    if not path.is_file():
+        raise WeightsError(f"no weight file at {path}")
+
+
+def _reason(error: Exception) -> str:
+    """Why a file is no weight file; torch's own words may advise to run what is in it."""
+    if isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error):
+        return (
+            "it is damaged, or holds Python objects, which would run as code. If you trust its "
+            "source, convert it to safetensors with the program that wrote it"
+        )
+    return f"it is truncated or another file ({type(error).__name__}: {first_line(error)})"
+
+
+def first_line(error: Exception) -> str:
+    """Return what an error says, in one line."""
+    return str(error).partition("\n")[0]
+
+
+def _check_seal(state: dict[str, Tensor], content: bytes, path: Path) -> None:
+    """Raise `WeightsError` if the file holds the digest of other tensors than its own."""
+    length = int.from_bytes(content[:8], "little")
+    facts = json.loads(content[8 : 8 + length]).get("__metadata__", {})
+    if _SEAL in facts and facts[_SEAL] != state_sha256(dict(sorted(state.items()))):
+        raise WeightsError(
+            f"{path} is damaged: its tensors are not those of its digest; delete it and fetch or "
+            f"make it again"
+        )
+
+
+_SEAL = "tensors sha256"
+"""Names the digest of the tensors among the facts of a safetensors file."""
+
+_UNREADABLE = (ValueError, TypeError, AttributeError, RecursionError, lzma.LZMAError, EOFError)
 
 _LONGEST_HEADER = 100_000_000  # bytes that the format allows
 # Numbers of two bytes, packed as such: a tenth less than without saying so.
@@ -167,16 +202,18 @@ def metadata(path: str | Path) -> dict[str, str]:
     Raises `WeightsError` if there is no file at `path`, or another kind of file.
     """
     path = Path(path)
-    if not path.is_file():
-        raise WeightsError(f"no weight file at {path}")
+    _require_file(path)
     try:
         opened = lzma.open if _packed(path) else open
         with opened(path, "rb") as file:  # the format: a header's length, and the header as JSON
             length = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(min(length, _LONGEST_HEADER)))
-        return dict(header.get("__metadata__", {}))
-    except (ValueError, TypeError, AttributeError, lzma.LZMAError, EOFError) as error:
-        raise WeightsError(f"{path.name} cannot be read as safetensors: {error}") from error
+        facts = dict(header.get("__metadata__", {}))
+        if not all(isinstance(fact, str) for fact in facts.values()):
+            raise TypeError("its metadata are not text")
+    except _UNREADABLE as error:
+        raise WeightsError(f"{path} cannot be read as safetensors: {error}") from error
+    return {name: fact for name, fact in facts.items() if name != _SEAL}
 
 
 def save(
@@ -184,6 +221,7 @@ def save(
     path: str | Path,
     dtype: torch.dtype | None = None,
     metadata: Mapping[str, str] | None = None,
+    seal: bool = False,
 ) -> None:
     """Write a state dict as safetensors, atomically.
 
@@ -199,6 +237,9 @@ def save(
         127, and all else in float16: half of float16's bytes, with errors of at most half a scale.
     metadata : mapping of str to str, optional
         Facts to record beside the tensors.
+    seal : bool
+        Whether the file holds its tensors' digest, which `read` checks: for files whose sha256
+        nothing else records.
 
     Raises
     ------
@@ -210,11 +251,13 @@ def save(
     if dtype is torch.int8:
         state, dtype = _in_8_bits(state), None
     cast = {key: _cast(key, value, dtype).cpu().contiguous() for key, value in state.items()}
-    content = to_bytes(cast, dict(metadata) if metadata else None)
+    facts = dict(metadata or {})
+    if seal:
+        facts[_SEAL] = state_sha256(dict(sorted(cast.items())))
+    content = to_bytes(cast, facts or None)
     if _packed(Path(path)):
         content = lzma.compress(content, filters=_PACKING)
-    with atomic_write(path) as part:
-        part.write_bytes(content)
+    write_bytes(path, content)
 
 
 def _listed(keys) -> str:

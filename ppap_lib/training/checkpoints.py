@@ -3,8 +3,10 @@
 Checksums say which data a checkpoint belongs to; seeds make a step a function of its number.
 """
 
+import io
 import json
 import pickle
+import zipfile
 import zlib
 from pathlib import Path
 from typing import Any
@@ -14,27 +16,77 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from ppap_lib.errors import TrainingError
-from ppap_lib.files.atomic import atomic_write, write_text
+from ppap_lib.files.atomic import space_for, write_bytes, write_text
+from ppap_lib.files.weights import first_line
+
+CHECKPOINT, LOG, SUMMARY = "checkpoint.pt", "log.jsonl", "summary.json"
+
+_PARTS = ("run", "network", "ema", "optimizer", "progress", "pending")
 
 
 def save_checkpoint(state: dict[str, Any], path: Path) -> None:
-    """Write a `state` of tensors and plain values to `path`, atomically."""
-    with atomic_write(path) as part:
-        torch.save(state, part)
+    """Write a `state` of tensors and plain values to `path`, atomically.
+
+    Raises `OSError` that names the file and its size if the disk is full.
+    """
+    content = io.BytesIO()
+    torch.save(state, content)
+    write_bytes(path, content.getbuffer())
 
 
 def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
     """Return what `save_checkpoint` wrote to `path`, with its tensors on `device`.
 
-    Raises `TrainingError` if the file is damaged, or another kind of file.
+    Raises `TrainingError` if the file is damaged, or another kind of file: a checkpoint is a zip
+    archive, which holds the checksum of everything in it, and torch reads without looking at them.
     """
     try:
-        return torch.load(path, map_location=device, weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
+        with zipfile.ZipFile(path) as archive:
+            if (damaged := archive.testzip()) is not None:
+                raise zipfile.BadZipFile(f"{damaged} has another checksum")
+        state = torch.load(path, map_location=device, weights_only=True)
+        if not isinstance(state, dict) or (lacking := [p for p in _PARTS if p not in state]):
+            raise ValueError(f"it lacks {', '.join(lacking)}" if isinstance(state, dict) else "")
+    except PermissionError:
+        raise
+    except Exception as error:  # damaged bytes raise anything
+        raise not_a_checkpoint(path, error) from error
+    return state
+
+
+def not_a_checkpoint(path: Path, error: Exception) -> TrainingError:
+    """Return the error that says so of the file at `path`, and why."""
+    code = isinstance(error, pickle.UnpicklingError)  # whose words advise to run what is in there
+    why = "it holds objects that would run as code" if code else first_line(error)
+    return TrainingError(
+        f"{path} cannot be read ({type(error).__name__}: {why}): it is damaged or not a "
+        f"checkpoint; remove it, or give --fresh, to start afresh"
+    )
+
+
+def remains(folder: Path) -> list[Path]:
+    """Return what an earlier run left in `folder` that a fresh one would write over or remove."""
+    files = [folder / CHECKPOINT, folder / SUMMARY]
+    return [path for path in files if path.exists()] + [path for _, path in snapshots(folder)]
+
+
+def make_room(folder: Path, fresh: bool, anew: bool = False) -> None:
+    """Remove from `folder` what an earlier run left if `fresh`; refuse to write over it if not.
+
+    With `anew` a run is gone on with that was killed before its first checkpoint: its snapshots
+    are taken again. Raises `TrainingError` that says what is there.
+    """
+    left = remains(folder)
+    if anew and not fresh:
+        left = [path for path in left if path.name == SUMMARY]
+    if left and not fresh:
         raise TrainingError(
-            f"{path} cannot be read ({type(error).__name__}: {error}): it is damaged or not a "
-            f"checkpoint; remove it to start afresh"
-        ) from error
+            f"{folder} holds an earlier run's {', '.join(path.name for path in left[:3])}"
+            f"{' and more' if len(left) > 3 else ''}: resume it (--resume), remove it and start "
+            f"afresh (--fresh), or use another folder"
+        )
+    for path in left:
+        path.unlink()
 
 
 def snapshot_file(folder: Path, images: int) -> Path:
@@ -51,7 +103,7 @@ def run_of(path: Path) -> Path:
 def snapshots(folder: Path) -> list[tuple[int, Path]]:
     """Return (images seen, file) of every snapshot that the run in `folder` keeps, in order."""
     files = snapshot_file(folder, 0).parent.glob("*.safetensors")
-    return sorted((int(path.stem), path) for path in files)
+    return sorted((int(path.stem), path) for path in files if path.stem.isdecimal())
 
 
 class Log:
@@ -62,19 +114,32 @@ class Log:
 
     def append(self, row: dict[str, Any]) -> None:
         """Add one row."""
-        with open(self.path, "a", encoding="utf8") as file:
-            file.write(json.dumps(row) + "\n")
+        line = json.dumps(row) + "\n"
+        with space_for(self.path, len(line)), open(self.path, "a", encoding="utf8") as file:
+            file.write(line)
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return all rows up to the first broken line, which a kill amid a write leaves."""
-        rows = []
-        if self.path.exists():
-            for line in self.path.read_text("utf8").splitlines():
-                try:
-                    rows.append(json.loads(line))
-                except json.JSONDecodeError:
-                    break
-        return rows
+        """Return all rows but one that a kill amid a write broke off, the last.
+
+        Raises `TrainingError` if the file is damaged, or another kind of file.
+        """
+        if not self.path.exists():
+            return []
+        *lines, _ = self.path.read_bytes().split(b"\n")
+        return [self._row(number, line) for number, line in enumerate(lines, 1)]
+
+    def _row(self, number: int, line: bytes) -> dict[str, Any]:
+        try:
+            row = json.loads(line.decode("utf8"))
+            if not isinstance(row["step"], int):
+                raise TypeError(f"step is {row['step']!r}")
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise TrainingError(
+                f"{self.path} is damaged or not a log of a training, in line {number} "
+                f"({type(error).__name__}: {error}): mend or remove the line, or give --fresh to "
+                f"start afresh"
+            ) from error
+        return row
 
     def forget_after(self, step: int) -> None:
         """Drop the rows past `step`: those steps are about to be taken again."""

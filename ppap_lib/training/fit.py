@@ -14,11 +14,14 @@ from ppap_lib.device import device_title
 from ppap_lib.errors import TrainingError
 from ppap_lib.files import provenance, weights
 from ppap_lib.files.atomic import write_text
+from ppap_lib.files.locks import hold
+from ppap_lib.files.records import read_record
+from ppap_lib.training.checkpoints import SUMMARY
 from ppap_lib.training.objectives import Objective
 from ppap_lib.training.settings import Settings
 from ppap_lib.training.trainer import Trainer
 
-WEIGHTS, SUMMARY = "ema.safetensors", "summary.json"
+WEIGHTS = "ema.safetensors"
 OnLog = Callable[[dict[str, Any]], None]
 
 
@@ -35,6 +38,7 @@ def fit(
     init: str | Path | None = None,
     device: torch.device | str = "cpu",
     resume: bool = False,
+    fresh: bool = False,
     on_start: Callable[[str], None] = lambda line: None,
     on_log: OnLog = lambda row: None,
 ) -> dict[str, Any]:
@@ -67,6 +71,8 @@ def fit(
         Where to train.
     resume : bool
         Whether to continue from the folder's checkpoint, if there is one.
+    fresh : bool
+        Whether to start afresh in a folder that holds an earlier run, which is removed.
     on_start, on_log : callable
         Are told one line at the start, and each logged row.
 
@@ -89,19 +95,20 @@ def fit(
         started_from = weights.sha256(init)
     about = {"init": started_from or "none"}
     trainer = Trainer(network, objective, data, labels, settings, folder, device, about=about)
-    ema, figures = complete(trainer, title, resume, on_start, on_log)
-    file = trainer.folder / WEIGHTS
-    weights.save(ema.state_dict(), file, torch.float16)
-    summary = {
-        **facts,
-        "class": type(network).__name__,
-        "prediction": getattr(objective, "prediction", None),
-        "init": started_from,
-        **figures,
-        "file": file.name,
-        "sha256": weights.sha256(file),
-    }
-    write_text(trainer.folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
+    with hold(trainer.folder):
+        ema, figures = complete(trainer, title, resume, fresh, on_start, on_log)
+        file = trainer.folder / WEIGHTS
+        weights.save(ema.state_dict(), file, torch.float16)
+        summary = {
+            **facts,
+            "class": type(network).__name__,
+            "prediction": getattr(objective, "prediction", None),
+            "init": started_from,
+            **figures,
+            "file": file.name,
+            "sha256": weights.sha256(file),
+        }
+        write_text(trainer.folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
     return summary
 
 
@@ -109,6 +116,7 @@ def complete(
     trainer: Trainer,
     title: str,
     resume: bool = False,
+    fresh: bool = False,
     on_start: Callable[[str], None] = lambda line: None,
     on_log: OnLog = lambda row: None,
 ) -> tuple[nn.Module, dict[str, Any]]:
@@ -118,7 +126,7 @@ def complete(
     ----------
     trainer : Trainer
         What is trained, and where.
-    title, resume, on_start, on_log
+    title, resume, fresh, on_start, on_log
         As for `fit`.
 
     Returns
@@ -127,11 +135,13 @@ def complete(
         The average, and what a summary says of any run; `parameters` counts what is trained.
     """
     commit = provenance.commit()  # of the code that trains, not of what is committed meanwhile
-    if resume:
-        trainer.resume()
+    if resume and fresh:
+        raise TrainingError("a run is resumed or starts afresh: give one of the two")
+    if resume and not trainer.resume():
+        on_start(f"no checkpoint in {trainer.folder} to resume: it starts anew")
     parameters = sum(p.numel() for p in trainer.network.parameters() if p.requires_grad)
     on_start(f"{title}: {parameters:,} parameters are trained on {device_title(trainer.device)}")
-    ema = trainer.run(on_log)
+    ema = trainer.run(on_log, fresh)
     rate = trainer.images_seen / max(trainer.progress.seconds, 1e-9)
     rows = trainer.log.rows()
     return ema, {
@@ -142,7 +152,8 @@ def complete(
         "steps": trainer.progress.step,
         "images_seen": trainer.images_seen,
         "seconds": round(trainer.progress.seconds, 1),
-        "final_loss": rows[-1]["loss"] if rows else None,
+        "cpu_seconds": round(trainer.progress.cpu_seconds, 1),
+        "final_loss": rows[-1].get("loss") if rows else None,
         "images_per_second": round(rate, 2),
         "device": device_title(trainer.device),
         "commit": commit,
@@ -153,16 +164,18 @@ def complete(
 def finished(folder: Path, command: str) -> dict[str, Any]:
     """Return the summary that a training by ppap's `command` left in `folder`.
 
-    Raises `TrainingError` if there is none.
+    Raises `TrainingError` if there is none, or what is there is damaged.
     """
     if not (path := folder / SUMMARY).is_file():
         raise TrainingError(f"no finished training in {folder}: run ppap {command} first")
-    return json.loads(path.read_text("utf8"))
+    return read_record(path, "the summary of a training", TrainingError)
 
 
 def in_words(summary: Mapping[str, Any]) -> str:
     """Return a summary in one line of words."""
+    loss = summary["final_loss"]  # None where the log of a finished run was removed
     return (
         f"{summary['images_seen']:,} images in {summary['seconds'] / 60:.1f} minutes, "
-        f"{summary['images_per_second']:.1f} images/s, final loss {summary['final_loss']:.4f}"
+        f"{summary['images_per_second']:.1f} images/s, final loss "
+        f"{'unknown' if loss is None else f'{loss:.4f}'}"
     )

@@ -10,7 +10,6 @@ to read the losses, and when a checkpoint or snapshot is written.
 
 import copy
 import math
-import os
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -22,34 +21,54 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
 from ppap_lib.data.pixels import from_bytes
-from ppap_lib.errors import TrainingError
+from ppap_lib.errors import TrainingError, WeightsError
 from ppap_lib.files import weights
+from ppap_lib.files.atomic import sweep
+from ppap_lib.files.locks import hold
+from ppap_lib.parameters import whole
 from ppap_lib.training.checkpoints import (
+    CHECKPOINT,
     DROPOUT,
+    LOG,
     NOISE,
     Epochs,
     Log,
-    crc32,
     fingerprint,
     load_checkpoint,
+    make_room,
+    not_a_checkpoint,
     save_checkpoint,
     seed_of,
     snapshot_file,
     snapshots,
 )
 from ppap_lib.training.objectives import Objective
+from ppap_lib.training.preparation import (
+    averaged,
+    check_samples,
+    held,
+    levels_of,
+    parameter_groups,
+    refuse_torchrun,
+)
 from ppap_lib.training.settings import Settings
+from ppap_lib.training.signals import Signals
 
 
 @dataclass
 class Progress:
-    """How far a run is: `step` optimiser steps, `seconds` of training."""
+    """How far a run is: `step` optimiser steps, `seconds` of training by the clock and the CPUs."""
 
     step: int = 0
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
+
+    def __post_init__(self):
+        whole("step", self.step, low=0)
+        self.seconds, self.cpu_seconds = float(self.seconds), float(self.cpu_seconds)
 
 
 class Trainer:
@@ -101,14 +120,14 @@ class Trainer:
         about: Mapping[str, str] = MappingProxyType({}),
     ):
         refuse_torchrun()
-        _check(data, labels)
+        check_samples(data, labels)
         self.device, self.clock = torch.device(device), clock
         self.objective, self.settings = objective, settings
         self.identity = {
             "seed": settings.seed,
             "batch": settings.batch,
             "objective": re.sub(r" at 0x[0-9a-f]+", "", repr(objective)),  # of this process only
-            "schedule": _schedule(objective),
+            "schedule": levels_of(objective),
             "data": fingerprint(data, labels),
             **about,
         }
@@ -116,12 +135,11 @@ class Trainer:
         self.network = network.to(self.device, memory_format=layout)
         self.layout = layout if data.ndim == 4 else torch.contiguous_format  # of the samples
         self.ema = copy.deepcopy(self.network).eval().requires_grad_(False)
-        self.data = _held(data, self.device)
+        self.data = held(data, self.device)
         self.labels = tree_map(lambda label: label.to(self.device), labels)
         self.folder = Path(folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.checkpoint = self.folder / "checkpoint.pt"
-        self.log = Log(self.folder / "log.jsonl")
+        self.checkpoint = self.folder / CHECKPOINT
+        self.log = Log(self.folder / LOG)
         self.optimizer = torch.optim.AdamW(
             parameter_groups(self.network, settings.weight_decay),
             lr=settings.lr,
@@ -131,10 +149,12 @@ class Trainer:
         self._epochs = Epochs(len(data), settings.batch, settings.seed, self.data.device)
         self._generator = torch.Generator(self.device)
         self._forward = torch.compile(self.network) if settings.compile else self.network
-        self._averages, self._own, self._counters = _averaged(self.ema, self.network)
+        self._averages, self._own, self._counters = averaged(self.ema, self.network)
         self._pending: list[Tensor] = []  # (loss, gradient norm) of the steps not yet logged
-        self._now = clock()
-        self._logged = self._now, 0
+        self._resumed: bool | None = None  # None where nobody asked
+        self._signals = Signals()
+        self._now, self._cpu = clock(), time.process_time()
+        self._logged = 0.0, 0  # seconds and steps until the last row
 
     @property
     def images_seen(self) -> int:
@@ -202,10 +222,23 @@ class Trainer:
         Raises `TrainingError` for a checkpoint of other data, batch size, seed, objective or
         `about`. The budget, the learning rate and the like may change.
         """
-        if not self.checkpoint.exists():
-            return False
-        state = load_checkpoint(self.checkpoint, self.device)
-        recorded, own = state.get("run", {}), self.identity
+        with hold(self.folder):
+            self._resumed = self.checkpoint.exists()
+            if not self._resumed:
+                return False
+            state = load_checkpoint(self.checkpoint, self.device)
+            try:
+                self._continue(state)
+            except (TrainingError, WeightsError):
+                raise
+            except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+                raise not_a_checkpoint(self.checkpoint, error) from error
+            self._forget_what_follows()
+        return True
+
+    def _continue(self, state: dict[str, Any]) -> None:
+        """Take everything over from a checkpoint's `state`."""
+        recorded, own = state["run"], self.identity
         if differing := [k for k in own | recorded if recorded.get(k) != own.get(k)]:
             raise TrainingError(
                 f"{self.checkpoint} is another run's: "
@@ -218,9 +251,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["weight_decay"] = self.settings.weight_decay if group["decayed"] else 0.0
         self.progress = Progress(**state["progress"])
-        self._pending = list(state["pending"])
-        self._forget_what_follows()
-        return True
+        self._pending = [figures.reshape(2) for figures in state["pending"]]
 
     def _forget_what_follows(self) -> None:
         """Drop what a killed run left of steps that are about to be taken again."""
@@ -239,30 +270,46 @@ class Trainer:
         weights.save(self.ema.state_dict(), path, torch.float16)
         return path
 
-    def run(self, on_log: Callable[[dict[str, Any]], None] = lambda row: None) -> nn.Module:
+    def run(
+        self, on_log: Callable[[dict[str, Any]], None] = lambda row: None, fresh: bool = False
+    ) -> nn.Module:
         """Train to the end of the budget, telling `on_log` each logged row; return the average.
 
-        Raises `TrainingError` when the loss diverges, and instead of writing over an earlier
-        run that was not resumed.
+        SIGINT, SIGTERM and SIGHUP end it after the present step, with a checkpoint.
+
+        Parameters
+        ----------
+        on_log : callable
+            Is told each logged row.
+        fresh : bool
+            Whether to remove what an earlier run left, if this one was not resumed.
+
+        Raises
+        ------
+        TrainingError
+            When the loss diverges, where another process writes in the folder, and instead of
+            writing over an earlier run that was not resumed.
+        KeyboardInterrupt, SystemExit
+            After SIGINT, and after another signal, of which it has the usual exit status.
         """
-        if self.progress.step == 0:
-            if self.checkpoint.exists():
-                raise TrainingError(
-                    f"{self.folder} holds an earlier run's checkpoint: resume it (--resume), or "
-                    f"use another folder"
-                )
-            self._forget_what_follows()  # of a run that was killed before its first checkpoint
-        self.network.train()
-        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
-            self._run(on_log)
+        with hold(self.folder):
+            if self.progress.step == 0 and not self._resumed:
+                make_room(self.folder, fresh, anew=self._resumed is False)
+                self._forget_what_follows()  # what is left of a run without a checkpoint
+            for folder in (self.folder, snapshot_file(self.folder, 0).parent):
+                sweep(folder)
+            self.network.train()
+            devices = [self.device] if self.device.type == "cuda" else []
+            with torch.random.fork_rng(devices), self._signals.heard():
+                self._run(on_log)
         return self.ema
 
     def _run(self, on_log: Callable[[dict[str, Any]], None]) -> None:
         s = self.settings
         due = [n for n in sorted(s.snapshots) if n > self.images_seen]
-        self._now = saved = self.clock()
-        self._logged = self._now, self.progress.step
-        while self.fraction < 1:
+        self._now, self._cpu = self.clock(), time.process_time()
+        self._logged, saved = (self.progress.seconds, self.progress.step), self._now
+        while self.fraction < 1 and self._signals.ended_by is None:
             self._pending.append(self.step())
             self._tick()
             if self.progress.step % s.log_every == 0:
@@ -273,15 +320,25 @@ class Trainer:
             if self._now - saved >= s.checkpoint_every:
                 self.save()
                 saved = self._tick()
-        if self._pending:
+        if self._pending and self.fraction == 1:
             on_log(self._record())
         self.save()
+        self._signals.end(
+            f"{self.progress.step} steps are in {self.checkpoint}: --resume goes on from there"
+        )
 
     def _tick(self) -> float:
-        """Count the time since the last tick as training time; the time now."""
-        now = self.clock()
-        self.progress.seconds += now - self._now
-        self._now = now
+        """Count the time since the last tick as training time; return the time now.
+
+        While the process was stopped (SIGSTOP, ctrl-Z) it did not train: what the step took then
+        is not known, and the time that the last step took by the CPUs tells it.
+        """
+        now, cpu = self.clock(), time.process_time()
+        passed, worked = now - self._now, cpu - self._cpu
+        self.progress.seconds += min(passed, worked) if self._signals.stopped else passed
+        self.progress.cpu_seconds += worked
+        self._signals.stopped = False
+        self._now, self._cpu = now, cpu
         return now
 
     def _mean_of_pending(self) -> tuple[float, float]:
@@ -302,8 +359,9 @@ class Trainer:
         """Log the pending steps and forget them."""
         loss, norm = self._mean_of_pending()
         self._pending = []
+        self._tick()
         since, step = self._logged
-        elapsed = max(self._tick() - since, 1e-9)
+        elapsed = max(self.progress.seconds - since, 1e-9)
         done = self.progress.step - step
         row = {
             "step": self.progress.step,
@@ -312,76 +370,9 @@ class Trainer:
             "gradient_norm": norm,
             "lr": self.optimizer.param_groups[0]["lr"],
             "seconds": round(self.progress.seconds, 2),
+            "cpu_seconds": round(self.progress.cpu_seconds, 2),
             "images_per_second": round(done * self.settings.batch / elapsed, 2),
         }
-        self._logged = self._now, self.progress.step
+        self._logged = self.progress.seconds, self.progress.step
         self.log.append(row)
         return row
-
-
-def refuse_torchrun() -> None:
-    """Raise `TrainingError` in one of several processes, before anything is computed in each."""
-    if (world := int(os.environ.get("WORLD_SIZE", 1))) > 1:
-        raise TrainingError(
-            f"training runs in one process and torchrun started {world}: start it with plain "
-            f"python (what divides is sampling: ppap generate)"
-        )
-
-
-def _check(data: Tensor, labels: Any) -> None:
-    """Raise `TrainingError` unless there are samples, of a kind that is read, and a label each."""
-    pixels = data.dtype == torch.uint8 and data.ndim == 4
-    counts = {len(label) for label in tree_leaves(labels)}
-    if not len(data) or not (pixels or data.is_floating_point()) or counts != {len(data)}:
-        raise TrainingError(
-            f"expected uint8 pixels [N, C, H, W] or floating samples [N, ...], and one label "
-            f"each, not {data.dtype} {list(data.shape)} and {sorted(counts)} labels"
-        )
-
-
-def _held(data: Tensor, device: torch.device) -> Tensor:
-    """The samples on the device, or on the CPU if they would take half of a GPU's free memory."""
-    if device.type == "cuda" and data.nbytes > torch.cuda.mem_get_info(device)[0] / 2:
-        return data.cpu()
-    return data.to(device)
-
-
-def _schedule(objective: Objective) -> str:
-    """The checksum of the objective's noise levels: its `schedule` is no part of what it prints."""
-    schedule = getattr(objective, "schedule", None)
-    return "none" if schedule is None else f"crc32 {crc32(schedule.alphas_cumprod):08x}"
-
-
-def _averaged(
-    ema: nn.Module, network: nn.Module
-) -> tuple[list[Tensor], list[Tensor], list[tuple[Tensor, Tensor]]]:
-    """The tensors an EMA averages, the network's own of them, and the pairs it copies.
-
-    A frozen parameter is its own average.
-    """
-    frozen = {n for n, p in network.named_parameters(remove_duplicate=False) if not p.requires_grad}
-    averages, own = ema.state_dict(), network.state_dict()
-    pairs = [(averages[name], own[name]) for name in own if name not in frozen]
-    floating = [(a, b) for a, b in pairs if a.is_floating_point()]
-    counters = [(a, b) for a, b in pairs if not a.is_floating_point()]
-    return [a for a, _ in floating], [b for _, b in floating], counters
-
-
-def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Return groups for AdamW: `weight_decay` for matrices and kernels, none for biases and norms.
-
-    Position and class embeddings that a timm network excludes by name are not decayed either.
-    """
-    excluded = {
-        f"{path}.{name}" if path else name
-        for path, module in network.named_modules()
-        if hasattr(module, "no_weight_decay")
-        for name in module.no_weight_decay()
-    }
-    trained = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
-    decayed = [p for name, p in trained if p.ndim > 1 and name not in excluded]
-    rest = [p for name, p in trained if p.ndim <= 1 or name in excluded]
-    return [
-        {"params": decayed, "weight_decay": weight_decay, "decayed": True},
-        {"params": rest, "weight_decay": 0.0, "decayed": False},
-    ]

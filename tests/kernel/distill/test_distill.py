@@ -33,7 +33,7 @@ from ppap_lib.distill import Transfer, fit_experts, snapshots, teacher_outputs
 from ppap_lib.errors import TrainingError
 from ppap_lib.experts.intervals import Intervals
 from ppap_lib.guidance.tasks import Classification
-from ppap_lib.training.trainer import parameter_groups
+from ppap_lib.training.preparation import parameter_groups
 
 pytestmark = pytest.mark.usefixtures("quick_training")
 

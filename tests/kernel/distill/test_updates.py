@@ -9,7 +9,7 @@ from ppap_lib.distill import updates
 from ppap_lib.errors import TrainingError
 from ppap_lib.experts import full_copies
 from ppap_lib.experts.intervals import Intervals
-from ppap_lib.training.trainer import parameter_groups
+from ppap_lib.training.preparation import parameter_groups
 from ppap_lib.zoo.keys import untrained
 from ppap_lib.zoo.presets import EXPERTS, any_lora
 from ppap_lib.zoo.tiers import tier

@@ -28,7 +28,9 @@ class Handler(BaseHTTPRequestHandler):
         if self.path != "/file":
             self.send_error(404)
             return
-        start = int(asked[6:-1]) if asked and server.honours_ranges else 0
+        expected = self.headers.get("If-Range", server.etag)
+        part = asked and server.honours_ranges and (expected == server.etag or server.careless)
+        start = int(asked[6:-1]) if part else 0
         if start >= len(server.content):
             self.send_response(416)
             self.send_header("Content-Range", f"bytes */{len(server.content)}")
@@ -36,21 +38,26 @@ class Handler(BaseHTTPRequestHandler):
             self.end_headers()
             return
         body = server.content[start:]
-        self.send_response(206 if asked and server.honours_ranges else 200)
+        self.send_response(206 if part else 200)
+        if server.etag:
+            self.send_header("ETag", server.etag)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         server.hold.wait()
         self.wfile.write(body[: server.cuts.pop(0)] if server.cuts else body)
         self.close_connection = True
+        if server.then:
+            server.content, server.etag = server.then
 
     def log_message(self, *args):
         pass
 
 
 @contextmanager
-def serving(content=CONTENT, cuts=(), honours_ranges=True):
+def serving(content=CONTENT, cuts=(), honours_ranges=True, etag=None, then=None, careless=False):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.content, server.cuts, server.honours_ranges = content, list(cuts), honours_ranges
+    server.etag, server.then, server.careless = etag, then, careless
     server.ranges, server.hold = [], threading.Event()
     server.hold.set()
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
@@ -64,6 +71,11 @@ def serving(content=CONTENT, cuts=(), honours_ranges=True):
         server.server_close()
 
 
+def names(folder):
+    """What lies in a folder, but for its lock."""
+    return sorted(path.name for path in folder.iterdir() if path.name != ".lock")
+
+
 def test_a_download_appears_complete_and_is_kept(tmp_path):
     path = tmp_path / "deep" / "file"
     with serving() as server:
@@ -71,7 +83,7 @@ def test_a_download_appears_complete_and_is_kept(tmp_path):
         assert path.read_bytes() == CONTENT
         assert download_file(server.url, path, DIGEST, progress=False) == path
         assert len(server.ranges) == 1  # the second call found the file
-    assert [p.name for p in path.parent.iterdir()] == ["file"]
+    assert names(path.parent) == ["file"]
 
 
 def test_a_cut_connection_resumes_where_it_stopped(tmp_path):
@@ -118,7 +130,7 @@ def test_another_file_is_refused_and_discarded(tmp_path):
         pytest.raises(DataError, match=f"file from .* has sha256 .* expected {DIGEST}"),
     ):
         download_file(server.url, tmp_path / "file", DIGEST, progress=False)
-    assert not list(tmp_path.iterdir())
+    assert names(tmp_path) == []
 
 
 def test_offline_says_what_to_put_where(tmp_path):
@@ -127,6 +139,65 @@ def test_offline_says_what_to_put_where(tmp_path):
     path = tmp_path / "file"
     with pytest.raises(DataError, match=f"cannot download file from {url}.*put the file at {path}"):
         download_file(url, path, DIGEST, progress=False)
+
+
+@pytest.mark.parametrize("careless", [False, True], ids=["If-Range", "no If-Range"])
+def test_two_versions_are_never_spliced(tmp_path, careless):
+    """A new version appears between two requests, of a server that honours If-Range or not."""
+    new = CONTENT[::-1]
+    path, options = tmp_path / "file", {"etag": '"old"', "then": (new, '"new"')}
+    with serving(cuts=(300_000,), careless=careless, **options) as server:
+        download_file(server.url, path, progress=False)
+        assert server.ranges[:2] == [None, "bytes=300000-"]
+    assert path.read_bytes() == new and names(tmp_path) == ["file"]
+
+
+def test_a_part_of_no_known_version_is_not_continued_unverified(tmp_path):
+    (tmp_path / "file.part").write_bytes(b"of another file")
+    with serving() as server:
+        download_file(server.url, tmp_path / "file", progress=False)
+        assert server.ranges == [None]
+    assert (tmp_path / "file").read_bytes() == CONTENT
+
+
+def test_a_server_that_always_breaks_off_ends_it(tmp_path, monkeypatch):
+    """Without ranges nothing is gained, however the lengths before the break go up and down."""
+    monkeypatch.setattr(download.time, "sleep", lambda seconds: None)
+    cuts = [300_000, 900, 400_000, 100] * 25
+    with serving(cuts=cuts, honours_ranges=False) as server:
+        with pytest.raises(DataError, match="the connection ended"):
+            download_file(server.url, tmp_path / "file", DIGEST, progress=False)
+        assert len(server.ranges) <= 10
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("weights.pt", b"\n<!DOCTYPE html><html>Sign in</html>", "is a web page"),
+        ("weights.safetensors", b"<html>Sign in</html>", "is a web page"),
+        ("set.zip", b"no such file", "begins with .* no .zip file does"),
+        ("set.gz", b"x", "begins with b'x'"),
+    ],
+)
+def test_what_is_not_the_file_is_told_without_a_digest(tmp_path, name, content, says):
+    with (
+        serving(content=content) as server,
+        pytest.raises(DataError, match=f"{name} from .*{says}.*put the right file at"),
+    ):
+        download_file(server.url, tmp_path / name, progress=False)
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("planted", ["file.part", "file.part.version"])
+def test_a_planted_link_is_not_written_through(tmp_path, planted):
+    target = tmp_path / "precious"
+    target.write_bytes(b"precious")
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    (folder / planted).symlink_to(target)
+    with serving(etag='"one"') as server:
+        download_file(server.url, folder / "file", DIGEST, progress=False)
+    assert target.read_bytes() == b"precious" and names(folder) == ["file"]
 
 
 def test_a_wrong_address_is_not_tried_twice(tmp_path):

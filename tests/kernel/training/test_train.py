@@ -19,8 +19,9 @@ from ppap_lib.files import weights
 from ppap_lib.networks.adm import Architecture, UNet
 from ppap_lib.training.checkpoints import Epochs, Log, snapshot_file, snapshots
 from ppap_lib.training.objectives import ClassifierLoss, DenoiserLoss
+from ppap_lib.training.preparation import parameter_groups
 from ppap_lib.training.settings import Settings
-from ppap_lib.training.trainer import Trainer, parameter_groups
+from ppap_lib.training.trainer import Trainer
 from ppap_lib.zoo.tiers import tier
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -94,7 +95,7 @@ def stopped_at(step: int, made: Trainer) -> Trainer:
 def timeless(log: Log) -> list[dict]:
     """Logged rows without what the clock decides."""
     return [
-        {k: v for k, v in row.items() if k not in ("seconds", "images_per_second")}
+        {k: v for k, v in row.items() if k not in ("seconds", "cpu_seconds", "images_per_second")}
         for row in log.rows()
     ]
 
@@ -172,9 +173,10 @@ def test_snapshots_of_a_killed_run_are_not_the_new_ones(tmp_path):
     with pytest.raises(Stop):
         killed.run()
     assert [images for images, _ in snapshots(tmp_path)] == [4, 20]
-    fresh = stopped_at(6, trainer(tmp_path, snapshots=(8,), seed=1, checkpoint_every=0.0))
+    anew = stopped_at(6, trainer(tmp_path, snapshots=(8,), seed=1, checkpoint_every=0.0))
+    assert not anew.resume()
     with pytest.raises(Stop):
-        fresh.run()
+        anew.run()
     (snapshot,) = snapshots(tmp_path)
     assert snapshot[0] == 8
     shutil.copy(snapshot[1], snapshot_file(tmp_path, 28))
