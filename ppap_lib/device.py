@@ -1,4 +1,4 @@
-"""Devices by name, one for each of torchrun's processes, and their titles.
+"""Devices by name, the processes that torchrun starts with one for each, and titles of devices.
 
 >>> pick_device("cpu")
 device(type='cpu')
@@ -62,10 +62,44 @@ def device_for_rank(name: torch.device | str = "auto") -> torch.device:
     InputError
         As `pick_device` does.
     """
-    device, local = pick_device(name), os.environ.get("LOCAL_RANK")
+    device, local = pick_device(name), _number_of("LOCAL_RANK")
     if device.type != "cuda" or device.index is not None or local is None:
         return device
-    return pick_device(f"cuda:{int(local) % torch.cuda.device_count()}")
+    return pick_device(f"cuda:{local % torch.cuda.device_count()}")
+
+
+def torchrun_rank() -> tuple[int, int]:
+    """Return the number of this process among those that torchrun started, and how many there are.
+
+    Without torchrun's environment, that is `$RANK` and `$WORLD_SIZE`, it is process 0 of 1.
+    A variable that is empty is not set.
+
+    Raises
+    ------
+    InputError
+        If one of the two is set alone, or they are no whole numbers with 0 <= rank < size: this
+        process would do another's work, or leave some undone.
+    """
+    rank, world = _number_of("RANK"), _number_of("WORLD_SIZE")
+    if rank is None and world is None:
+        return 0, 1
+    if rank is None or world is None or rank >= world:
+        values = " and ".join(f"{n}={os.environ.get(n, '')}" for n in ("RANK", "WORLD_SIZE"))
+        raise InputError(
+            f"{values} are no process's environment: start it by torchrun, which sets both, or "
+            f"unset both"
+        )
+    return rank, world
+
+
+def _number_of(variable: str) -> int | None:
+    """The whole number that an environment variable holds, or None if it is empty or not set."""
+    text = os.environ.get(variable, "").strip()
+    if text and not (text.isascii() and text.isdigit()):
+        raise InputError(
+            f"{variable}={text} is no process's number: start it by torchrun, or unset it"
+        )
+    return int(text) if text else None
 
 
 def device_title(device: torch.device | str) -> str:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ppap_book.errors import StudyError
 from ppap_book.measures.cost import size
-from ppap_lib.cli import add_options, given_of, run_command
+from ppap_lib.cli import CommandLine, add_options, given_of, run_command
 from ppap_lib.device import pick_device
 from ppap_lib.diffusion.denoisers import Network, diffusers_network
 from ppap_lib.parameters import Parameters, param
@@ -147,7 +147,7 @@ def compare(benchmark: Benchmark) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return 0, or 1 after saying what was wrong."""
-    parser = argparse.ArgumentParser(
+    parser = CommandLine(
         prog="python -m ppap_book.bench",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

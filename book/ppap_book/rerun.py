@@ -17,7 +17,7 @@ from ppap_book.errors import StudyError
 from ppap_book.run import STUDIES
 from ppap_book.studies.expert_training import Ablation
 from ppap_lib import zoo
-from ppap_lib.cli import run_command
+from ppap_lib.cli import CommandLine, run_command
 from ppap_lib.device import pick_device
 from ppap_lib.parameters import Parameters
 
@@ -167,7 +167,7 @@ def of_images(row: ledger.Row, images: int) -> dict[str, Any]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandLine(
         prog="python -m ppap_book rerun",
         description="Measure a row of the ledger again, and say how far it agrees.",
         epilog="The exit status is 0 if all that was compared agrees. Nothing is filed.",

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, make_dataclass, replace
 from inspect import Parameter, cleandoc, signature
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import torch
 
@@ -31,7 +31,7 @@ from ppap_book.studies import (
     scales,
 )
 from ppap_book.study import Study
-from ppap_lib.cli import add_options, given_of, run_command
+from ppap_lib.cli import CommandLine, add_options, given_of, run_command
 from ppap_lib.device import pick_device
 from ppap_lib.parameters import Parameters, param
 
@@ -81,7 +81,11 @@ def options_of(grid: Callable[..., Any]) -> type[Parameters]:
         (
             name,
             hints[name],
-            param(MISSING if each.default is Parameter.empty else each.default, help=about[name]),
+            param(
+                MISSING if each.default is Parameter.empty else each.default,
+                low=_least(hints[name], each.default),
+                help=about[name],
+            ),
         )
         for name, each in signature(grid).parameters.items()
         if name not in _FROM_THE_COMMAND
@@ -89,6 +93,19 @@ def options_of(grid: Callable[..., Any]) -> type[Parameters]:
     kind = make_dataclass("Options", options, bases=(Parameters,), frozen=True, kw_only=True)
     kind.__doc__ = "Options of the runs"
     return kind
+
+
+def _least(hint: Any, default: Any) -> int | None:
+    """The least value of an option: none is below 0, and a count that is not 0 by itself below 1.
+
+    Counts would make no runs, or be taken for ones that were not given.
+    """
+    inner = {hint, *get_args(hint)}
+    inner |= {kind for each in inner for kind in get_args(each)}  # of tuples that may be None
+    if not inner & {int, float}:
+        return None
+    zero = 0 in default if isinstance(default, tuple) else default == 0
+    return 0 if zero or float in inner else 1
 
 
 def _described(function: Callable[..., Any]) -> dict[str, str]:
@@ -100,9 +117,7 @@ def _described(function: Callable[..., Any]) -> dict[str, str]:
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line. A command has the options that it reads, and no others."""
-    top = argparse.ArgumentParser(
-        prog="python -m ppap_book run", description="Run a study, and file its rows."
-    )
+    top = CommandLine(prog="python -m ppap_book run", description="Run a study, and file its rows.")
     names = top.add_subparsers(required=True, metavar="NAME")
     for name, study in COMMANDS.items():
         sub = names.add_parser(name, help=study.question, description=study.question)

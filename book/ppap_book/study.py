@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ppap_book import ledger
-from ppap_lib.diffusion.noise import seed_labels
+from ppap_lib.diffusion.noise import SEEDS, seed_labels
 from ppap_lib.errors import InputError
 from ppap_lib.parameters import Parameters
 from ppap_lib.zoo import tiers
@@ -126,6 +126,14 @@ class Seeded:
 
     n: int
     first_seed: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()  # of Parameters, which every run derives from as well
+        if (last := self.first_seed + self.n - 1) >= SEEDS:
+            raise InputError(
+                f"seeds are below {SEEDS}, as a generator reads 32 bits, and the last of the "
+                f"n = {self.n} from first_seed = {self.first_seed} is {last}"
+            )
 
     @property
     def seeds(self) -> range:

@@ -1,7 +1,6 @@
 """What the five commands do. Their options are the fields of the dataclasses that they read."""
 
 import argparse
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,9 +9,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ppap_lib import zoo
-from ppap_lib.cli.options import add_options, given_of, parameters_of
+from ppap_lib.cli.options import CommandLine, add_options, given_of, parameters_of
 from ppap_lib.data.shards import Manifest
-from ppap_lib.device import device_for_rank, pick_device
+from ppap_lib.device import device_for_rank, pick_device, torchrun_rank
 from ppap_lib.distill.dataset import draw_set, pending
 from ppap_lib.distill.experts import ExpertTraining, train_experts
 from ppap_lib.errors import TrainingError
@@ -30,6 +29,7 @@ class Run(Parameters):
     device: str = param("auto", help="auto, cpu, cuda or cuda:1.")
     folder: Path | None = param(None, help="Where the run is kept, by default below runs.")
     resume: bool = param(False, help="Continue from the folder's checkpoint, if there is one.")
+    fresh: bool = param(False, help="Start afresh, and remove an earlier run in the folder.")
     quiet: bool = param(False, help="Show no progress bar.")
 
     @contextmanager
@@ -106,6 +106,7 @@ def train(given: argparse.Namespace) -> str:
             loss=loss,
             device=device,
             resume=run.resume,
+            fresh=run.fresh,
             init=training.init,
             on_start=print,
             on_log=on_log,
@@ -140,6 +141,7 @@ def distill(given: argparse.Namespace) -> str:
             folder,
             device=device,
             resume=run.resume,
+            fresh=run.fresh,
             on_start=print,
             on_log=on_log,
         )
@@ -169,8 +171,7 @@ def generate(given: argparse.Namespace) -> str:
     from tqdm import tqdm
 
     options = parameters_of(Generation, given)
-    # torchrun's environment; without it, one process that does everything.
-    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    rank, world = torchrun_rank()
     device, name = device_for_rank(options.device), tiers.tier(options.tier).named("denoiser")
     manifest = Manifest(
         options.images,
@@ -221,7 +222,7 @@ def table(given: argparse.Namespace) -> str:
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line of `ppap`."""
-    top = argparse.ArgumentParser(prog="ppap", description="Plug-and-play diffusion guidance.")
+    top = CommandLine(prog="ppap", description="Plug-and-play diffusion guidance.")
     names = top.add_subparsers(required=True, metavar="train|distill|generate|data|list")
 
     def command(name: str, act: Callable[[argparse.Namespace], Any]) -> argparse.ArgumentParser:

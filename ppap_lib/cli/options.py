@@ -2,15 +2,19 @@
 
 import argparse
 import errno
+import os
+import signal
 import sys
 import types
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import MISSING, Field, fields
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from ppap_lib.errors import PpapError
-from ppap_lib.parameters import HELP, Parameters
+from ppap_lib.parameters import HELP, Parameters, suggestion
 
 Kind = TypeVar("Kind", bound=Parameters)
 
@@ -18,6 +22,60 @@ _UNWRITABLE = frozenset(
     (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     + (errno.ENOTDIR, errno.EISDIR, errno.EEXIST)  # a file where a folder should be, or the reverse
 )
+
+
+class CommandLine(argparse.ArgumentParser):
+    """A command line that refuses in one line, and suggests what was meant."""
+
+    def __init__(self, *args: Any, **options: Any):
+        super().__init__(*args, allow_abbrev=False, **options)
+
+    def error(self, message: str) -> NoReturn:
+        """End with one line, and the status 2."""
+        self.exit(2, f"error: {message}; {self.prog} --help says more\n")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse, and refuse what is left: here, where the options that were meant are known."""
+        given, left = super().parse_known_args(args, namespace)
+        if left:
+            self.error(f"unrecognized arguments: {' '.join(left)}{self._meant(left[0])}")
+        return given, left
+
+    def _meant(self, word: str) -> str:
+        flags = [flag for action in self._actions for flag in action.option_strings]
+        if word.startswith("-"):
+            return f": {suggestion(word.partition('=')[0], [f for f in flags if f[:2] == '--'])}"
+        switches = [f for f in flags if f"--no-{f[2:]}" in flags]
+        if word.lower() in ("true", "false", "yes", "no") and switches:
+            return f": {', '.join(switches)} take no value, and have an opposite, --no-..."
+        return ""
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            hint = suggestion(str(value), [str(choice) for choice in action.choices])
+            raise argparse.ArgumentError(action, f"invalid choice: {value!r}: {hint}")
+
+
+@contextmanager
+def ends_in_a_line() -> Iterator[None]:
+    """End what the block does without a traceback, where it is interrupted or nobody reads on.
+
+    Raises `SystemExit` with the status that a shell gives of ctrl-C, of which one line says, or of
+    a closed pipe (`| head -1`), of which nothing does. It decorates functions as well.
+    """
+    try:
+        try:
+            yield
+        finally:
+            print(end="", flush=True)  # here, not as the interpreter ends
+    except KeyboardInterrupt as interrupt:
+        print(str(interrupt) or "interrupted", file=sys.stderr)
+        raise SystemExit(128 + signal.SIGINT) from None
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in filter(None, (sys.stdout, sys.stderr)):  # what they still hold goes there
+            os.dup2(nowhere, stream.fileno())
+        raise SystemExit(128 + 13) from None  # SIGPIPE's, which Windows lacks
 
 
 def add_options(
@@ -34,6 +92,8 @@ def add_options(
     A field `first_seed: int` becomes `--first-seed`; a bool has a `--no-` beside it, a `Literal`
     its choices, a tuple takes several values. A field without a default is required. What is not
     given is no attribute of the parsed namespace, so that `given_of` leaves it to the dataclass.
+    Values are read as shells and scripts give them: 1e6 is a whole number, ~ the home folder, and
+    None stands for nothing where a field may hold that.
 
     Parameters
     ----------
@@ -86,7 +146,8 @@ def _reading(hint: Any, name: str) -> dict[str, Any]:
     origin, args = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         (hint,) = (arg for arg in args if arg is not types.NoneType)
-        return _reading(hint, name)
+        how = _reading(hint, name)
+        return how if "choices" in how or "nargs" in how else {"type": _or_none(how["type"])}
     if hint is bool:
         return {"action": argparse.BooleanOptionalAction}
     if origin is Literal:
@@ -95,8 +156,35 @@ def _reading(hint: Any, name: str) -> dict[str, Any]:
         several = args[1:] == (Ellipsis,)
         return {**_reading(args[0], name), "nargs": "+" if several else len(args)}
     if hint in (int, float, str, Path):
-        return {"type": hint}
+        return {"type": {int: _whole_number, Path: _path}.get(hint, hint)}
     raise TypeError(f"{name}: an option cannot have the type {hint!r}")
+
+
+def _or_none(read: Callable[[str], Any]) -> Callable[[str], Any]:
+    def read_or_none(text: str) -> Any:
+        return None if text == "None" else read(text)
+
+    read_or_none.__name__ = read.__name__  # as argparse calls it: "invalid float value"
+    return read_or_none
+
+
+def _whole_number(text: str) -> int:
+    try:
+        number = Decimal(text)
+    except InvalidOperation:
+        number = Decimal("nan")
+    if not number.is_finite() or number.adjusted() > 18 or number != number.to_integral_value():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number")
+    return int(number)
+
+
+def _path(text: str) -> Path:
+    if not text.strip():  # which would be the present folder
+        raise argparse.ArgumentTypeError("the path is empty: write . for the present folder")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: {error}") from error
 
 
 def given_of(kind: type, given: argparse.Namespace) -> dict[str, Any]:
@@ -109,6 +197,7 @@ def parameters_of(kind: type[Kind], given: argparse.Namespace) -> Kind:
     return kind.of(given_of(kind, given))
 
 
+@ends_in_a_line()
 def run_command(
     parser: argparse.ArgumentParser,
     act: Callable[[argparse.Namespace], str | int | None],

@@ -3,10 +3,13 @@
 import json
 import re
 from dataclasses import fields
+from typing import get_args, get_type_hints
 
 import pytest
 import torch
+from closed_pipes import unread
 
+from ppap_book import __main__ as everything
 from ppap_book import ledger
 from ppap_book import run as command
 from ppap_book.run import main
@@ -19,7 +22,7 @@ from ppap_lib.errors import InputError, TrainingError
 from ppap_lib.files import weights
 from ppap_lib.parameters import HELP
 from ppap_lib.training import fit
-from ppap_lib.zoo.tiers import tier
+from ppap_lib.zoo.tiers import GuideName, TierName, tier
 
 
 @pytest.fixture
@@ -174,6 +177,95 @@ def test_an_option_that_a_command_does_not_read_is_refused(capsys, arguments):
         main(arguments)
     said = capsys.readouterr().err
     assert "unrecognized arguments" in said or "invalid choice: 'foo'" in said
+    assert said.startswith("error: ") and said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["rum"], "no command 'rum': did you mean 'run'?"),
+        (["run", "guidence"], "invalid choice: 'guidence': did you mean 'guidance'?"),
+        (["run", "noise", "--step", "5"], "--step 5: did you mean '--steps'?"),
+        (["run", "reading", "--tier", "photos"], "'photos': did you mean 'photographs'?"),
+        (["run", "samplers", "--unclipped", "False"], "take no value"),
+        (["cards", "verfy"], "invalid choice: 'verfy': did you mean 'verify'?"),
+        (["queue", "--lst"], "--lst: did you mean '--list'?"),
+        (["rerun", "row", "--device", "cpu", "--image", "5"], "did you mean '--images'?"),
+    ],
+)
+def test_a_wrong_word_is_named_in_a_line(words, says, capsys):
+    try:
+        status = everything.main(words)
+    except SystemExit as stop:
+        status = stop.code
+    said = capsys.readouterr().err
+    assert status == 2 and says in said and said.count("\n") == 1
+
+
+def test_nobody_reads_what_a_study_says():
+    assert unread("-m", "ppap_book", "run", "architecture", "--left") == ("", 141)
+
+
+def numbers(kind: type) -> dict[str, bool]:
+    """Whether an option is a whole number, of those that are numbers, by their names."""
+    hints = {name: str(hint) for name, hint in get_type_hints(kind).items()}
+    found = {name: re.search(r"\b(int|float)\b", hint) for name, hint in hints.items()}
+    return {name: number[0] == "int" for name, number in found.items() if number}
+
+
+OPTIONS = [
+    (name, option, whole)
+    for name, study in command.COMMANDS.items()
+    for option, whole in numbers(command.options_of(study.grid)).items()
+]
+MAY_BE_ZERO = {"first_seed", "since", "seeds"}
+
+
+@pytest.mark.parametrize(("name", "option", "whole"), OPTIONS)
+def test_none_of_a_count_is_refused_and_a_number_below_nothing(
+    name, option, whole, monkeypatch, capsys
+):
+    monkeypatch.setattr(Study, "record", lambda study, runs, device: list(runs))
+    needed = {"training": ["--folder", "a"], "distillation": ["--folder", "a"]}
+    needed["ablations"] = ["--data", "a"]
+    flag = f"--{option.replace('_', '-')}"
+    refused = ["-1", "0"] if whole and option not in MAY_BE_ZERO else ["-1"]
+    for number in refused:
+        assert main([name, *needed.get(name, []), flag, number]) == 1
+        said = capsys.readouterr().err
+        assert re.match(rf"error: {option}(\[0\])? must be .*, not {number}", said), said
+        assert said.count("\n") == 1
+
+
+STUDIES_OF_TIERS = [
+    (name, option)
+    for name, study in command.COMMANDS.items()
+    if "tier" in (option := {f.name for f in fields(command.options_of(study.grid))})
+]
+
+
+@pytest.mark.parametrize("tier_name", get_args(TierName))
+@pytest.mark.parametrize("name", [name for name, _ in STUDIES_OF_TIERS])
+def test_a_study_of_any_tier_and_guide_is_listed_or_refused_in_a_line(
+    name, tier_name, monkeypatch, tmp_path, capsys
+):
+    """Before anything is drawn: also by a guide that is another tier's."""
+    monkeypatch.setenv("PPAP_RESULTS", str(tmp_path))
+    listed = []
+    monkeypatch.setattr(Study, "record", lambda study, runs, device: listed.extend(runs))
+    guided = "guide" in dict(STUDIES_OF_TIERS)[name]
+    for guide in get_args(GuideName) if guided else ("",):
+        listed.clear()
+        words = [name, "--tier", tier_name, *(["--guide", guide] if guide else [])]
+        words += ["--method", "naive"] if (name, guided) == ("samplers", True) else []
+        try:
+            status = main(words)
+        except SystemExit as stop:
+            status = stop.code
+        said = capsys.readouterr().err
+        assert (status, said) == (0, "") or (status in (1, 2) and said.count("\n") == 1)
+        own = not guide or guide in zoo.guides(tier_name)
+        assert not listed or own, "a run that no weights can carry out"
 
 
 @pytest.mark.parametrize("name", command.COMMANDS)

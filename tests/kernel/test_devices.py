@@ -59,6 +59,7 @@ def test_unknown_and_absent_devices_are_refused(monkeypatch):
         ("cuda", 2, "5", "cuda:1"),
         ("cuda:0", 2, "1", "cuda:0"),  # as asked
         ("cuda", 2, None, "cuda"),
+        ("cuda", 2, "", "cuda"),  # not set
         ("cpu", 2, "1", "cpu"),
     ],
 )

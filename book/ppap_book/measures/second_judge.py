@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ppap_book.errors import StudyError
 from ppap_book.measures.features import EfficientNet
-from ppap_lib.cli import run_command
+from ppap_lib.cli import CommandLine, run_command
 from ppap_lib.data.pixels import to_bytes
 from ppap_lib.files import weights
 from ppap_lib.zoo import datasets
@@ -137,7 +137,7 @@ def _logistic_regression(x: Tensor, y: Tensor) -> nn.Linear:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line `python -m ppap_book probe`; return the exit status."""
-    parser = argparse.ArgumentParser(
+    parser = CommandLine(
         prog="python -m ppap_book probe", description="Fit a tier's second judge."
     )
     parser.add_argument("tier", choices=BACKBONES, help="Whose training images teach it.")

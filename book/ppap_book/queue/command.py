@@ -24,7 +24,7 @@ from ppap_book import ledger
 from ppap_book.errors import StudyError
 from ppap_book.queue import home, plan
 from ppap_book.queue.engine import ROOT, Job, carry_out, listing
-from ppap_lib.cli import run_command
+from ppap_lib.cli import CommandLine, run_command
 from ppap_lib.device import pick_device
 from ppap_lib.errors import InputError
 from ppap_lib.parameters import suggestion
@@ -32,7 +32,7 @@ from ppap_lib.parameters import suggestion
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line."""
-    top = argparse.ArgumentParser(
+    top = CommandLine(
         prog="python -m ppap_book queue",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

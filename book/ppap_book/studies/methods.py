@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -85,13 +85,18 @@ def has_experts(method: str) -> bool:
     return (about := _known(method)) is not None and about.set_name is not None
 
 
+def require_guide(guide_name: str, tier_name: str) -> None:
+    """Raise `StudyError` for a guide that the tier does not have."""
+    if guide_name not in (guides := zoo.guides(tier(tier_name).name)):
+        raise StudyError(f"{tier_name} has no guide {guide_name!r}: there are {', '.join(guides)}")
+
+
 def installed(guide_name: str, tier_name: str = "fashion") -> list[str]:
     """Return the methods whose weights can be had, in order.
 
     Raises `StudyError` for a guide that the tier does not have.
     """
-    if guide_name not in (guides := zoo.guides(tier(tier_name).name)):
-        raise StudyError(f"{tier_name} has no guide {guide_name!r}: there are {', '.join(guides)}")
+    require_guide(guide_name, tier_name)
     needed = {method: weights_of(method, guide_name, tier_name) for method in METHODS}
     known = zoo.names()
     return [m for m, n in needed.items() if n is None or (n in known and zoo.obtainable(n))]
@@ -216,11 +221,26 @@ def is_current(params: Mapping[str, Any]) -> bool:
     A study records the digests that its results depend on; one without a method guides by none.
     What has no such weights any more, a method that was retired, is not current.
     """
-    try:
-        now = provenance(params.get("method", "none"), params.get("guide", ""), params["tier"])
-    except (StudyError, InputError, WeightsError):
-        return False
-    return all(params[name] == digest for name, digest in now.items() if name in params)
+    return current()(params)
+
+
+def current() -> Callable[[Mapping[str, Any]], bool]:
+    """Return `is_current` for many rows: it reads each card once."""
+
+    @cache
+    def now(method: str, guide_name: str, tier_name: str) -> dict[str, str] | None:
+        try:
+            return provenance(method, guide_name, tier_name)
+        except (StudyError, InputError, WeightsError):
+            return None
+
+    def is_current(params: Mapping[str, Any]) -> bool:
+        digests = now(params.get("method", "none"), params.get("guide", ""), params["tier"])
+        return digests is not None and all(
+            params[name] == digest for name, digest in digests.items() if name in params
+        )
+
+    return is_current
 
 
 def _known(method: str) -> Method | None:
@@ -244,6 +264,11 @@ class Guided(Labelled, Parameters):
     first_seed: int = param(0, low=0)
     tier: TierName = "fashion"
     extractor: ExtractorName = "lite2"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.method != "none":
+            require_guide(self.guide, self.tier)
 
     @property
     def form(self) -> Literal["score", "mean"]:

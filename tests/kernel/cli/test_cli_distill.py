@@ -96,6 +96,7 @@ def test_the_command_line_trains_with_labels_in_the_released_way(tmp_path, tiny_
 def test_training_under_torchrun_is_refused(kind, tmp_path, tiny_fashion, capsys, monkeypatch):
     """At once: not after every process has asked the teacher about all images."""
     monkeypatch.setenv("WORLD_SIZE", "8")
+    monkeypatch.setenv("RANK", "3")
     monkeypatch.setattr(transfer, "teacher_outputs", lambda *_: pytest.fail("it was asked"))
     source = ["--labelled"] if kind == "transfer" else []
     assert main([kind, *TRAIN, *source, "--folder", str(tmp_path)]) == 1

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+from closed_pipes import unread
 
 from ppap_lib import cli, zoo
-from ppap_lib.cli import add_options, given_of, run_command
+from ppap_lib.cli import CommandLine, add_options, given_of, run_command
 from ppap_lib.cli.commands import parser
+from ppap_lib.device import torchrun_rank
 from ppap_lib.errors import InputError
 from ppap_lib.files.atomic import write_text
 from ppap_lib.parameters import Parameters, param
@@ -85,7 +87,7 @@ class Sampling(Parameters):
 
 
 def read(*words: str, **how) -> Sampling:
-    made = argparse.ArgumentParser()
+    made = CommandLine(prog="draw")
     add_options(made, Sampling, positional=("solver",), **how)
     return Sampling.of(given_of(Sampling, made.parse_args(words)))
 
@@ -98,11 +100,39 @@ def test_options_are_the_fields_and_what_is_not_given_is_theirs():
     assert read("ddim", "--count", "3", names={"n": "count"}) == Sampling("ddim", 3)
 
 
-@pytest.mark.parametrize("words", ["ddim", "euler --n 3", "ddim --n some", "ddim --n 3 --range 5"])
-def test_a_command_line_that_does_not_fit_ends_with_how_to_use_it(words, capsys):
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("ddim", "required: --n"),
+        ("euler --n 3", "invalid choice: 'euler': there are ddim, heun"),
+        ("ddim --n some", "--n: 'some' is no whole number"),
+        ("ddim --n 2.5", "'2.5' is no whole number"),
+        ("ddim --n 1e999999999", "is no whole number"),
+        ("ddim --n inf", "is no whole number"),
+        ("ddim --n None", "'None' is no whole number"),
+        ("ddim --n 3 --scale 7,5", "--scale: invalid float value: '7,5'"),
+        ("ddim --n 3 --range 5", "--range: expected 2 arguments"),
+        ("ddim --n 3 --folder=", "the path is empty"),
+        ("ddim --n 3 --stpes 4", "--stpes 4: did you mean '--steps'?"),
+        ("ddim --n 3 --step=4", "--step=4: did you mean '--steps'?"),  # shortened
+        ("ddim --n 3 --clip False", "False: --clip take no value, and have an opposite, --no-..."),
+        ("ddim --n 3 more", "unrecognized arguments: more"),
+    ],
+)
+def test_a_command_line_that_does_not_fit_ends_in_a_line(words, says, capsys):
     with pytest.raises(SystemExit, match="2"):
         read(*words.split())
-    assert capsys.readouterr().err.startswith("usage: ")
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and said.endswith("; draw --help says more\n")
+    assert says in said and said.count("\n") == 1
+
+
+def test_values_are_read_as_shells_and_scripts_give_them(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    given = read("ddim", "--n", "1e3", "--steps", "None", "--scale", "1e3", "--folder", "~/x")
+    assert given == Sampling("ddim", 1000, None, 1000.0, folder=Path("/home/me/x"))
+    assert type(given.n) is int
+    assert read("ddim", "--n", "1_000", "--folder", "None").folder is None
 
 
 def test_a_value_out_of_its_range_is_the_dataclass_s_to_refuse():
@@ -158,5 +188,70 @@ def test_the_list_has_a_line_a_network(capsys):
 )
 def test_both_ways_to_start_it_reach_the_same_command(command):
     done = subprocess.run([*command, "generate"], capture_output=True, text=True)
-    assert done.returncode == 2 and done.stderr.startswith("usage: ppap generate")
-    assert "required: --images, --folder" in done.stderr
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr == (
+        "error: the following arguments are required: --images, --folder; "
+        "ppap generate --help says more\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["trian"], "invalid choice: 'trian': did you mean 'train'?"),
+        (["train", "resnet"], "invalid choice: 'resnet': did you mean 'resnet18'?"),
+        (["train", "judge", "--images-seen", "5"], "did you mean '--images'?"),
+        (["train", "judge", "--quiet", "False"], "take no value"),
+        (["generate", "--images", "5", "--folder", ""], "the path is empty"),
+        (["list", "all"], "unrecognized arguments: all"),
+        ([], "required: train|distill|generate|data|list"),
+    ],
+)
+def test_a_wrong_word_of_ppap_is_named_in_a_line(words, says, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(words)
+    said = capsys.readouterr().err
+    assert says in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize(("words", "status"), [("list", 141), ("train --help", 0)])
+def test_nobody_reads_on(words, status):
+    """argparse itself forgives that its help is not read."""
+    assert unread("-m", "ppap_lib", *words.split()) == ("", status)
+
+
+@pytest.mark.parametrize("words", ["", "two steps are kept"])
+def test_ctrl_c_ends_in_a_line(words, capsys):
+    def interrupted(given):
+        raise KeyboardInterrupt(words)
+
+    with pytest.raises(SystemExit, match="130"):
+        run_command(CommandLine(), interrupted, [])
+    assert capsys.readouterr().err == (words or "interrupted") + "\n"
+
+
+RANKS = {
+    "RANK=": (0, 1),
+    "RANK= WORLD_SIZE=": (0, 1),
+    "RANK=1 WORLD_SIZE=2": (1, 2),
+    "RANK=1": "RANK=1 and WORLD_SIZE= are no process's environment",
+    "WORLD_SIZE=8": "RANK= and WORLD_SIZE=8",
+    "RANK=2 WORLD_SIZE=2": "RANK=2 and WORLD_SIZE=2",
+    "RANK=-1 WORLD_SIZE=2": "RANK=-1 is no process's number",
+    "RANK=one WORLD_SIZE=2": "RANK=one is no process's number",
+    "RANK=0 WORLD_SIZE=1.5": "WORLD_SIZE=1.5 is no process's number",
+}
+
+
+@pytest.mark.parametrize("environment", RANKS)
+def test_a_process_knows_its_number_or_refuses(environment, monkeypatch):
+    for variable in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(variable, raising=False)
+    for word in environment.split():
+        monkeypatch.setenv(*word.split("="))
+    expected = RANKS[environment]
+    if isinstance(expected, tuple):
+        assert torchrun_rank() == expected
+    else:
+        with pytest.raises(InputError, match=expected):
+            torchrun_rank()
