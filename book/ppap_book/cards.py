@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from ppap_book.measures.noisy_accuracy import accuracy_by_t
 from ppap_book.studies.denoiser_training import Quality, score
 from ppap_lib import data, experts, zoo
-from ppap_lib.cli import run_command
+from ppap_lib.cli import CommandLine, run_command
 from ppap_lib.cli.commands import table
 from ppap_lib.data.fashion import shipped
 from ppap_lib.data.folders import imagenet_photographs
@@ -370,14 +370,14 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandLine(
         prog="python -m ppap_book cards",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     names = parser.add_subparsers(required=True, metavar="list|verify|install")
     names.add_parser("list", help="List every network of the zoo.").set_defaults(run=table)
-    elsewhere = argparse.ArgumentParser(add_help=False)
+    elsewhere = CommandLine(add_help=False)
     elsewhere.add_argument(
         "--assets", type=Path, default=ASSETS, help="Folder of cards and weights, if another."
     )
