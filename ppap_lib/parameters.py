@@ -19,13 +19,16 @@ Traceback (most recent call last):
 ppap_lib.errors.InputError: steps must be in [1, 1000], not 0
 """
 
+import contextlib
 import dataclasses
 import difflib
 import functools
 import math
+import operator
 import types
 import typing
 from collections.abc import Collection, Mapping
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal, Self, Union
 
@@ -68,9 +71,9 @@ class Parameters:
     """The base of parameter sets, which checks every field when an instance is made.
 
     Field types are bool, int, float, str, Path, None, `Literal`, tuples and unions of these. An
-    int is accepted for a float, a str for a Path, and a list (what YAML and JSON have) for a
-    tuple; nothing else is converted. A subclass with a rule across fields extends `__post_init__`,
-    calling this one first.
+    int is accepted for a float, a str for a Path, a list (what YAML and JSON have) for a tuple,
+    and numpy's numbers for Python's; nothing else is converted. A subclass with a rule across
+    fields extends `__post_init__`, calling this one first.
 
     Raises
     ------
@@ -91,7 +94,8 @@ class Parameters:
         fields = {field.name: field for field in dataclasses.fields(cls)}
         for name in values:
             if name not in fields:
-                raise InputError(f"unknown parameter {name!r}: {suggestion(name, list(fields))}")
+                hint = suggestion(str(name), list(fields))
+                raise InputError(f"unknown parameter {name!r}: {hint}")
         for name, field in fields.items():
             if name not in values and field.default is dataclasses.MISSING:
                 raise InputError(f"parameter {name!r} is missing and has no default")
@@ -104,6 +108,33 @@ class Parameters:
             for field in dataclasses.fields(self)
             if field.metadata.get(_RECORDED, True)
         }
+
+
+def whole(name: str, value: Any, low: int | None = None, high: int | None = None) -> int:
+    """Return a whole number, such as a count, a rank or a seed, as Python's int.
+
+    Parameters
+    ----------
+    name
+        What the error calls it.
+    value
+        An integer of Python, numpy or torch.
+    low, high
+        Its range, both ends included.
+
+    Raises
+    ------
+    InputError
+        For anything else, 2.0 and True among it, or a number out of the range.
+    """
+    try:
+        number = operator.index(value)
+    except (TypeError, ValueError, RuntimeError):  # of an array or a tensor of several
+        number = None
+    if number is None or isinstance(value, bool):
+        raise InputError(f"{name} must be a whole number, not {value!r}")
+    _in_range(name, number, low, high)
+    return number
 
 
 @functools.cache  # resolving them takes longer than all else that an instance costs
@@ -122,6 +153,7 @@ def suggestion(name: str, known: Collection[str], n: int = 1) -> str:
 
 def _typed(name: str, value: Any, hint: Any) -> Any:
     """The value as its type has it (int to float, str to path, list to tuple), or `InputError`."""
+    value = _plain(value)
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (Union, types.UnionType):
         for option in args:
@@ -142,8 +174,9 @@ def _typed(name: str, value: Any, hint: Any) -> Any:
                     for i, (v, kind) in enumerate(zip(value, kinds, strict=True))
                 )
     elif hint is float:
-        if type(value) in (int, float) and math.isfinite(value):
-            return float(value)
+        with contextlib.suppress(OverflowError):  # of an int beyond all floats
+            if type(value) in (int, float) and math.isfinite(value):
+                return float(value)
     elif hint is Path:
         if isinstance(value, str | Path):
             return Path(value)
@@ -153,6 +186,13 @@ def _typed(name: str, value: Any, hint: Any) -> Any:
     else:
         raise TypeError(f"{name}: a parameter cannot have the type {_spelt(hint)}")
     raise InputError(f"{name} must be {_spelt(hint)}, not {value!r}{_close(value, hint)}")
+
+
+def _plain(value: Any) -> Any:
+    """A number of numpy as Python's own, and all else as it is."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return value
+    return int(value) if isinstance(value, Integral) else float(value)
 
 
 def _close(value: Any, hint: Any) -> str:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ppap_lib.diffusion.denoisers import Denoise, Prediction
-from ppap_lib.diffusion.levels import Level, per_image
+from ppap_lib.diffusion.levels import Level, as_reals, per_image
 from ppap_lib.diffusion.schedules import AnySchedule
 from ppap_lib.errors import InputError
 
@@ -46,17 +46,16 @@ class Mixture:
     _log_weights: Tensor = field(init=False, repr=False)
 
     def __post_init__(self):
-        means = torch.as_tensor(self.means, dtype=torch.float64)
-        stds = torch.as_tensor(self.stds, dtype=torch.float64)
+        means, stds = as_reals("means", self.means), as_reals("stds", self.stds)
         if means.ndim < 2 or not len(means):
             raise InputError(
                 f"means are [K, *shape] with K components, not {list(means.shape)}: on a line, "
                 f"write [[0.0], [1.0]]"
             )
         count = len(means)
-        weights = torch.ones(count) if self.weights is None else self.weights
-        weights = torch.as_tensor(weights, dtype=torch.float64)
-        labels = torch.arange(count) if self.labels is None else torch.as_tensor(self.labels)
+        weights = as_reals("weights", [1.0] * count if self.weights is None else self.weights)
+        labels = range(count) if self.labels is None else self.labels
+        labels = torch.as_tensor(labels, device="cpu")
         if not len(stds) == len(weights) == len(labels) == count:
             raise InputError(
                 f"one mean, std, weight and label per component: got {count}, {len(stds)}, "
@@ -122,7 +121,7 @@ class Mixture:
         InputError
             If no component has one of the classes.
         """
-        target = torch.as_tensor(target)
+        target = torch.as_tensor(target, device="cpu")
         populated = torch.isin(target, self.labels)
         if not bool(populated.all()):
             raise InputError(f"no component has class {int(target[~populated][0])}")
@@ -143,7 +142,7 @@ class Mixture:
             self._log_weights.exp(), count, replacement=True, generator=generator
         )
         shape = (count, *self.means.shape[1:])
-        eps = torch.randn(shape, generator=generator, dtype=torch.float64)
+        eps = torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
         return self.means[index] + per_image(self.stds[index], eps) * eps, self.labels[index]
 
     def _tails(self, x_t: Tensor, level: Level) -> tuple[Tensor, Tensor]:
@@ -201,8 +200,7 @@ class Gaussian(Mixture):
     """
 
     def __init__(self, mean: Tensor | Sequence[float], std: float):
-        mean = torch.as_tensor(mean, dtype=torch.float64)
-        super().__init__(mean[None], torch.tensor([std], dtype=torch.float64))
+        super().__init__(as_reals("mean", mean)[None], [std])
 
     def trajectory(self, x_t: Tensor, now: Level, nxt: Level) -> Tensor:
         """Return where the probability-flow ODE leads `x_t` [B, *shape] from `now` to `nxt`.

@@ -7,6 +7,7 @@ returns both x0 and eps; wrappers (`clipped`, `thresholded`, guidance) are denoi
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from numbers import Real
 from types import MappingProxyType
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ppap_lib.diffusion.levels import Level, per_image
+from ppap_lib.diffusion.noise import check_labels
 from ppap_lib.errors import InputError
 
 Network = Callable[[Tensor, Tensor], Tensor]
@@ -58,25 +60,98 @@ Denoise = Callable[[Tensor, Level], Prediction]
 """`denoise(x_t [B, ...], level) -> Prediction`."""
 
 
+def fitted(prediction: Any, x_t: Tensor) -> Prediction:
+    """Return what a denoiser returned for x_t, in x_t's dtype.
+
+    Parameters
+    ----------
+    prediction
+        Whatever came back.
+    x_t
+        Noisy samples [B, ...].
+
+    Raises
+    ------
+    InputError
+        If it is no `Prediction`, or any of its tensors is not shaped as x_t: one image for four
+        would be broadcast to four.
+    """
+    if not isinstance(prediction, Prediction):
+        raise InputError(
+            f"a denoiser returns a Prediction, not a {type(prediction).__name__}: make one of a "
+            f"network by eps_model, x0_model or v_model"
+        )
+    own = {name: getattr(prediction, name) for name in ("x0", "eps", "v", "shift")}
+    for name, value in own.items():
+        if value is None and name in ("v", "shift"):
+            continue
+        if not isinstance(value, Tensor) or value.shape != x_t.shape:
+            raise InputError(
+                f"the denoiser returned {shown(value)} as {name} for x_t {list(x_t.shape)}: "
+                f"expected one entry for each of its own"
+            )
+    cast = {
+        name: value.to(x_t.dtype)
+        for name, value in own.items()
+        if value is not None and value.dtype != x_t.dtype
+    }
+    return replace(prediction, **cast) if cast else prediction
+
+
+def shown(value: Any) -> str:
+    """Return what an error calls a value: the shape of a tensor, or else the name of its type."""
+    return str(list(value.shape)) if isinstance(value, Tensor) else f"a {type(value).__name__}"
+
+
+def has_train_mode(module: nn.Module) -> bool:
+    """Return whether a module can be switched: an exported program, or a frozen script, cannot."""
+    return hasattr(module, "training") and "eval" not in vars(module)
+
+
 def in_train_mode(model: Any) -> bool:
-    """Return whether the model is a module with any part in train mode, which moves or draws."""
-    return isinstance(model, nn.Module) and any(part.training for part in model.modules())
+    """Return whether the model is a module with any part in train mode, which moves or draws.
+
+    Asked of a module's method, or of a function with arguments bound, it answers for the module.
+    """
+    model = _unbound(model)
+    if not isinstance(model, nn.Module) or not has_train_mode(model):
+        return False
+    return model.training or any(map(in_train_mode, model.children()))
 
 
-def _unbound(network: Callable) -> Callable:
-    """The network itself, where its labels are bound to it."""
+def _unbound(network: Any) -> Any:
+    """The module, where labels are bound to it, or a method of it was given."""
     while isinstance(network, partial):
         network = network.func
-    return network
+    owner = getattr(network, "__self__", None)
+    return owner if isinstance(owner, nn.Module) else network
+
+
+_COMPUTED = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+"""The dtypes that networks compute in: integers and 8-bit floats are how weights are kept."""
+
+
+def dtype_of(network: Callable, otherwise: torch.dtype) -> torch.dtype:
+    """Return the dtype that a network computes in.
+
+    Parameters
+    ----------
+    network
+        A function or a module: its first floating parameter has the dtype.
+    otherwise
+        The dtype of samples. A function reads them so, but float64 as float32; a module without
+        such a parameter reads float32.
+    """
+    network = _unbound(network)
+    if isinstance(network, nn.Module):
+        dtypes = (parameter.dtype for parameter in network.parameters())
+        return next((dtype for dtype in dtypes if dtype in _COMPUTED), torch.float32)
+    return torch.float32 if otherwise == torch.float64 else otherwise
 
 
 def as_computed(x: Tensor, network: Callable) -> Tensor:
-    """Return `x` in the dtype of a network's parameters; without any, float64 becomes float32."""
-    network = _unbound(network)
-    # The state may be float64, networks seldom are.
-    if isinstance(network, nn.Module) and (first := next(network.parameters(), None)) is not None:
-        return x.to(first.dtype)
-    return x.float() if x.dtype == torch.float64 else x
+    """Return `x` in the dtype that a network computes in; see `dtype_of`."""
+    return x.to(dtype_of(network, x.dtype))
 
 
 def _evaluate(
@@ -96,7 +171,7 @@ def _evaluate(
     out = network(x, level.times(x_t) * time_scale)
     if not isinstance(out, Tensor):
         raise InputError(
-            f"the network returned a {type(out).__name__}, expected a tensor: give a diffusers "
+            f"the network returned {shown(out)}, expected a tensor: give a diffusers "
             f"U-Net as diffusers_network(unet)"
         )
     channels = x_t.shape[1]
@@ -213,9 +288,12 @@ def diffusers_network(unet: nn.Module) -> Network:
     """
 
     def network(x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
-        if unet.training:
+        if in_train_mode(unet):
             raise InputError("the U-Net is in train mode: call unet.eval() first")
-        return unet(x_t.to(unet.dtype), t, class_labels=y).sample
+        classes = getattr(unet.config, "num_class_embeds", None)
+        if y is not None and classes is not None:
+            y = check_labels(y, len(x_t), classes)
+        return unet(as_computed(x_t, unet), t, class_labels=y).sample
 
     return network
 
@@ -268,14 +346,17 @@ def thresholded(denoise: Denoise, quantile: float = 0.995) -> Denoise:
     ----------
     Saharia et al. 2022.
     """
-    if not 0 < quantile <= 1:
+    if not (isinstance(quantile, Real) and 0 < quantile <= 1):
         raise InputError(f"quantile must be in (0, 1], not {quantile}")
 
     def threshold(x_t: Tensor, level: Level) -> Prediction:
         prediction = denoise(x_t, level)
         x0 = prediction.x0
-        s = x0.flatten(1).abs().quantile(quantile, dim=1).clamp(min=1)
-        s = per_image(s, x0)
+        # Of each sample, in float32 at least: torch has no quantile of halves, of no sample, or of
+        # more than 2^24 numbers together.
+        sizes = x0.flatten(1).abs().to(torch.promote_types(x0.dtype, torch.float32))
+        s = [size.quantile(quantile).clamp(min=1) for size in sizes]
+        s = per_image(torch.stack(s) if s else sizes.new_ones(0), x0)
         return prediction.with_x0(x0.clamp(-s, s) / s, x_t, level)
 
     return threshold

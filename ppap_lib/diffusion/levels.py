@@ -4,12 +4,36 @@ The process is variance-preserving: alpha^2 + sigma^2 = 1. Levels are float64 on
 always the training index.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ppap_lib.errors import ScheduleError
+from ppap_lib.errors import InputError, ScheduleError
+
+
+def as_reals(name: str, value: float | Sequence[float] | Tensor) -> Tensor:
+    """Return numbers as levels hold them: float64 on the CPU, whatever torch's defaults are.
+
+    Parameters
+    ----------
+    name
+        What the error calls them.
+    value
+        A number, or a sequence, array or tensor of numbers: [], [B], or more for other uses.
+
+    Raises
+    ------
+    ScheduleError
+        For anything else.
+    """
+    try:
+        if isinstance(value, Tensor):
+            return value.to("cpu", torch.float64)
+        return torch.tensor(value, dtype=torch.float64, device="cpu")
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ScheduleError(f"{name} must be real numbers, not {value!r}: {error}") from None
 
 
 def per_image(value: Tensor, like: Tensor) -> Tensor:
@@ -27,9 +51,18 @@ def per_image(value: Tensor, like: Tensor) -> Tensor:
     Tensor
         In `like`'s dtype. [B, 1, ...] on its device, or [] where `value` is: a number on the CPU
         joins tensors of every device without a copy, for which the device would have to wait.
+
+    Raises
+    ------
+    ScheduleError
+        For any other number of values: the batch would be broadcast.
     """
     if not value.ndim:
         return value.to(like.dtype)
+    if value.shape != like.shape[:1]:
+        raise ScheduleError(
+            f"levels or values {list(value.shape)} for {len(like)} images: give one, or one each"
+        )
     return value.to(like.device, like.dtype).view(-1, *[1] * (like.ndim - 1))
 
 
@@ -59,7 +92,7 @@ class Level:
 
         Exact near both ends; a `t` that is whole but for rounding becomes whole.
         """
-        t, log_abar = (torch.as_tensor(v, dtype=torch.float64) for v in (t, log_abar))
+        t, log_abar = as_reals("t", t), as_reals("log abar", log_abar)
         # A rounding error below an interval's edge, and the expert below would read the sample.
         whole = t.round()
         t = torch.where((t - whole).abs() < _WHOLE, whole, t)
@@ -90,14 +123,22 @@ class Level:
         """
         if not self.t.ndim:
             return torch.full((len(like),), float(self.t), dtype=torch.float32, device=like.device)
-        if len(self.t) != len(like):
+        if self.t.shape != like.shape[:1]:
             raise ScheduleError(
                 f"{len(self.t)} levels for {len(like)} images: give one, or one each"
             )
         return self.t.to(like.device, torch.float32)
 
     def noised(self, x0: Tensor, eps: Tensor) -> Tensor:
-        """Return x_t = alpha x0 + sigma eps, for `x0` and `eps` [B, ...]."""
+        """Return x_t = alpha x0 + sigma eps, for `x0` and `eps` [B, ...] of one shape.
+
+        Raises
+        ------
+        InputError
+            For other shapes, which would be broadcast.
+        """
+        if x0.shape != eps.shape:
+            raise InputError(f"noise of shape {list(eps.shape)} for x0 {list(x0.shape)}")
         alpha, sigma = self.scales(x0)
         return alpha * x0 + sigma * eps
 
@@ -106,7 +147,7 @@ class Level:
         return Level(self.t[index], self.alpha[index], self.sigma[index])
 
 
-CLEAN = Level(*(torch.tensor(v, dtype=torch.float64) for v in (-1.0, 1.0, 0.0)))
+CLEAN = Level(*(as_reals("a level", v) for v in (-1.0, 1.0, 0.0)))
 """The noise-free end of every grid; its index, -1, is the one before the first."""
 
 

@@ -4,18 +4,22 @@ Every sample owns a generator, seeded with its own seed. Draws are made on the C
 moved, so that every device sees the same numbers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from numbers import Integral
 
 import torch
 from torch import Tensor
 
-from ppap_lib.errors import InputError
+from ppap_lib.errors import InputError, PpapError
+from ppap_lib.parameters import whole
 
 SEEDS = 2**32  # torch's CPU generator reads 32 bits: seed + 2**32 would repeat the stream
 
 
 def _integers(seeds: Sequence[int]) -> list[int]:
-    return [int(seed) for seed in seeds]  # elements of an array or a tensor do not compare
+    if not isinstance(seeds, Iterable) or isinstance(seeds, str | bytes):
+        raise InputError(f"seeds are a sequence of whole numbers, not {seeds!r}")
+    return [whole("a seed", seed) for seed in seeds]
 
 
 def check_seeds(seeds: Sequence[int]) -> list[int]:
@@ -29,9 +33,9 @@ def check_seeds(seeds: Sequence[int]) -> list[int]:
     Raises
     ------
     InputError
-        If there is no seed, one occurs twice, or one is out of range.
+        If there is no seed, one occurs twice, is not whole or is out of range.
     """
-    if isinstance(seeds, int):
+    if isinstance(seeds, Integral):
         raise InputError(f"seeds are a sequence, one a sample: range({seeds}) has {seeds}")
     seeds = _integers(seeds)
     if not seeds:
@@ -64,11 +68,65 @@ def seed_labels(seeds: Sequence[int], num_classes: int) -> Tensor:
     Raises
     ------
     InputError
-        If there is no class.
+        If there is no class, or a number is not whole.
     """
-    if num_classes < 1:
+    if whole("num_classes", num_classes) < 1:
         raise InputError(f"labels need at least one class, not {num_classes}")
-    return torch.tensor(_integers(seeds), dtype=torch.int64) % num_classes
+    return torch.tensor(_integers(seeds), dtype=torch.int64, device="cpu") % num_classes
+
+
+def check_labels(
+    labels: Tensor | Sequence[int] | int,
+    count: int,
+    num_classes: int,
+    error: type[PpapError] = InputError,
+) -> Tensor:
+    """Return class labels as a tensor, if each is the index of a class.
+
+    Parameters
+    ----------
+    labels
+        Class indices, whole numbers [B]: a tensor, an array or a list; or one for all samples.
+    count
+        B.
+    num_classes
+        Number of classes K. Indices are compared with it where they lie on the CPU: reading a
+        GPU's would wait for it.
+    error
+        Class of the error that is raised.
+
+    Returns
+    -------
+    Tensor
+        int64 [B], where the labels are.
+
+    Raises
+    ------
+    PpapError
+        Of the class `error`, for labels of another kind or number, or not in [0, K).
+    """
+    try:
+        on = None if isinstance(labels, Tensor) else "cpu"
+        labels = torch.as_tensor(labels, device=on)
+    except (TypeError, ValueError, RuntimeError) as reason:
+        raise error(
+            f"expected class indices, such as 9 or torch.tensor([9, 0]), not {labels!r}"
+        ) from reason
+    labels = labels if labels.ndim else labels.expand(count)
+    inexact = labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool
+    if labels.shape != (count,) or (inexact and count):
+        raise error(
+            f"expected one class index per image, int64 [{count}], not {labels.dtype} "
+            f"{list(labels.shape)}"
+        )
+    labels = labels.long()
+    here = labels.device.type == "cpu" and count
+    if here and not (labels.min() >= 0 and labels.max() < num_classes):
+        raise error(
+            f"class indices must be in [0, {num_classes}), not "
+            f"[{int(labels.min())}, {int(labels.max())}]"
+        )
+    return labels
 
 
 class Noise:
@@ -89,7 +147,7 @@ class Noise:
     Raises
     ------
     InputError
-        By `check_seeds`.
+        By `check_seeds`, and for a shape that is not of whole numbers.
     """
 
     def __init__(
@@ -99,15 +157,16 @@ class Noise:
         dtype: torch.dtype = torch.float64,
         device: torch.device | str = "cpu",
     ):
-        self.shape, self.dtype, self.device = tuple(shape), dtype, device
-        self._streams = [torch.Generator().manual_seed(seed) for seed in check_seeds(seeds)]
+        self.shape = tuple(whole("a length of the shape", length, 0) for length in shape)
+        self.dtype, self.device = dtype, device
+        self._streams = [torch.Generator("cpu").manual_seed(seed) for seed in check_seeds(seeds)]
 
     def __len__(self) -> int:
         return len(self._streams)
 
     def __call__(self) -> Tensor:
         draws = [
-            torch.randn(self.shape, generator=stream, dtype=torch.float64)
+            torch.randn(self.shape, generator=stream, dtype=torch.float64, device="cpu")
             for stream in self._streams
         ]
         return torch.stack(draws).to(self.device, self.dtype)

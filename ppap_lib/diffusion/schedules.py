@@ -7,12 +7,14 @@ import math
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from itertools import pairwise
+from numbers import Integral
 
 import torch
 from torch import Tensor
 
-from ppap_lib.diffusion.levels import CLEAN, Level
+from ppap_lib.diffusion.levels import CLEAN, Level, as_reals
 from ppap_lib.errors import ScheduleError
+from ppap_lib.parameters import whole
 
 _SLACK = 1e-9
 """By which log-SNRs may leave a schedule: `at(t).log_snr` goes through exp and log, rounded."""
@@ -73,7 +75,7 @@ class Schedule:
     """
 
     def __init__(self, betas: Sequence[float] | Tensor):
-        betas = torch.as_tensor(betas, dtype=torch.float64)
+        betas = as_reals("betas", betas)
         if betas.ndim != 1 or not len(betas):
             raise ScheduleError(f"betas are a list of T numbers, not {list(betas.shape)}")
         if not bool(((betas > 0) & (betas < 1)).all()):
@@ -96,10 +98,10 @@ class Schedule:
         beta_start, beta_end
             The first and the last beta; by default 1e-4 and 0.02, times 1000 / T.
         """
-        _check_steps(T)
+        T = _steps(T)
         start = 1e-4 * 1000 / T if beta_start is None else beta_start
         end = 0.02 * 1000 / T if beta_end is None else beta_end
-        return cls(torch.linspace(start, end, T, dtype=torch.float64))
+        return cls(torch.linspace(start, end, T, dtype=torch.float64, device="cpu"))
 
     @classmethod
     def cosine(cls, T: int = 1000, max_beta: float = 0.999) -> "Schedule":
@@ -112,8 +114,8 @@ class Schedule:
         max_beta
             What betas are capped at.
         """
-        _check_steps(T)
-        u = torch.arange(T + 1, dtype=torch.float64) / T
+        T = _steps(T)
+        u = torch.arange(T + 1, dtype=torch.float64, device="cpu") / T
         abar = ((u + 0.008) / 1.008 * math.pi / 2).cos() ** 2
         return cls((1 - abar[1:] / abar[:-1]).clamp(max=max_beta))
 
@@ -149,7 +151,7 @@ class Schedule:
         return f0, m0, 3 * rise - 2 * m0 - m1, m0 + m1 - 2 * rise
 
     def _times(self, t: float | Tensor) -> Tensor:
-        t = torch.as_tensor(t, dtype=torch.float64).cpu()
+        t = as_reals("t", t)
         if t.numel() and not bool(((t >= 0) & (t <= self.T - 1)).all()):
             raise ScheduleError(f"t must be in [0, {self.T - 1}], not [{t.min():g}, {t.max():g}]")
         return t
@@ -192,7 +194,7 @@ class Schedule:
         ScheduleError
             If the schedule does not reach a log-SNR.
         """
-        target = torch.as_tensor(log_snr, dtype=torch.float64).cpu()
+        target = as_reals("log-SNR", log_snr)
         low, high = self.log_snr[-1], self.log_snr[0]
         inside = (target >= low - _SLACK) & (target <= high + _SLACK)
         if target.numel() and not bool(inside.all()):
@@ -220,11 +222,9 @@ class Schedule:
         ScheduleError
             If there is no such respacing, or the times do not fall.
         """
-        if isinstance(spacing, str | int):
-            times = respace(self.T, str(spacing))[::-1]
-        else:
-            times = spacing
-        return (*_falling(self.at, times), CLEAN)
+        if isinstance(spacing, str | Integral):
+            spacing = respace(self.T, spacing)[::-1]
+        return (*_falling(self.at, spacing), CLEAN)
 
 
 class ContinuousSchedule:
@@ -246,12 +246,14 @@ class ContinuousSchedule:
     """
 
     def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0, T: int = 1000):
-        if not 0 < beta_min < beta_max:
+        if not 0 < beta_min < beta_max < math.inf:
             raise ScheduleError(f"expected 0 < beta_min < beta_max, not {beta_min}, {beta_max}")
+        if not 0 < T < math.inf:
+            raise ScheduleError(f"T must be positive and finite, not {T}")
         self.linear, self.quadratic, self.T = beta_min, (beta_max - beta_min) / 2, T
 
     def _times(self, t: float | Tensor) -> Tensor:
-        t = torch.as_tensor(t, dtype=torch.float64).cpu()
+        t = as_reals("t", t)
         if t.numel() and not bool(((t > 0) & (t <= self.T)).all()):
             raise ScheduleError(f"t must be in (0, {self.T}], not [{t.min():g}, {t.max():g}]")
         return t
@@ -271,7 +273,7 @@ class ContinuousSchedule:
 
     def at_log_snr(self, log_snr: float | Tensor) -> Level:
         """Return the level with this `log_snr` (real, [] or [B]): the inverse of `at`."""
-        target = torch.as_tensor(log_snr, dtype=torch.float64).cpu()
+        target = as_reals("log-SNR", log_snr)
         log_abar = _log_abar_of_log_snr(target)
         root = (self.linear**2 - 4 * self.quadratic * log_abar).sqrt()
         t = -2 * log_abar / (root + self.linear) * self.T
@@ -293,18 +295,23 @@ AnySchedule = Schedule | ContinuousSchedule
 
 
 def _falling(at: Callable[[float], Level], times: Sequence[float]) -> tuple[Level, ...]:
-    times = [float(t) for t in times]
+    times = as_reals("grid times", times)
+    if times.ndim != 1:
+        raise ScheduleError(f"grid times are a sequence of numbers, not {times.tolist()}")
+    times = times.tolist()
     if not times or not all(a > b for a, b in pairwise(times)):
         raise ScheduleError("grid times must fall strictly, from noisy to clean")
     return tuple(at(t) for t in times)
 
 
-def _check_steps(T: int) -> None:
-    if T < 1:
+def _steps(T: int) -> int:
+    """The number of a schedule's steps, if it can have so many."""
+    if (T := whole("T", T)) < 1:
         raise ScheduleError(f"a schedule has at least one step, not T = {T}")
+    return T
 
 
-def respace(T: int, spacing: str) -> list[int]:
+def respace(T: int, spacing: str | int) -> list[int]:
     """Return the training indices of a respacing, rising.
 
     Parameters
@@ -312,17 +319,20 @@ def respace(T: int, spacing: str) -> list[int]:
     T
         Number of steps of the schedule.
     spacing
-        "25" spreads 25 steps evenly over 0..T-1; "ddim25" takes every (T/25)-th from 0, so that
-        sampling starts at T - T/25; "10,15,20" cuts T into three equal sections with 10, 15 and 20
-        steps; "" takes all T.
+        "25" or 25 spreads 25 steps evenly over 0..T-1; "ddim25" takes every (T/25)-th from 0, so
+        that sampling starts at T - T/25; "10,15,20" cuts T into three equal sections with 10, 15
+        and 20 steps; "" takes all T.
 
     Raises
     ------
+    InputError
+        If T or the spacing is a number that is not whole.
     ScheduleError
         If the notation is unknown, asks for more steps than there are, or for one: that would be
         t = 0, where x_t is nearly clean.
     """
-    indices = _respaced(T, spacing)
+    spacing = spacing if isinstance(spacing, str) else str(whole("a respacing", spacing))
+    indices = _respaced(_steps(T), spacing)
     if len(indices) < 2 <= T:
         raise ScheduleError(
             f"{spacing!r} keeps t = 0 alone, and sampling starts at the noisiest timestep kept: "

@@ -201,7 +201,7 @@ class Experts(nn.Module):
             If a level's timestep is in no interval.
         """
         owners = self.intervals.indices_of(level.t)
-        present = owners.unique().tolist()
+        present = _present(owners)
 
         def read(x: Tensor) -> Any:
             x = as_computed(x, self)  # the state may be float64, networks seldom are
@@ -241,7 +241,7 @@ class Experts(nn.Module):
         """
         owners = self.intervals.indices_of(level.t)
         _one_each(owners, x)
-        present = owners.unique().tolist()
+        present = _present(owners)
         if len(present) == 1:
             return self.bank.run(present[0], x)
         groups = [(owners == k).nonzero().squeeze(1).to(x.device) for k in present]
@@ -262,8 +262,13 @@ class Experts(nn.Module):
         return tree_map(joined, *outputs)
 
 
+def _present(owners: Tensor) -> list[int]:
+    """The experts that read any sample, or one of them where there is no sample."""
+    return owners.unique().tolist() or [0]
+
+
 def _one_each(owners: Tensor, x: Tensor) -> None:
-    if owners.ndim and len(owners) != len(x):
+    if owners.ndim and owners.shape != x.shape[:1]:
         raise InputError(f"{len(owners)} levels for {len(x)} images: give one, or one each")
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ppap_lib.errors import ScheduleError
+from ppap_lib.parameters import whole
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class Intervals:
 
     Raises
     ------
+    InputError
+        If a number is not whole.
     ScheduleError
         If there are more intervals than timesteps, or none.
     """
@@ -42,6 +45,8 @@ class Intervals:
     n: int
 
     def __post_init__(self):
+        for name in ("T", "n"):
+            object.__setattr__(self, name, whole(name, getattr(self, name)))
         if not 1 <= self.n <= self.T:
             raise ScheduleError(
                 f"{self.T} timesteps cannot be cut into {self.n} intervals: each needs one"

@@ -21,6 +21,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
+from numbers import Real
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ppap_lib.errors import InputError
+from ppap_lib.parameters import whole
 
 Selection = str | Iterable[str] | Callable[[str, Any], bool]
 """Exact names, globs ("*.attn.qkv"; a star also matches dots), or a predicate (name, item)."""
@@ -63,10 +65,16 @@ class LoraConfig:
     alpha: float
 
     def __post_init__(self):
-        if self.rank < 1:
-            raise InputError(f"rank must be at least 1, not {self.rank}")
-        if not (math.isfinite(self.alpha) and self.alpha > 0):
+        if not (isinstance(self.alpha, Real) and math.isfinite(self.alpha) and self.alpha > 0):
             raise InputError(f"alpha must be positive, not {self.alpha}")
+        plain = {
+            "layers": tuple(self.layers),
+            "trained": tuple(self.trained),
+            "rank": whole("rank", self.rank, 1),
+            "alpha": float(self.alpha),
+        }
+        for name, value in plain.items():  # of numpy's numbers and lists, which JSON has not
+            object.__setattr__(self, name, value)
         if both := {f"{layer}.weight" for layer in self.layers} & set(self.trained):
             raise InputError(
                 f"{', '.join(sorted(both))} cannot be trained in full and have low-rank factors"
@@ -122,11 +130,12 @@ def lora_config(
     exact = {layers} if isinstance(layers, str) else set() if callable(layers) else {*layers}
     named = {name: modules[name] for name in modules.keys() & exact}
     names = _select(adaptable | named, layers, "layer")
+    rank = whole("rank", rank, 1)
     for name in names:
         factor_shapes(modules[name], rank, name)
     full = _select(dict(backbone.named_parameters()), trained, "parameter")
     order = {name: i for i, name in enumerate(modules)}
-    return LoraConfig(tuple(sorted(names, key=order.__getitem__)), full, rank, float(alpha))
+    return LoraConfig(tuple(sorted(names, key=order.__getitem__)), full, rank, alpha)
 
 
 def resnet_lora(backbone: nn.Module, rank: int = 16, alpha: float = 8.0) -> LoraConfig:

@@ -1,8 +1,9 @@
 """Gradient fields of vision models, which read x_t or the predicted x0."""
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from ppap_lib.diffusion.denoisers import (
     as_computed,
     clamp_straight_through,
     in_train_mode,
+    shown,
 )
 from ppap_lib.diffusion.levels import Level
 from ppap_lib.errors import GuidanceError
@@ -19,9 +21,11 @@ from ppap_lib.guidance.guides import Guide, WeightedField, leaf
 from ppap_lib.guidance.tasks import Classification, Task
 
 
-@runtime_checkable
 class NoiseAware(Protocol):
-    """A model that reads x_t differently at every level, such as a set of experts."""
+    """A model that reads x_t differently at every level, such as a set of experts.
+
+    It is told by a method `at`: a layer or a tensor of this name makes no model noise-aware.
+    """
 
     def at(self, level: Level) -> Callable[[Tensor], Any]:
         """Return the model as a function of x_t [B, ...] at this level ([] or [B]).
@@ -57,9 +61,33 @@ Model = Callable[[Tensor], Any] | NoiseAware
 """A module is given samples in its parameters' dtype, any other function float32."""
 
 
+def _is_noise_aware(model: Model) -> bool:
+    at = getattr(model, "at", None)
+    return inspect.ismethod(at) or inspect.isfunction(at)
+
+
 def model_at(model: Model, level: Level) -> Callable[[Tensor], Any]:
-    """Return the model as a function of x_t at this level: a clean one itself, at every level."""
-    return model.at(level) if isinstance(model, NoiseAware) else model
+    """Return the model as a function of x_t at this level: a clean one itself, at every level.
+
+    Parameters
+    ----------
+    model
+        A clean or a `NoiseAware` model.
+    level
+        One for all samples, or one for each.
+
+    Raises
+    ------
+    GuidanceError
+        If it is no function, and its method `at` returns none.
+    """
+    read = model.at(level) if _is_noise_aware(model) else model
+    if not callable(read):
+        raise GuidanceError(
+            f"a model, or what its method at(level) returns, is a function of samples, not "
+            f"{shown(read)}"
+        )
+    return read
 
 
 def _refuse_training(model: Any) -> None:
@@ -76,12 +104,12 @@ def _log_prob(model: Model, task: Task, target: Any, x: Tensor, level: Level) ->
     read = model_at(model, level)
     _refuse_training(model)
     _refuse_training(read)
-    if not isinstance(model, NoiseAware) or isinstance(read, nn.Module):
+    if not _is_noise_aware(model) or isinstance(read, nn.Module):
         x = as_computed(x, read)
     value = task.log_prob(read(x), target)
-    if value.shape != x.shape[:1]:
+    if not isinstance(value, Tensor) or value.shape != x.shape[:1]:
         raise GuidanceError(
-            f"the task returned {list(value.shape)} for {len(x)} images, expected one log "
+            f"the task returned {shown(value)} for {len(x)} images, expected one log "
             f"probability each"
         )
     return value

@@ -4,13 +4,14 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ppap_lib.diffusion.denoisers import Denoise, Prediction
-from ppap_lib.diffusion.levels import Level, per_image
-from ppap_lib.errors import GuidanceError
+from ppap_lib.diffusion.denoisers import Denoise, Prediction, fitted, shown
+from ppap_lib.diffusion.levels import Level, as_reals, per_image
+from ppap_lib.errors import GuidanceError, ScheduleError
 
 Field = Callable[[Tensor, Level, Prediction], Tensor]
 """`field(x_t [B, ...], level, prediction) -> grad log p(target | x_t)`, like x_t."""
@@ -79,13 +80,15 @@ class Guide:
         return -1 * self
 
     def __truediv__(self, divisor: float) -> "Guide":
-        return self * (1 / divisor) if isinstance(divisor, Real) else NotImplemented
+        if not isinstance(divisor, Real):
+            return NotImplemented
+        return self * (1 / divisor if divisor else math.inf)
 
     def __mul__(self, factor: float) -> "Guide":
         if not isinstance(factor, Real):
             return NotImplemented
-        _finite(factor)
-        return Guide(tuple(replace(t, weight=t.weight * factor) for t in self.terms))
+        factor = _finite(factor)
+        return Guide(tuple(replace(t, weight=_finite(t.weight * factor)) for t in self.terms))
 
     __rmul__ = __mul__
 
@@ -95,17 +98,16 @@ class Guide:
         Parameters
         ----------
         start, stop
-            Timesteps 0..T-1, not fractions of T: numbers, or float64 [B] with a range for each
-            sample.
+            Timesteps 0..T-1, not fractions of T: numbers, or as many as samples [B], with a range
+            for each.
 
         Raises
         ------
         GuidanceError
-            If one range for all samples has no whole timestep, or leaves no field that ever acts.
+            If one range for all samples has no whole timestep, or leaves no field that ever acts;
+            or an end is no number.
         """
-        start, stop = (
-            float(end) if isinstance(end, Tensor) and not end.ndim else end for end in (start, stop)
-        )
+        start, stop = _end("start", start), _end("stop", stop)
         if not (isinstance(start, Tensor) or isinstance(stop, Tensor)):
             if not start < stop:
                 raise GuidanceError(f"an empty interval: start {start} must be below stop {stop}")
@@ -123,6 +125,16 @@ class Guide:
             raise GuidanceError(f"[{start}, {stop}) has no timestep of the guide's own {ranges}")
         return Guide(left)
 
+    def _check_ranges(self, level: Level, count: int) -> None:
+        """Refuse ranges and levels of several samples that are not these: they would broadcast."""
+        ends = [end for term in self.terms for end in (term.start, term.stop)]
+        for value in (level.t, *ends):
+            if isinstance(value, Tensor) and value.ndim and value.shape != (count,):
+                raise GuidanceError(
+                    f"levels or ranges of timesteps {list(value.shape)} for {count} images: give "
+                    f"one, or one each"
+                )
+
     def _active(self, level: Level) -> list[WeightedField]:
         return [term for term in self.terms if bool(term.active(level).any())]
 
@@ -136,15 +148,16 @@ class Guide:
 
     def steer(self, denoise: Denoise, scale: float = 1.0, form: str = "score") -> Denoise:
         """Return `denoise` steered by `scale` times this guide, in a `form` of `guided`."""
-        _finite(scale)
+        scale = _finite(scale)
         if form not in _FORMS:
             raise GuidanceError(f"form must be 'score' or 'mean', not {form!r}")
 
         def steered(x_t: Tensor, level: Level) -> Prediction:
+            self._check_ranges(level, len(x_t))
             through = self.through(level)
             with torch.set_grad_enabled(through):
                 x = leaf(x_t) if through else x_t.detach()
-                prediction = denoise(x, level)
+                prediction = fitted(denoise(x, level), x)
             grad = scale * self(x, level, prediction)
             plain = _detached(prediction)
             plain = replace(plain, gradients=plain.gradients + self.gradients(level))
@@ -165,29 +178,48 @@ class Guide:
         GuidanceError
             If a field returns another shape, or cannot differentiate its model.
         """
+        self._check_ranges(level, len(x_t))
         total = torch.zeros_like(x_t, requires_grad=False)
         for term in self._active(level):
             grad = term.field(x_t, level, prediction)
-            if grad.shape != x_t.shape:
+            if not isinstance(grad, Tensor) or grad.shape != x_t.shape:
                 raise GuidanceError(
-                    f"a gradient field returned {list(grad.shape)} for x_t {list(x_t.shape)}"
+                    f"a gradient field returned {shown(grad)} for x_t {list(x_t.shape)}"
                 )
             active = per_image(term.active(level), grad).bool()
-            total = total + torch.where(active, term.weight * grad.detach(), 0)  # 0, not 0 * nan
+            weighted = torch.where(active, term.weight * grad.detach(), 0)  # 0, not 0 * nan
+            total = total + weighted.to(total.dtype)
         return total
+
+
+def _end(name: str, end: Any) -> float | Tensor:
+    """One end of a range: a number, or float64 [B] on the CPU, as levels are."""
+    if isinstance(end, Real) and end == end:
+        return end
+    try:
+        ends = as_reals(name, end)
+    except ScheduleError as error:
+        raise GuidanceError(str(error)) from None
+    if ends.ndim > 1 or bool(ends.isnan().any()):
+        raise GuidanceError(f"{name} must be a timestep, or one for each sample, not {end!r}")
+    return ends if ends.ndim else float(ends)
 
 
 def _larger(a: float | Tensor, b: float | Tensor) -> float | Tensor:
     """The larger of two numbers; for each sample where one is a tensor."""
     if isinstance(a, Tensor) or isinstance(b, Tensor):
-        return torch.maximum(*(torch.as_tensor(value, dtype=torch.float64) for value in (a, b)))
+        return torch.maximum(as_reals("an end", a), as_reals("an end", b))
     return max(a, b)
 
 
-def _finite(scale: float) -> None:
-    """Refuse anything but a finite number."""
-    if not (isinstance(scale, Real) and math.isfinite(scale)):
-        raise GuidanceError(f"a guidance scale must be a finite number, not {scale!r}")
+def _finite(scale: float) -> float:
+    """The scale as Python's float, if it is a finite number."""
+    try:
+        if isinstance(scale, Real) and math.isfinite(scale):
+            return float(scale)
+    except OverflowError:  # of an int beyond all floats
+        pass
+    raise GuidanceError(f"a guidance scale must be a finite number, not {scale!r}")
 
 
 def gradient_field(field: Field) -> Guide:

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ppap_lib.diffusion.noise import check_labels
 from ppap_lib.errors import InputError
 from ppap_lib.networks.blocks import (
     Architecture,
@@ -71,7 +72,7 @@ class _Encoder(nn.Module):
     def _embed(self, x: Tensor, t: Tensor) -> Tensor:
         """The timestep embedding [B, emb_channels] of checked images and times."""
         arch = self.architecture
-        if x.ndim != 4 or x.shape[1] != arch.in_channels:
+        if x.ndim != 4 or x.shape[1] != arch.in_channels or 0 in x.shape[2:]:
             raise InputError(
                 f"{type(self).__name__} takes [B, {arch.in_channels}, H, W], not {list(x.shape)}"
             )
@@ -132,12 +133,12 @@ class UNet(_Encoder):
         t
             Training timesteps [B], whole or real.
         y
-            Labels, int64 [B], for a class-conditional network and no other.
+            Labels, int64 [B] in [0, num_classes), for a class-conditional network and no other.
 
         Raises
         ------
         InputError
-            For other shapes, or labels that are missing or not read.
+            For other shapes, or labels that are missing, not read, or without a class.
         """
         emb = self._embed(x, t)
         classes = self.architecture.num_classes
@@ -148,11 +149,7 @@ class UNet(_Encoder):
                 else f"this U-Net is conditional: give labels y in [0, {classes})"
             )
         if y is not None:
-            if y.shape != t.shape:
-                raise InputError(
-                    f"one label per image: y must be {list(t.shape)}, not {list(y.shape)}"
-                )
-            emb = emb + self.label_emb(y)
+            emb = emb + self.label_emb(check_labels(y, len(x), classes).to(x.device))
         h, skips = x.to(emb.dtype), []
         for stage in self.input_blocks:
             h = stage(h, emb)

@@ -15,7 +15,7 @@ GROUPS = 32  # the public networks normalise in 32 groups, so every width is a m
 def timestep_embedding(t: Tensor, dim: int) -> Tensor:
     """Return sinusoids [B, dim] of real timesteps `t` [B], cosines first (Ho et al. 2020)."""
     half = dim // 2
-    rates = torch.exp(-math.log(10000) / half * torch.arange(half, device=t.device))
+    rates = torch.exp(-math.log(10000) / half * torch.arange(half, device=t.device).float())
     angles = t[:, None].float() * rates
     return F.pad(torch.cat([angles.cos(), angles.sin()], dim=1), (0, dim % 2))
 
@@ -146,10 +146,11 @@ class ResBlock(nn.Module):
 def _attend(qkv: Tensor, heads: int, new_order: bool) -> Tensor:
     """Self-attention of [B, 3*C, L]; the public code knows two orders of the 3*C channels."""
     b, width, length = qkv.shape
+    each = width // (3 * heads)
     if new_order:  # (q, k, v) outermost, heads inside
-        q, k, v = qkv.view(b, 3, heads, -1, length).unbind(1)
+        q, k, v = qkv.view(b, 3, heads, each, length).unbind(1)
     else:  # heads outermost, (q, k, v) inside
-        q, k, v = qkv.view(b, heads, 3, -1, length).unbind(2)
+        q, k, v = qkv.view(b, heads, 3, each, length).unbind(2)
     out = F.scaled_dot_product_attention(*(z.transpose(2, 3) for z in (q, k, v)))
     return out.transpose(2, 3).reshape(b, width // 3, length)
 

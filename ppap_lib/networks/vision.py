@@ -1,5 +1,6 @@
 """Networks of clean images with their preprocessing, differentiable from pixels to output."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,11 +8,52 @@ import torch
 from torch import Tensor, nn
 
 from ppap_lib.data.pixels import pad_to, resize, with_channels
-from ppap_lib.diffusion.denoisers import as_computed
+from ppap_lib.diffusion.denoisers import dtype_of, has_train_mode, shown
 from ppap_lib.errors import InputError
+from ppap_lib.parameters import whole
 
 
-class Readout(nn.Module):
+class _Around(nn.Module):
+    """A module around others, of which some cannot be switched between train and eval mode."""
+
+    def train(self, mode: bool = True) -> "_Around":
+        """Set the mode of the module, and of all inside that have one."""
+        self.training = mode
+        for module in filter(has_train_mode, self.children()):
+            module.train(mode)
+        return self
+
+
+def logits_of(network: nn.Module, images: Tensor, classes: int | None = None) -> Tensor:
+    """Return a classifier's logits [B, K] of `images`.
+
+    Parameters
+    ----------
+    network
+        The classifier.
+    images
+        Its input [B, ...].
+    classes
+        K, where it is known.
+
+    Raises
+    ------
+    InputError
+        If the network returns anything else, such as an object with logits.
+    """
+    output = network(images)
+    fits = isinstance(output, Tensor) and output.ndim == 2 and len(output) == len(images)
+    if not fits or classes not in (None, output.shape[1]):
+        raise InputError(
+            f"the network returned {shown(output)} for {len(images)} images"
+            f"{'' if classes is None else f' and {classes} classes'}: expected one logit per "
+            f"class; where they are part of its output, give a module that returns that part, "
+            f"such as network(x).logits"
+        )
+    return output
+
+
+class Readout(_Around):
     """A classifier of some classes among a network's own.
 
     The softmax of its logits is p(class | the image is of one of them).
@@ -27,14 +69,28 @@ class Readout(nn.Module):
     def __init__(self, network: nn.Module, indices: Sequence[int]):
         super().__init__()
         self.network = network
+        indices = [whole("a class index", index, 0) for index in indices]
+        self.fewest = max(indices, default=-1) + 1
         self.register_buffer("indices", torch.tensor(indices), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return logits [B, K] for the K classes of what the network reads as `images`."""
-        return self.network(images)[:, self.indices]
+        """Return logits [B, K] for the K classes of what the network reads as `images`.
+
+        Raises
+        ------
+        InputError
+            If the network returns no logits, or not of all these classes.
+        """
+        logits = logits_of(self.network, images)
+        if logits.shape[1] < self.fewest:
+            raise InputError(
+                f"the network returned {logits.shape[1]} logits: expected at least {self.fewest}, "
+                f"of which some are read out"
+            )
+        return logits[:, self.indices]
 
 
-class Vision(nn.Module):
+class Vision(_Around):
     """A network that reads images of the pixel contract, of any size, grey or RGB.
 
     Images that are not square are padded with black to one; then all are resized to `size`,
@@ -72,13 +128,16 @@ class Vision(nn.Module):
         for name, values in {"mean": mean, "std": std}.items():
             if len(values) not in (1, channels):
                 raise InputError(f"{len(values)} values as {name}: expected 1 or {channels}")
+            if not all(map(math.isfinite, values)):
+                raise InputError(f"{name} must be finite, not {tuple(values)}")
         if not all(value > 0 for value in std):
             raise InputError(f"std must be positive, not {tuple(std)}")
         self.network = network
-        self.size, self.channels = size, channels
+        self.size, self.channels = whole("size", size, 1), whole("channels", channels, 1)
         self.classes = None if classes is None else tuple(classes)
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+        for name, values in {"mean": mean, "std": std}.items():
+            statistics = torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1)
+            self.register_buffer(name, statistics, persistent=False)
 
     @classmethod
     def of_unit(
@@ -113,19 +172,22 @@ class Vision(nn.Module):
         Raises
         ------
         InputError
-            For pixels that are not floating, or channels that cannot be converted.
+            For anything else, or channels that cannot be converted.
         """
-        if not images.is_floating_point():
+        if not isinstance(images, Tensor) or not images.is_floating_point():
+            kind = images.dtype if isinstance(images, Tensor) else shown(images)
             raise InputError(
-                f"expected floating pixels in [-1, 1], not {images.dtype}: use "
-                f"data.pixels.from_bytes"
+                f"expected floating pixels in [-1, 1], not {kind}: use data.pixels.from_bytes"
             )
-        images = as_computed(images, self.network)
+        if images.ndim != 4 or 0 in images.shape[1:]:
+            raise InputError(f"expected images [B, C, H, W], not {list(images.shape)}")
+        dtype = dtype_of(self.network, images.dtype)
+        images = images.to(torch.promote_types(dtype, torch.float32))  # halves cannot be resized
         height, width = images.shape[-2:]
         if height != width:
             images = pad_to(images, max(height, width))
         resized = resize(with_channels(images, self.channels), self.size)
-        return (resized - self.mean) / self.std
+        return ((resized - self.mean) / self.std).to(dtype)
 
     def forward(self, images: Tensor) -> Any:
         """Return the network's output for `images`: logits [B, K] where it has K classes.
@@ -136,13 +198,7 @@ class Vision(nn.Module):
             As `prepare` does; and if there are `classes`, and the network returns something else
             than a logit for each.
         """
-        output = self.network(self.prepare(images))
-        if self.classes is not None:
-            expected = (len(images), len(self.classes))
-            if not isinstance(output, Tensor) or output.shape != expected:
-                shape = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
-                raise InputError(
-                    f"the network returned {shape} for {len(images)} images and "
-                    f"{len(self.classes)} classes: expected one logit per class"
-                )
-        return output
+        prepared = self.prepare(images)
+        if self.classes is None:
+            return self.network(prepared)
+        return logits_of(self.network, prepared, len(self.classes))

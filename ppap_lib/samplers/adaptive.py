@@ -1,5 +1,6 @@
 """PF: the probability flow by adaptive Runge-Kutta, every image with step sizes of its own."""
 
+import math
 from collections import deque
 from collections.abc import Iterator
 
@@ -10,6 +11,7 @@ from ppap_lib.diffusion.denoisers import Denoise, Prediction
 from ppap_lib.diffusion.levels import Level, per_image
 from ppap_lib.diffusion.schedules import AnySchedule
 from ppap_lib.errors import InputError
+from ppap_lib.parameters import whole
 from ppap_lib.samplers.loop import (
     CountingDenoiser,
     State,
@@ -85,9 +87,10 @@ def probability_flow(
     Dormand & Prince 1980; Song et al. 2021 (score SDE), section 4.3.
     """
     check_x(x_T)
+    limit = whole("limit", limit, 1)
     if now.clean or nxt.clean or not bool(now.log_snr < nxt.log_snr):
         raise InputError("probability_flow leads from a noisy level to a less noisy one, > 0")
-    if not rtol > 0 or not atol > 0:
+    if not 0 < rtol < math.inf or not 0 < atol < math.inf:
         raise InputError(f"tolerances must be positive, not rtol = {rtol}, atol = {atol}")
     counting, count = CountingDenoiser(denoise), len(x_T)
 
@@ -110,7 +113,7 @@ def probability_flow(
             trial = y + per_image(width, y) * weighted_sum(shares, slopes)
             last_slope, ahead = slope(trial, place + share * width)
             slopes.append(last_slope)
-        counting.check(index - 1)
+        counting.check(index - 1, trial, now)
         old, new = (
             per_image(schedule.at_log_snr(-2 * at).alpha, y) for at in (place, place + width)
         )

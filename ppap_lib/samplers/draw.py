@@ -15,6 +15,7 @@ from ppap_lib.diffusion.model import Diffusion
 from ppap_lib.diffusion.noise import Noise, check_seeds
 from ppap_lib.diffusion.schedules import AnySchedule, Schedule
 from ppap_lib.errors import InputError
+from ppap_lib.parameters import whole
 from ppap_lib.samplers import solvers
 from ppap_lib.samplers.grids import uniform_grid
 from ppap_lib.samplers.loop import Step, trajectory
@@ -105,7 +106,7 @@ def draw(
     seeds = check_seeds(seeds)
     model_for = _by_seeds(model)
     first = model_for(seeds[:1])
-    size = usual_batch(first.device, first.shape) if batch is None else batch
+    size = usual_batch(first.device, first.shape) if batch is None else whole("batch", batch)
     if size < 1:
         raise InputError(f"a batch has at least one sample, not {size}")
     levels, step = _path(first.schedule, solver, steps, evaluations, grid)
@@ -186,7 +187,7 @@ def _drawn(
     tell: Callable[[], None],
 ) -> Tensor:
     """The samples [size, ...] of a batch that is filled up with copies of its own."""
-    rows = torch.arange(size) % len(seeds)
+    rows = torch.arange(size, device="cpu") % len(seeds)
     model = model_for([seeds[row] for row in rows])
     own, rows = Noise(seeds, model.shape, device=model.device), rows.to(model.device)
 

@@ -90,7 +90,7 @@ def k_lms(order: int = 4) -> Step:
     ----------
     Crowson et al. 2022 (k-diffusion), `sample_lms`.
     """
-    check_order("k_lms", order, 4)
+    order = check_order("k_lms", order, 4)
     return _multistep("k_lms", NOISE_PREDICTION, _orders(order, None), variable=noise_ratio)
 
 
@@ -117,7 +117,7 @@ def deis(
     ----------
     Zhang & Chen 2023.
     """
-    check_order("deis", order, 4)
+    order = check_order("deis", order, 4)
     orders = _orders(order, lower_final)
     if schedule is None:
         return _multistep("deis", NOISE_PREDICTION, orders)
@@ -161,7 +161,7 @@ def dpmpp_multistep(
     ----------
     Lu et al. 2022b.
     """
-    check_order("dpmpp_multistep", order, 3)
+    order = check_order("dpmpp_multistep", order, 3)
     if halved and order != 3:
         raise InputError("only order 3 has a second difference to halve")
     high = _halved if halved else exact_moments
@@ -175,7 +175,7 @@ def dpmpp_multistep(
 
 def _singlestep(solver: str, form: Form, order: int, schedule: AnySchedule) -> Step:
     """Predictions at even fractions of the step in lambda, none carried to the next step."""
-    check_order(solver, order, 3)
+    order = check_order(solver, order, 3)
 
     @ode_step(solver)
     def step(denoise, x, now, nxt, history, noise):
@@ -282,7 +282,7 @@ def unipc(order: int = 3, variant: str = "bh2", lower_final: Sequence[Level] | N
     ----------
     Zhao et al. 2023.
     """
-    check_order("unipc", order, 3)
+    order = check_order("unipc", order, 3)
     rules = {"bh1": _bh1, "bh2": _bh2}
     if variant not in rules:
         raise InputError(f"variant must be 'bh1' or 'bh2', not {variant!r}")

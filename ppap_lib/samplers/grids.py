@@ -11,6 +11,7 @@ import numpy as np
 from ppap_lib.diffusion.levels import CLEAN, Level
 from ppap_lib.diffusion.schedules import AnySchedule, Schedule
 from ppap_lib.errors import InputError
+from ppap_lib.parameters import whole
 
 Grid = tuple[Level, ...]
 
@@ -27,7 +28,7 @@ def _spaced(
         if not isinstance(schedule, Schedule):
             raise InputError("a continuous schedule has no last level: pass start and stop")
         start, stop = schedule.T - 1 if start is None else start, 0 if stop is None else stop
-    if steps < 2 or not start > stop:
+    if whole("steps", steps) < 2 or not start > stop:
         raise InputError(
             f"a grid falls from start to stop in at least 2 steps: got {start:g}, {stop:g}, {steps}"
         )
@@ -125,8 +126,8 @@ def karras_grid(
     ----------
     Karras et al. 2022, eq. 5.
     """
-    if not rho > 0:
-        raise InputError(f"rho must be positive, not {rho}")
+    if not 0 < rho < math.inf:
+        raise InputError(f"rho must be positive and finite, not {rho}")
     return _spaced(
         schedule,
         steps,

@@ -16,9 +16,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ppap_lib.diffusion.denoisers import Denoise, Prediction
+from ppap_lib.diffusion.denoisers import Denoise, Prediction, fitted, shown
 from ppap_lib.diffusion.levels import Level
 from ppap_lib.errors import InputError
+from ppap_lib.parameters import whole
 
 HISTORY = 4
 """Evaluations that the loop remembers: what PLMS and UniPC-3 look back on."""
@@ -111,19 +112,23 @@ def _like(x_T: Tensor, noise: Callable[[], Tensor]) -> Callable[[], Tensor]:
 
     def draw() -> Tensor:
         z = noise()
-        if z.shape != x_T.shape:
+        if not isinstance(z, Tensor) or z.shape != x_T.shape:
             raise InputError(
-                f"noise of shape {list(z.shape)} for x_T {list(x_T.shape)}: pass the "
+                f"noise of shape {shown(z)} for x_T {list(x_T.shape)}: pass the "
                 f"Noise that drew x_T, or one with a seed for each of its images"
             )
-        return z
+        return z.to(x_T.device, x_T.dtype)
 
     return draw
 
 
 def _check_start(x_T: Tensor, grid: Sequence[Level]) -> None:
+    if not isinstance(grid, Sequence) or not all(isinstance(level, Level) for level in grid):
+        raise InputError(f"a grid is a sequence of levels, as Schedule.grid makes, not {grid!r}")
     if len(grid) < 2:
         raise InputError(f"a grid has at least two levels, not {len(grid)}")
+    if any(level.t.ndim for level in grid):
+        raise InputError("a grid has one level for all samples at every step, not one for each")
     for a, b in zip(grid, grid[1:], strict=False):
         if not bool(a.sigma / a.alpha > b.sigma / b.alpha):
             raise InputError(
@@ -147,14 +152,18 @@ def _check_step(step: Step) -> None:
 
 def check_x(x_T: Tensor) -> None:
     """That a start is a batch of real numbers."""
+    if not isinstance(x_T, Tensor):
+        raise InputError(f"x_T is a floating tensor [B, ...], not {shown(x_T)}")
     if x_T.ndim < 2 or not x_T.is_floating_point():
         raise InputError(f"x_T is floating [B, ...], not {x_T.dtype} {list(x_T.shape)}")
 
 
-def check_order(solver: str, order: int, highest: int) -> None:
-    """That a solver has this order: a whole number from 1 to `highest`."""
-    if order not in range(1, highest + 1):
+def check_order(solver: str, order: int, highest: int) -> int:
+    """Return a solver's order as Python's int: a whole number from 1 to `highest`."""
+    order = whole(f"the order of {solver}", order)
+    if not 1 <= order <= highest:
         raise InputError(f"{solver} has orders 1 to {highest}, not {order}")
+    return order
 
 
 class CountingDenoiser:
@@ -171,16 +180,16 @@ class CountingDenoiser:
         self._finite: list[tuple[str, Level, Tensor]] = []
 
     def __call__(self, x_t: Tensor, level: Level) -> Prediction:
-        prediction = self.denoise(x_t, level)
+        prediction = fitted(self.denoise(x_t, level), x_t)
         self.evaluations += 1
         self.gradients += prediction.gradients
         for name in ("x0", "eps", "v", "shift"):
             if (value := getattr(prediction, name)) is not None:
-                self._finite.append((name, level, value.isfinite().flatten(1).all(1)))
+                self._finite.append((name, level, _finite(value)))
         return prediction
 
-    def check(self, step: int) -> None:
-        """Refuse the evaluations since the last check unless all were finite.
+    def check(self, step: int, x: Tensor, level: Level) -> None:
+        """Refuse a state and the evaluations since the last check unless all were finite.
 
         Waits for the device, once.
 
@@ -188,13 +197,15 @@ class CountingDenoiser:
         ----------
         step
             Number of the step that the evaluations belong to, for the message.
+        x, level
+            The state that they led to.
 
         Raises
         ------
         InputError
             With the step, the timestep, the quantity and the samples that broke first.
         """
-        quantities, self._finite = self._finite, []
+        quantities, self._finite = [*self._finite, ("x", level, _finite(x))], []
         finite = torch.stack([each for *_, each in quantities]).cpu()
         if bool(finite.all()):
             return
@@ -206,6 +217,18 @@ class CountingDenoiser:
             f"{name} is not finite at step {step} (t = {t:g}) in images {broken[:8]}: the network "
             f"or the guidance broke down; lower the guidance scale or evaluate in float32"
         )
+
+
+def _finite(value: Tensor) -> Tensor:
+    """Whether all numbers of each sample are finite: bool [B]."""
+    return value.isfinite().flatten(1).all(1)
+
+
+def _stepped(x: Tensor, x_T: Tensor) -> Tensor:
+    """What a step returned, in the dtype of x_T, and refused in another shape."""
+    if not isinstance(x, Tensor) or x.shape != x_T.shape:
+        raise InputError(f"the step returned {shown(x)} for x {list(x_T.shape)}")
+    return x.to(x_T.dtype)
 
 
 def trajectory(
@@ -249,8 +272,8 @@ def trajectory(
         # Not around the yield: a generator must not change its consumer's gradient mode.
         with torch.no_grad():
             history.append(Evaluation(now, counting(x, now)))
-            x = step(counting, x, now, nxt, history, draw)
-            counting.check(index)
+            x = _stepped(step(counting, x, now, nxt, history, draw), x_T)
+            counting.check(index, x, nxt)
         prediction = history[-1].prediction
         yield State(index + 1, nxt, x, prediction, counting.evaluations, counting.gradients)
 

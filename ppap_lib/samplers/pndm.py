@@ -59,7 +59,7 @@ def plms(order: int = 4) -> Step:
     order
         Number of eps averaged, 1 to 4.
     """
-    check_order("plms", order, 4)
+    order = check_order("plms", order, 4)
 
     @ode_step("plms")
     def step(denoise, x, now, nxt, history, noise):

@@ -11,7 +11,7 @@ from ppap_lib.diffusion.denoisers import Prediction
 from ppap_lib.diffusion.levels import Level
 from ppap_lib.diffusion.schedules import AnySchedule
 from ppap_lib.errors import InputError
-from ppap_lib.parameters import suggestion
+from ppap_lib.parameters import suggestion, whole
 from ppap_lib.samplers.exponential import (
     deis,
     dpm2,
@@ -180,7 +180,7 @@ def count_evaluations(step: Step, grid: Sequence[Level]) -> int:
     grid
         Levels from noisy to clean.
     """
-    x_T = torch.zeros(1, 1, dtype=torch.float64)
+    x_T = torch.zeros(1, 1, dtype=torch.float64, device="cpu")
     *_, last = trajectory(_white_noise_denoiser, x_T, grid, step, lambda: torch.zeros_like(x_T))
     return last.evaluations
 
@@ -206,6 +206,7 @@ def finest_grid(
     InputError
         If not even `fewest` steps fit the budget.
     """
+    budget, fewest = whole("a budget", budget), whole("fewest", fewest)
     # No step is free, so N <= budget; the cost rises with N, so bisection finds the last that fits.
     counts = range(fewest, budget + 1)
     fitting = bisect_right(counts, budget, key=lambda steps: count_evaluations(step, build(steps)))

@@ -7,10 +7,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ppap_lib.diffusion.denoisers import Denoise, Prediction
+from ppap_lib.diffusion.denoisers import Denoise, Prediction, fitted
 from ppap_lib.diffusion.levels import Level, Posterior
 from ppap_lib.diffusion.schedules import AnySchedule
 from ppap_lib.errors import InputError, ScheduleError
+from ppap_lib.parameters import whole
 from ppap_lib.samplers.loop import Step, require_score_form
 from ppap_lib.samplers.pndm import heun
 from ppap_lib.samplers.quadrature import ddim_transfer
@@ -89,7 +90,7 @@ def ddpm(variance: LogVariance = learned_variance, draws: int = 1) -> Step:
     ----------
     Ho et al. 2020; Dhariwal & Nichol 2021.
     """
-    if draws < 1:
+    if whole("draws", draws) < 1:
         raise InputError(f"draws must be at least 1, not {draws}")
 
     def step(denoise, x, now, nxt, history, noise):
@@ -211,7 +212,8 @@ def noise_prediction_error(
             f"one noise per image, at least one image: got {list(x0.shape)}, {list(eps.shape)}"
         )
     with torch.no_grad():
-        predictions = [denoise(level.noised(x0, eps), level) for level in grid if not level.clean]
+        levels = [level for level in grid if not level.clean]
+        predictions = [fitted(denoise(level.noised(x0, eps), level), x0) for level in levels]
     return [float((eps - p.eps).double().square().mean()) for p in predictions]
 
 
@@ -349,7 +351,7 @@ def karras(
     Raises
     ------
     InputError
-        If gamma is out of range; of a step, if the schedule does not reach the noise level r.
+        If a number is out of range; of a step, if the schedule does not reach the noise level r.
 
     References
     ----------
@@ -357,6 +359,10 @@ def karras(
     """
     if not 0 <= gamma <= math.sqrt(2) - 1:
         raise InputError(f"gamma must be in [0, sqrt(2) - 1], not {gamma}")
+    if not 0 <= S_min <= S_max or not 0 <= S_noise < math.inf:
+        raise InputError(
+            f"expected 0 <= S_min <= S_max and a finite S_noise, not {S_min}, {S_max}, {S_noise}"
+        )
 
     def step(denoise, x, now, nxt, history, noise):
         require_score_form(history[-1].prediction, "karras")

@@ -235,7 +235,7 @@ CASES = [
         "too few labels",
         lambda: unet(num_classes=5)(X, T, T[:1].long()),
         InputError,
-        r"y must be \[2\], not \[1\]",
+        r"one class index per image, int64 \[2\], not torch.int64 \[1\]",
     ),
     (
         "a grey low_res",

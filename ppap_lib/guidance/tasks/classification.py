@@ -9,7 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ppap_lib.diffusion.denoisers import shown
+from ppap_lib.diffusion.noise import check_labels
 from ppap_lib.errors import GuidanceError
+
+_NO_LABEL = torch.iinfo(torch.int64).min
+"""What cross-entropy passes over in silence: by default -100, which a target may be by mistake."""
 
 Target = TypeVar("Target", contravariant=True)
 
@@ -60,33 +65,19 @@ class Classification:
         output
             Logits [B, K].
         target
-            Class indices, int64 [B] or a list of them, or one for all samples. They are checked
-            where they lie on the CPU: reading a GPU's would wait for it.
+            Class indices, int64 [B] or a list of them, or one for all samples; see
+            `ppap_lib.diffusion.noise.check_labels`.
 
         Raises
         ------
         GuidanceError
-            If the output is not logits, or the target not such indices in [0, K).
+            If the output is not logits of two classes or more, or the target not such indices in
+            [0, K).
         """
-        if not isinstance(output, Tensor) or output.ndim != 2:
-            raise GuidanceError(
-                f"a classifier returns logits [B, K], not {_shown(output)}: guide by a function "
-                f"that does, such as lambda x: model(x).logits"
-            )
-        batch, classes = output.shape
-        target = _indices(target, batch)
-        if target.shape != (batch,) or target.dtype != torch.int64:
-            raise GuidanceError(
-                f"expected one class index per image, int64 [{batch}], not {target.dtype} "
-                f"{list(target.shape)}"
-            )
-        here = target.device.type == "cpu" and target.numel()
-        if here and not (target.min() >= 0 and target.max() < classes):
-            raise GuidanceError(
-                f"class indices must be in [0, {classes}), not "
-                f"[{int(target.min())}, {int(target.max())}]"
-            )
-        return -F.cross_entropy(output, target.to(output.device), reduction="none")
+        output = _logits(output)
+        target = check_labels(target, *output.shape, GuidanceError).to(output.device)
+        loss = F.cross_entropy(output, target, ignore_index=_NO_LABEL, reduction="none")
+        return -loss
 
     def divergence(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Return KL(softmax(teacher / temperature) || softmax(student)), [B], in nats (PPAP).
@@ -99,8 +90,9 @@ class Classification:
         Raises
         ------
         GuidanceError
-            If their shapes differ.
+            If they are not logits of two classes or more, or their shapes differ.
         """
+        student, teacher = _logits(student), _logits(teacher)
         if student.shape != teacher.shape:
             raise GuidanceError(
                 f"student {list(student.shape)} and teacher {list(teacher.shape)} must match"
@@ -110,17 +102,17 @@ class Classification:
         return gap.sum(1)
 
 
-def _indices(target: Tensor | Sequence[int] | int, batch: int) -> Tensor:
-    """`target` as a tensor; one index is every sample's."""
-    try:
-        target = torch.as_tensor(target)
-    except (TypeError, ValueError, RuntimeError) as error:
+def _logits(output: Any) -> Tensor:
+    """The output, in float32 at least, if it is logits of two classes or more."""
+    if not isinstance(output, Tensor) or output.ndim != 2:
         raise GuidanceError(
-            f"expected class indices, such as 9 or torch.tensor([9, 0]), not {target!r}"
-        ) from error
-    return target if target.ndim else target.expand(batch)
-
-
-def _shown(output: object) -> str:
-    """A tensor's shape, or else the name of the type."""
-    return str(list(output.shape)) if isinstance(output, Tensor) else f"a {type(output).__name__}"
+            f"a classifier returns logits [B, K], not {shown(output)}: guide by a function "
+            f"that does, such as lambda x: model(x).logits"
+        )
+    if output.shape[1] < 2:
+        raise GuidanceError(
+            f"a classifier returns logits [B, K] of at least 2 classes, not {shown(output)}, whose "
+            f"softmax is constant: for z, the one logit of a yes or no, return "
+            f"torch.cat([-z / 2, z / 2], 1)"
+        )
+    return output.to(torch.promote_types(output.dtype, torch.float32))

@@ -68,7 +68,7 @@ def test_any_output_passes_where_there_are_no_classes():
 
     found = Vision(Depth(), 8, 3)(torch.zeros(2, 1, 16, 16))
     assert found["depth"].shape == (2, 8, 8) and found["features"][1] is None
-    with pytest.raises(InputError, match="returned dict for 2 images and 3 classes"):
+    with pytest.raises(InputError, match="returned a dict for 2 images and 3 classes"):
         Vision(Depth(), 8, 3, NAMES)(torch.zeros(2, 1, 16, 16))
 
 

@@ -338,7 +338,7 @@ class TestGrids:
     [
         (lambda: plms(5), "plms has orders 1 to 4, not 5"),
         (lambda: plms(0), "orders 1 to 4"),
-        (lambda: plms(2.5), "orders 1 to 4, not 2.5"),
+        (lambda: plms(2.5), "the order of plms must be a whole number, not 2.5"),
         (lambda: k_lms(5), "orders 1 to 4"),
         (lambda: deis(5), "orders 1 to 4"),
         (lambda: dpm_solver(4, LINEAR), "orders 1 to 3"),
