@@ -2,8 +2,9 @@
 
 import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import nbformat
 import printed
@@ -13,19 +14,20 @@ from places import ROOT
 from ppap_book.study import from_notebook
 from ppap_lib.errors import InputError
 from ppap_lib.parameters import Parameters, param
+from ppap_lib.zoo.tiers import TierName
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 # What makes a page's printed papermill commands, taken together, a run of a few seconds.
 SMALLER = {
     "01_forward_process": {"size": 32},
-    "02_samples": {"n": 10, "neighbours": 3},
+    "02_samples": {"n": 10, "neighbours": 2},
     "03_entropy": {"n": 20, "sketch": 10},
     "04_experts_gradcam": {"n": 5, "sketch": 4, "shown": 3},
     "05_one_expert_at_a_time": {"n_intervals": 2, "shown": 2},
     "06_guidance_ablation": {},
     "07_practical": {"guide": "vit", "n_experts": 2, "rank": 1},
-    "08_noise_and_beta": {"shown": 2, "steps": 3, "save": False},
+    "08_noise_and_beta": {"shown": 2, "steps": 2, "save": False},
     "09_accelerated_sampling": {"budget": 5, "finest": 40, "images": 2, "timed": 1},
     "10_scale_and_resolution": {"scales_shown": [2.0, 100.0], "classes_shown": ["bag"], "shown": 1},
     "11_architecture": {"sketch": 0.05, "seeds": 1, "save": False},
@@ -35,19 +37,24 @@ BAD = {
     "01_forward_process": [
         ({"n_interval": 7}, "unknown parameter 'n_interval': did you mean 'n_intervals'"),
         ({"T": 5}, r"T must be in \[50, 4000\], not 5"),
+        ({"seed": 2**32}, r"seed must be in \[0, 4294967295\], not 4294967296"),
         ({"picture": "cat"}, "picture must be one of 'astronaut'"),
     ],
     "02_samples": [
         ({"n": 2}, r"n must be in \[10, 400\], not 2"),
         ({"spacing": "fast"}, "unknown respacing 'fast'"),
+        ({"spacing": "1"}, "'1' keeps t = 0 alone"),
+        ({"first_seed": 2**32 - 9}, r"first_seed must be in \[0, 4294966896\]"),
     ],
     "03_entropy": [
         ({"picture": "cat"}, "picture must be one of 'astronaut'"),
         ({"n": 5}, r"n must be in \[10, 1000\], not 5"),
+        ({"first_seed": 2**32 - 10, "n": 10}, r"first_seed must be in \[0, 4294966296\]"),
     ],
     "04_experts_gradcam": [
         ({"experts": "ppap"}, "experts must be one of 'multi5'"),
         ({"shown": 200}, "shown must be one of the n = 200 images"),
+        ({"first_seed": 2**32}, r"first_seed must be in \[0, 4294966296\]"),
     ],
     "05_one_expert_at_a_time": [
         ({"n_intervals": 1}, r"n_intervals must be in \[2, 10\], not 1"),
@@ -57,6 +64,7 @@ BAD = {
         ({"guide": "resnet50"}, "guide must be one of 'resnet18', 'vit'"),
         ({"scale": -1.0}, r"scale must be at least 0.0, not -1.0"),
         ({"method": "ppap"}, "method must be one of 'all', 'none'"),
+        ({"steps": 1}, r"steps must be in \[2, 1000\], not 1"),
         ({"steps": 600}, "'ddim600': no whole stride cuts 1000 steps into 600"),
     ],
     "07_practical": [
@@ -67,19 +75,38 @@ BAD = {
         ({"steps": 1}, r"steps must be in \[2, 1000\], not 1"),
         ({"n": 20}, r"n must be in \[66, 2000\], not 20"),
         ({"clip": False}, "unknown parameter 'clip'"),
+        ({"first_seed": 2**32 - 1}, r"first_seed must be in \[0, 4294967276\]"),
     ],
     "09_accelerated_sampling": [
         ({"budget": 4}, r"budget must be in \[5, 100\], not 4"),
+        ({"first_seed": 2**32}, r"first_seed must be in \[0, 4294967284\]"),
         ({"buget": 10}, "unknown parameter 'buget': did you mean 'budget'"),
     ],
     "10_scale_and_resolution": [
         ({"methods_shown": ["ppap"]}, r"methods_shown must be some of naive, .*, not \['ppap'\]"),
         ({"scales_shown": [-1.0]}, r"scales_shown\[0\] must be at least 0.0, not -1.0"),
         ({"classes_shown": ["hat"]}, "classes_shown must be some of T-shirt"),
+        ({"classes_shown": ["bag", "bag"]}, "a method, class or scale is shown twice"),
+        ({"scales_shown": [5, 5.0]}, "a method, class or scale is shown twice"),
+        ({"scales_shown": [*range(42)]}, "378 sheets .* too many for a page, which holds 40"),
     ],
     "11_architecture": [
         ({"seconds": 0}, r"seconds must be in \[0.05, 3600\], not 0"),
         ({"heads": 2}, "unknown parameter 'heads'"),
+    ],
+    "train_classifier": [
+        ({"seed": 2**32}, r"seed must be in \[0, 4294967295\]"),
+        ({"device": "gpu"}, "no device 'gpu'"),
+        ({"resume": True}, "resume needs the folder of the earlier run"),
+        ({"resume": "False"}, r"resume must be a bool \(true or false, unquoted\), not 'False'"),
+        ({"minutes": "1e3"}, "minutes must be a finite float, not '1e3'"),
+        ({"steps": 1e3}, "steps must be an int, not 1000.0"),
+        ({"folder": None}, "folder must be a str, not None"),
+    ],
+    "train_denoiser": [
+        ({"seed": 2**32}, r"seed must be in \[0, 4294967295\]"),
+        ({"device": "gpu"}, "no device 'gpu'"),
+        ({"resume": True}, "resume needs the folder of the earlier run"),
     ],
 }
 
@@ -153,7 +180,8 @@ def test_a_page_must_set_every_parameter():
 
 def test_every_page_has_a_small_run_and_bad_parameters():
     toc = (ROOT / "book" / "_toc.yml").read_text("utf8")
-    assert set(re.findall(r"file: notebooks/(\w+)", toc)) == SMALLER.keys() == BAD.keys()
+    pages = set(re.findall(r"file: notebooks/(\w+)", toc))
+    assert pages == SMALLER.keys() and BAD.keys() == {path.stem for path in NOTEBOOKS}
 
 
 @pytest.mark.parametrize("name", SMALLER)
@@ -196,6 +224,34 @@ def test_a_printed_papermill_command_is_of_a_page_and_its_parameters(command):
 def test_a_bad_parameter_is_refused(name, parameters, message):
     with pytest.raises(ValueError, match=message):
         checked(name, parameters)
+
+
+@pytest.mark.parametrize("end", [0, 1])
+@pytest.mark.parametrize("name", BAD)
+def test_the_ends_of_a_page_s_ranges_pass_its_check(name, end):
+    page = checked(name, {})
+    ranges = {f.name: f.metadata["ppap_range"] for f in fields(page) if "ppap_range" in f.metadata}
+    ends = {n: ends[end] for n, ends in ranges.items() if isinstance(getattr(page, n), int | float)}
+    ends = {n: value for n, value in ends.items() if value is not None}
+    kinds = {n: type(getattr(page, n)) for n in ends}
+    given = {n: kinds[n](value) for n, value in ends.items()}
+    found = checked(name, given)
+    assert {n: getattr(found, n) for n in given} == given
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_page_offers_the_tiers_that_it_can_do(name):
+    """Each has data or a stand-in, and the networks that the page loads."""
+    page = checked(name, {})
+    if not hasattr(page, "tier"):
+        return
+    for tier in get_args(TierName):
+        offered = get_args(get_type_hints(type(page))["tier"])
+        if tier in offered:
+            assert checked(name, {"tier": tier}).tier == tier
+        else:
+            with pytest.raises(InputError, match="tier must be .*, not"):
+                checked(name, {"tier": tier})
 
 
 def test_a_bad_parameter_stops_papermill_before_anything_is_computed(execute, tmp_path):

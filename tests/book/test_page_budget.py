@@ -24,7 +24,7 @@ TODAY = {
     "07_practical": (470, 97, 86, 13),
     "08_noise_and_beta": (479, 87, 124, 9),
     "09_accelerated_sampling": (1004, 97, 143, 27),
-    "10_scale_and_resolution": (447, 89, 57, 9),
+    "10_scale_and_resolution": (455, 89, 57, 9),
     "11_architecture": (264, 72, 56, 1),
 }
 

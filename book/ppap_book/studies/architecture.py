@@ -20,6 +20,7 @@ from torch import nn
 from ppap_book.measures import cost
 from ppap_book.study import Study
 from ppap_lib.data import ImageSet
+from ppap_lib.diffusion.noise import SEEDS
 from ppap_lib.errors import InputError
 from ppap_lib.networks.adm import UNet
 from ppap_lib.parameters import Parameters, param
@@ -86,7 +87,7 @@ class ArchitectureRun(Parameters):
     seconds: float = param(40.0, low=0.0)
     batch: int = param(8, low=1)
     lr: float = param(1e-3, low=0.0)
-    seed: int = param(0, low=0)
+    seed: int = param(0, low=0, high=SEEDS - 1)
     held_out: int = param(120, low=10)
 
     def __post_init__(self):
