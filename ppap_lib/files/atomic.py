@@ -91,7 +91,15 @@ def sweep(folder: Path, age: float = 0.0, *names: str) -> None:
 
 @contextmanager
 def space_for(path: Path, size: int) -> Iterator[None]:
-    """Name the file and its `size` in bytes in the `OSError` of a disk that is full."""
+    """Name a file and what it needs in the `OSError` of a disk that is full.
+
+    Parameters
+    ----------
+    path : Path
+        The file that the block writes.
+    size : int
+        The bytes that it writes.
+    """
     try:
         yield
     except OSError as error:
@@ -102,7 +110,7 @@ def space_for(path: Path, size: int) -> Iterator[None]:
 
 
 def write_bytes(path: str | Path, content: bytes | memoryview, new: bool = False) -> None:
-    """Write `content` into `path`, atomically.
+    """Write bytes, the `content`, into `path`, atomically.
 
     A `new` file never takes another's place: raises `FileExistsError`.
     """

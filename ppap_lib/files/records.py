@@ -38,9 +38,16 @@ def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unsealed(record: Mapping[str, Any], path: Path, error: type[PpapError]) -> dict[str, Any]:
-    """Return a record of `sealed` without its digest; raise `error` if it is not the entries'.
+    """Return a record of `sealed` without its digest.
 
-    A record without one is older than digests, and returned as it is.
+    Parameters
+    ----------
+    record : mapping
+        What was read. One without a digest is older than digests, and returned as it is.
+    path : Path
+        Where it was read.
+    error : type
+        What is raised if the digest is not that of the entries.
     """
     entries = {name: value for name, value in record.items() if name != _DIGEST}
     if _DIGEST in record and record[_DIGEST] != _digest(entries):

@@ -55,7 +55,7 @@ def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
 
 
 def not_a_checkpoint(path: Path, error: Exception) -> TrainingError:
-    """Return the error that says so of the file at `path`, and why."""
+    """Return the error that says so of the file at `path`, and by which `error` it was found."""
     code = isinstance(error, pickle.UnpicklingError)  # whose words advise to run what is in there
     why = "it holds objects that would run as code" if code else first_line(error)
     return TrainingError(

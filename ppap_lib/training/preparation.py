@@ -22,7 +22,7 @@ def refuse_torchrun() -> None:
 
 
 def check_samples(data: Tensor, labels: Any) -> None:
-    """Raise `TrainingError` unless there are samples, of a kind that is read, and a label each."""
+    """Raise `TrainingError` unless `data` are samples of a kind that is read, and have `labels`."""
     pixels = data.dtype == torch.uint8 and data.ndim == 4
     counts = {len(label) for label in tree_leaves(labels)}
     if not len(data) or not (pixels or data.is_floating_point()) or counts != {len(data)}:
@@ -33,14 +33,14 @@ def check_samples(data: Tensor, labels: Any) -> None:
 
 
 def held(data: Tensor, device: torch.device) -> Tensor:
-    """Return the samples on the device, or on the CPU if they take half of a GPU's free memory."""
+    """Return samples, `data`, on a `device`, or the CPU if they take half of its free memory."""
     if device.type == "cuda" and data.nbytes > torch.cuda.mem_get_info(device)[0] / 2:
         return data.cpu()
     return data.to(device)
 
 
 def levels_of(objective: Objective) -> str:
-    """Return the checksum of the objective's noise levels, of which it prints nothing."""
+    """Return the checksum of an `objective`'s noise levels, of which it prints nothing."""
     schedule = getattr(objective, "schedule", None)
     return "none" if schedule is None else f"crc32 {crc32(schedule.alphas_cumprod):08x}"
 
@@ -48,7 +48,7 @@ def levels_of(objective: Objective) -> str:
 def averaged(
     ema: nn.Module, network: nn.Module
 ) -> tuple[list[Tensor], list[Tensor], list[tuple[Tensor, Tensor]]]:
-    """Return the tensors that an EMA averages, the network's own of them, and the pairs it copies.
+    """Return what an `ema` averages, the `network`'s own of that, and the pairs that it copies.
 
     A frozen parameter is its own average.
     """

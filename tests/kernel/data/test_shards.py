@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import psutil
@@ -237,3 +238,50 @@ def test_bad_requests_are_refused(tmp_path, capsys):
         Manifest(0, 0, 4, (1, 1, 1), "mixture", "")
     with pytest.raises(DataError, match="seeds from 0 to below 2\\^32, not 5 images, 4 to a shard"):
         Manifest(5, 2**32 - 4, 4, (1, 1, 1), "mixture", "")
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        (["--spacing", "fast"], "fast"),
+        (["--spacing", "2000"], "2000"),
+        (["--batch", "0"], "batch"),
+        (["--first-seed", "-1"], "seeds"),
+        (["--shard", "0"], "shard"),
+    ],
+)
+def test_a_refused_command_leaves_the_folder_to_the_corrected_one(tmp_path, capsys, options, error):
+    folder = tmp_path / "set"
+    what = ["--images", "2", "--device", "cpu", "--quiet", "--folder", str(folder)]
+    assert generate([*what, *options]) == 1
+    assert error in capsys.readouterr().err and not folder.exists()
+    assert generate([*what, "--spacing", "2"]) == 0
+
+
+def test_two_processes_of_one_number_do_not_draw_the_same_shards(tmp_path, whole):
+    folder = tmp_path / "set"
+
+    refused = []
+
+    def meanwhile():
+        with pytest.raises(DataError, match="another process writes"):
+            draw(folder)
+        refused.append(True)
+
+    def denoise(x_t, level):
+        if not refused:
+            other.submit(meanwhile).result()
+        return MIXTURE.denoise(x_t, level)
+
+    with ThreadPoolExecutor(1) as other:
+        draw(folder, denoise)
+    assert refused and torch.equal(generated(folder).pixels, whole)
+
+
+def test_parts_of_killed_processes_are_swept_and_those_of_others_are_not(tmp_path):
+    mine, others = (shard_path(tmp_path, MANIFEST.blocks()[i]) for i in (0, 1))
+    parts = [path.with_name(f"{path.name}.{'0f' * 16}.part") for path in (mine, others)]
+    for part in parts:
+        part.write_bytes(b"x")
+    draw(tmp_path, rank=0, world=2)
+    assert [part.exists() for part in parts] == [False, True]
