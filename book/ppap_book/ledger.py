@@ -58,7 +58,7 @@ _ABSENT = object()  # what a result does not hold
 _MANY = 16  # entries make a list long, which a file keeps under one of these keys:
 _BITS = "bits"  # zeros and ones, as their count and one hexadecimal number
 # decimal numbers, as whole multiples of such a power of ten, or of BASE+STEP of it, BASE added
-_UNITS = re.compile(r"(?:(-?\d+)\+(\d+))?(e-\d+)")
+_UNITS = re.compile(r"(?:(-?\d+)\+(\d+))?(e-\d{1,3})")
 
 
 def folder() -> Path:
@@ -344,9 +344,12 @@ def _unpacked(entries: dict[str, Any]) -> Any:
     ((key, packed),) = entries.items()
     if key != _BITS:
         base, step, unit = _UNITS.fullmatch(key).groups(default="")
-        return [float(f"{int(base or 0) + int(step or 1) * number}{unit}") for number in packed]
+        base, step, parts = int(base or 0), int(step or 1), 10 ** int(unit.removeprefix("e-"))
+        # Python rounds a quotient of integers to the nearest float, as it reads decimal digits.
+        return [(base + step * number) / parts for number in packed]
     count, number = packed.split(":")
-    bits = [int(bit) for bit in f"{int(number, 16):0{count}b}"]
+    digits = f"{int(number, 16):0{count}b}".encode()
+    bits = list(digits.translate(bytes.maketrans(b"01", b"\0\1")))
     if len(bits) != int(count):
         raise ValueError(f"{number} has {len(bits)} bits, not {count}")
     return bits

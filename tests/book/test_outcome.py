@@ -1,6 +1,7 @@
 """Reading the guidance study: pooling, pairing, the choice of scales, and rank agreement."""
 
 from dataclasses import replace
+from hashlib import sha256
 
 import pytest
 
@@ -25,7 +26,7 @@ def weights(monkeypatch):
     real = zoo.card
 
     def card(name, *more):
-        return replace(real(name, *more), sha256=f"digest of {name}")
+        return replace(real(name, *more), sha256=sha256(name.encode()).hexdigest())
 
     monkeypatch.setattr(zoo, "card", card)
 

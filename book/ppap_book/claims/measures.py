@@ -300,7 +300,7 @@ def _over_blocks(estimate: Estimate, images: int) -> Effect:
 def tweak(name: str, steps: int = 25) -> Effect | NoEffect:
     """KID of a tweaked sampler above that of the plain one, clipped as usual."""
     run = noise.NoiseTweakRun(tweak=name, steps=steps)
-    settings = comparisons.pool(noise.STUDY.rows(), methods.is_current)
+    settings = comparisons.pool(noise.STUDY.rows(), methods.current())
     alike = {key: getattr(run, key) for key in ("tier", "steps", "clip", "extractor")}
     sides = (comparisons.matching(settings, tweak=t, **alike) for t in (name, "one_z"))
     return change_of("kid", *sides)

@@ -12,7 +12,6 @@ from typing import Any, Generic, NamedTuple, Self, TypeVar
 import torch
 from torch import Tensor
 
-from ppap_book import ledger
 from ppap_book.errors import StudyError
 from ppap_book.ledger import Row
 from ppap_book.statistics import bootstrap
@@ -249,7 +248,9 @@ def pool(
         params = dict(row["params"])
         if keep(params):
             first_seed = params.pop("first_seed")
-            blocks.setdefault(ledger.digest(params), (params, {}))[1][first_seed] = row
+            # The parameters as text: a digest of them for every row would take most of the time.
+            setting = repr(sorted(params.items()))
+            blocks.setdefault(setting, (params, {}))[1][first_seed] = row
     return [kind(params, by_seed) for params, by_seed in blocks.values()]
 
 

@@ -241,7 +241,8 @@ def outcomes(
     By the denoiser and the judge that ship now.
     """
     setting = {"guide": guide_name, "tier": tier_name, "scale": scale}
-    return pool(ABLATION.rows(), lambda p: setting.items() <= p.items() and methods.is_current(p))
+    current = methods.current()
+    return pool(ABLATION.rows(), lambda p: setting.items() <= p.items() and current(p))
 
 
 ABLATION = Study(

@@ -55,13 +55,15 @@ def outcomes(
     distances at different n are not comparable.
     """
 
+    current = methods.current()
+
     def wanted(params: Mapping[str, Any]) -> bool:
         return (
             params["tier"] == tier_name
             and params["extractor"] == extractor
             and params["released_routing"] == released_routing
             and (params["first_seed"] >= SWEEP_SEED) == sweep
-            and methods.is_current(params)
+            and current(params)
         )
 
     order = list(methods.METHODS)

@@ -29,10 +29,12 @@ def standings(
     are there in both.
     """
 
+    current = methods.current()
+
     def wanted(params: Mapping[str, Any]) -> bool:
         ends = params.get("lower_final", False) == lower_final
         known = params["tier"] == tier_name and params.get("unclipped", False) == unclipped
-        return known and methods.is_current(params) and (ends or not extrapolates(params["solver"]))
+        return known and current(params) and (ends or not extrapolates(params["solver"]))
 
     return pool(rows, wanted, Standing)
 
