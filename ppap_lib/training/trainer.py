@@ -60,7 +60,7 @@ from ppap_lib.training.signals import Signals
 
 @dataclass
 class Progress:
-    """How far a run is: `step` optimiser steps, `seconds` of training, and `cpu_seconds` of CPUs."""
+    """How far a run is: `step` optimiser steps, `seconds` and `cpu_seconds` of training."""
 
     step: int = 0
     seconds: float = 0.0
