@@ -137,6 +137,33 @@ def whole(name: str, value: Any, low: int | None = None, high: int | None = None
     return number
 
 
+def real(name: str, value: Any, low: float | None = None, high: float | None = None) -> float:
+    """Return a finite number, such as a scale or a rate, as Python's float.
+
+    Parameters
+    ----------
+    name
+        What the error calls it.
+    value
+        A number of Python or numpy.
+    low, high
+        Its range, both ends included.
+
+    Raises
+    ------
+    InputError
+        For anything else, NaN and True among it, or a number out of the range.
+    """
+    try:
+        number = float(_plain(value)) if isinstance(value, Real) else math.nan
+    except OverflowError:  # of an int beyond all floats
+        number = math.inf
+    if isinstance(value, bool) or not math.isfinite(number):
+        raise InputError(f"{name} must be a finite number, not {value!r}")
+    _in_range(name, number, low, high)
+    return number
+
+
 @functools.cache  # resolving them takes longer than all else that an instance costs
 def _hints(kind: type) -> dict[str, Any]:
     """The types of the fields of a class."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ppap_lib.diffusion.denoisers import Denoise, Prediction
-from ppap_lib.diffusion.levels import Level, as_reals, per_image
+from ppap_lib.diffusion.levels import Level, as_reals, check_state, per_image
 from ppap_lib.diffusion.schedules import AnySchedule
 from ppap_lib.errors import InputError
 
@@ -56,10 +56,10 @@ class Mixture:
         weights = as_reals("weights", [1.0] * count if self.weights is None else self.weights)
         labels = range(count) if self.labels is None else self.labels
         labels = torch.as_tensor(labels, device="cpu")
-        if not len(stds) == len(weights) == len(labels) == count:
+        if not stds.shape == weights.shape == labels.shape == (count,):
             raise InputError(
-                f"one mean, std, weight and label per component: got {count}, {len(stds)}, "
-                f"{len(weights)}, {len(labels)}"
+                f"one mean, std, weight and label per component: got {count}, {list(stds.shape)}, "
+                f"{list(weights.shape)}, {list(labels.shape)}"
             )
         if not bool((weights > 0).all()) or not bool((stds >= 0).all()):
             raise InputError("weights must be positive and stds not negative")
@@ -77,6 +77,7 @@ class Mixture:
 
     def _components(self, x_t: Tensor, level: Level) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Residuals [B, K, *shape], variances, their reciprocal gains, and log joint [B, K]."""
+        check_state(x_t, level)
         spread = (1, -1) + (1,) * (self.means.ndim - 1)
         alpha, sigma = (s[:, None] if s.ndim else s for s in level.scales(x_t))
         stds = self.stds.view(spread)

@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ppap_lib.diffusion.levels import Level, per_image
+from ppap_lib.diffusion.levels import Level, check_state, per_image
 from ppap_lib.diffusion.noise import check_labels
 from ppap_lib.errors import InputError
+from ppap_lib.parameters import real
 
 Network = Callable[[Tensor, Tensor], Tensor]
 """`network(x_t [B, C, ...], t [B]) -> [B, C, ...]`, or [B, 2C, ...] with learned variance."""
@@ -98,6 +99,12 @@ def fitted(prediction: Any, x_t: Tensor) -> Prediction:
     return replace(prediction, **cast) if cast else prediction
 
 
+def check_function(name: str, value: Any) -> None:
+    """Refuse with `InputError` what cannot be called."""
+    if not callable(value):
+        raise InputError(f"{name} is a function, not {shown(value)}")
+
+
 def shown(value: Any) -> str:
     """Return what an error calls a value: the shape of a tensor, or else the name of its type."""
     return str(list(value.shape)) if isinstance(value, Tensor) else f"a {type(value).__name__}"
@@ -158,6 +165,9 @@ def _evaluate(
     network: Network, x_t: Tensor, level: Level, learned_variance: bool, time_scale: float
 ) -> tuple[Tensor, Tensor | None]:
     """The network's output and variance fraction, in x_t's dtype."""
+    check_state(x_t, level)
+    check_function("a network", network)
+    time_scale = real("time_scale", time_scale)
     if not bool(level.sigma.all()):
         raise InputError(
             "the clean end (sigma = 0) is never evaluated: there is no noise to predict"
@@ -305,6 +315,13 @@ def clamp_straight_through(x: Tensor, low: float = -1.0, high: float = 1.0) -> T
     return clamped.detach() + (x - x.detach()) if x.requires_grad else clamped
 
 
+def check_bounds(bounds: tuple[float, float]) -> None:
+    """Refuse with `InputError` what is no range: a clamp would make all numbers one."""
+    pair = isinstance(bounds, tuple | list) and len(bounds) == 2
+    if not (pair and all(isinstance(end, Real) for end in bounds) and bounds[0] < bounds[1]):
+        raise InputError(f"bounds are two numbers, the lower first, not {bounds!r}")
+
+
 def clipped(denoise: Denoise, low: float = -1.0, high: float = 1.0) -> Denoise:
     """Clamp a denoiser's x0 and recompute eps; goes *inside* guidance, as in ADM.
 
@@ -316,7 +333,14 @@ def clipped(denoise: Denoise, low: float = -1.0, high: float = 1.0) -> Denoise:
         `(x_t [B, ...], level) -> Prediction`.
     low, high
         The range of the data; the default is that of images.
+
+    Raises
+    ------
+    InputError
+        If low is not below high.
     """
+    check_function("a denoiser", denoise)
+    check_bounds((low, high))
 
     def clip(x_t: Tensor, level: Level) -> Prediction:
         prediction = denoise(x_t, level)
@@ -346,6 +370,7 @@ def thresholded(denoise: Denoise, quantile: float = 0.995) -> Denoise:
     ----------
     Saharia et al. 2022.
     """
+    check_function("a denoiser", denoise)
     if not (isinstance(quantile, Real) and 0 < quantile <= 1):
         raise InputError(f"quantile must be in (0, 1], not {quantile}")
 

@@ -32,7 +32,7 @@ def as_reals(name: str, value: float | Sequence[float] | Tensor) -> Tensor:
         if isinstance(value, Tensor):
             return value.to("cpu", torch.float64)
         return torch.tensor(value, dtype=torch.float64, device="cpu")
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise ScheduleError(f"{name} must be real numbers, not {value!r}: {error}") from None
 
 
@@ -64,6 +64,15 @@ def per_image(value: Tensor, like: Tensor) -> Tensor:
             f"levels or values {list(value.shape)} for {len(like)} images: give one, or one each"
         )
     return value.to(like.device, like.dtype).view(-1, *[1] * (like.ndim - 1))
+
+
+def check_state(x_t: Tensor, level: "Level") -> None:
+    """Refuse with `InputError` all but samples [B, ...] of real numbers, and a level."""
+    if not isinstance(x_t, Tensor) or not x_t.is_floating_point() or x_t.ndim < 2:
+        kind = f"{x_t.dtype} {list(x_t.shape)}" if isinstance(x_t, Tensor) else repr(x_t)
+        raise InputError(f"x_t is floating [B, ...], not {kind}")
+    if not isinstance(level, Level):
+        raise InputError(f"a level is made by schedule.at(t), not {level!r}")
 
 
 _WHOLE = 1e-9
@@ -137,6 +146,8 @@ class Level:
         InputError
             For other shapes, which would be broadcast.
         """
+        check_state(x0, self)
+        check_state(eps, self)
         if x0.shape != eps.shape:
             raise InputError(f"noise of shape {list(eps.shape)} for x0 {list(x0.shape)}")
         alpha, sigma = self.scales(x0)

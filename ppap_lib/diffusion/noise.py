@@ -16,10 +16,16 @@ from ppap_lib.parameters import whole
 SEEDS = 2**32  # torch's CPU generator reads 32 bits: seed + 2**32 would repeat the stream
 
 
-def _integers(seeds: Sequence[int]) -> list[int]:
-    if not isinstance(seeds, Iterable) or isinstance(seeds, str | bytes):
-        raise InputError(f"seeds are a sequence of whole numbers, not {seeds!r}")
-    return [whole("a seed", seed) for seed in seeds]
+def _whole_numbers(name: str, values: Iterable[int], low: int | None = None) -> list[int]:
+    if isinstance(values, str | bytes):
+        raise InputError(f"{name} is a whole number, one in a sequence, not {values!r}")
+    try:
+        values = list(values)
+    except TypeError:
+        raise InputError(
+            f"{name} is a whole number, one in a sequence, not {values!r} alone"
+        ) from None
+    return [whole(name, value, low) for value in values]
 
 
 def check_seeds(seeds: Sequence[int]) -> list[int]:
@@ -37,7 +43,7 @@ def check_seeds(seeds: Sequence[int]) -> list[int]:
     """
     if isinstance(seeds, Integral):
         raise InputError(f"seeds are a sequence, one a sample: range({seeds}) has {seeds}")
-    seeds = _integers(seeds)
+    seeds = _whole_numbers("a seed", seeds)
     if not seeds:
         raise InputError("no seeds: give one per sample")
     if len(set(seeds)) != len(seeds):
@@ -72,7 +78,9 @@ def seed_labels(seeds: Sequence[int], num_classes: int) -> Tensor:
     """
     if whole("num_classes", num_classes) < 1:
         raise InputError(f"labels need at least one class, not {num_classes}")
-    return torch.tensor(_integers(seeds), dtype=torch.int64, device="cpu") % num_classes
+    return (
+        torch.tensor(_whole_numbers("a seed", seeds), dtype=torch.int64, device="cpu") % num_classes
+    )
 
 
 def check_labels(
@@ -147,7 +155,7 @@ class Noise:
     Raises
     ------
     InputError
-        By `check_seeds`, and for a shape that is not of whole numbers.
+        By `check_seeds`, and for a shape that is not of whole numbers, or no floating dtype.
     """
 
     def __init__(
@@ -157,7 +165,9 @@ class Noise:
         dtype: torch.dtype = torch.float64,
         device: torch.device | str = "cpu",
     ):
-        self.shape = tuple(whole("a length of the shape", length, 0) for length in shape)
+        self.shape = tuple(_whole_numbers("a length of the shape", shape, 0))
+        if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+            raise InputError(f"noise is floating, such as torch.float32, not {dtype!r}")
         self.dtype, self.device = dtype, device
         self._streams = [torch.Generator("cpu").manual_seed(seed) for seed in check_seeds(seeds)]
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ppap_lib.diffusion.levels import CLEAN, Level, as_reals
 from ppap_lib.errors import ScheduleError
-from ppap_lib.parameters import whole
+from ppap_lib.parameters import real, whole
 
 _SLACK = 1e-9
 """By which log-SNRs may leave a schedule: `at(t).log_snr` goes through exp and log, rounded."""
@@ -99,8 +99,8 @@ class Schedule:
             The first and the last beta; by default 1e-4 and 0.02, times 1000 / T.
         """
         T = _steps(T)
-        start = 1e-4 * 1000 / T if beta_start is None else beta_start
-        end = 0.02 * 1000 / T if beta_end is None else beta_end
+        start = 1e-4 * 1000 / T if beta_start is None else real("beta_start", beta_start)
+        end = 0.02 * 1000 / T if beta_end is None else real("beta_end", beta_end)
         return cls(torch.linspace(start, end, T, dtype=torch.float64, device="cpu"))
 
     @classmethod
@@ -117,7 +117,7 @@ class Schedule:
         T = _steps(T)
         u = torch.arange(T + 1, dtype=torch.float64, device="cpu") / T
         abar = ((u + 0.008) / 1.008 * math.pi / 2).cos() ** 2
-        return cls((1 - abar[1:] / abar[:-1]).clamp(max=max_beta))
+        return cls((1 - abar[1:] / abar[:-1]).clamp(max=real("max_beta", max_beta)))
 
     @property
     def T(self) -> int:
@@ -246,10 +246,11 @@ class ContinuousSchedule:
     """
 
     def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0, T: int = 1000):
-        if not 0 < beta_min < beta_max < math.inf:
+        beta_min, beta_max = real("beta_min", beta_min), real("beta_max", beta_max)
+        if not 0 < beta_min < beta_max:
             raise ScheduleError(f"expected 0 < beta_min < beta_max, not {beta_min}, {beta_max}")
-        if not 0 < T < math.inf:
-            raise ScheduleError(f"T must be positive and finite, not {T}")
+        if real("T", T) <= 0:
+            raise ScheduleError(f"T must be positive, not {T}")
         self.linear, self.quadratic, self.T = beta_min, (beta_max - beta_min) / 2, T
 
     def _times(self, t: float | Tensor) -> Tensor:
@@ -292,6 +293,12 @@ class ContinuousSchedule:
 
 AnySchedule = Schedule | ContinuousSchedule
 """A level at every time, and at every log-SNR."""
+
+
+def check_schedule(schedule: AnySchedule) -> None:
+    """Refuse with `ScheduleError` what is no schedule."""
+    if not isinstance(schedule, AnySchedule):
+        raise ScheduleError(f"a schedule, such as Schedule.linear(), is expected: not {schedule!r}")
 
 
 def _falling(at: Callable[[float], Level], times: Sequence[float]) -> tuple[Level, ...]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from ppap_lib.diffusion.denoisers import as_computed
-from ppap_lib.diffusion.levels import Level
+from ppap_lib.diffusion.levels import Level, check_state
 from ppap_lib.errors import InputError
 from ppap_lib.experts.intervals import Intervals
 from ppap_lib.experts.lora import LoraConfig, LoraUpdate, merge
@@ -239,6 +239,7 @@ class Experts(nn.Module):
         ScheduleError
             If a level's timestep is in no interval.
         """
+        check_state(x, level)
         owners = self.intervals.indices_of(level.t)
         _one_each(owners, x)
         present = _present(owners)

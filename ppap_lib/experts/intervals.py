@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ppap_lib.errors import ScheduleError
-from ppap_lib.parameters import whole
+from ppap_lib.parameters import real, whole
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Intervals:
         ScheduleError
             If `t` is not in [0, T).
         """
-        if not 0 <= t < self.T:
+        if not 0 <= real("t", t) < self.T:
             raise ScheduleError(f"t must be in [0, {self.T}), not {t:g}")
         # Not t*n//T, which is wrong where n does not divide T (n = 7, t = 142).
         return bisect.bisect_right(self.edges, math.floor(t)) - 1
@@ -87,6 +87,8 @@ class Intervals:
         ScheduleError
             If a time is not in [0, T).
         """
+        if not isinstance(t, Tensor) or t.is_complex():
+            raise ScheduleError(f"times are a tensor of real numbers, not {t!r}")
         if t.numel() and not bool(((t >= 0) & (t < self.T)).all()):
             raise ScheduleError(
                 f"t must be in [0, {self.T}), not [{t.min():g}, {t.max():g}]: levels are those of "

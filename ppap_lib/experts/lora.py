@@ -21,7 +21,6 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
-from numbers import Real
 from typing import Any
 
 import torch
@@ -29,7 +28,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ppap_lib.errors import InputError
-from ppap_lib.parameters import whole
+from ppap_lib.parameters import real, whole
 
 Selection = str | Iterable[str] | Callable[[str, Any], bool]
 """Exact names, globs ("*.attn.qkv"; a star also matches dots), or a predicate (name, item)."""
@@ -65,7 +64,7 @@ class LoraConfig:
     alpha: float
 
     def __post_init__(self):
-        if not (isinstance(self.alpha, Real) and math.isfinite(self.alpha) and self.alpha > 0):
+        if real("alpha", self.alpha) <= 0:
             raise InputError(f"alpha must be positive, not {self.alpha}")
         plain = {
             "layers": tuple(self.layers),

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ppap_lib.diffusion.denoisers import (
     Prediction,
     as_computed,
+    check_bounds,
     clamp_straight_through,
     in_train_mode,
     shown,
@@ -106,6 +107,8 @@ def _log_prob(model: Model, task: Task, target: Any, x: Tensor, level: Level) ->
     _refuse_training(read)
     if not _is_noise_aware(model) or isinstance(read, nn.Module):
         x = as_computed(x, read)
+    if not callable(getattr(task, "log_prob", None)):
+        raise GuidanceError(f"a task, such as Classification(), has log_prob: {task!r} has not")
     value = task.log_prob(read(x), target)
     if not isinstance(value, Tensor) or value.shape != x.shape[:1]:
         raise GuidanceError(
@@ -183,6 +186,9 @@ def at_x0(
     Guide
         It raises `GuidanceError` as that of `at_xt` does, and where x0 carries no graph to x_t.
     """
+
+    if bounds is not None:
+        check_bounds(bounds)
 
     def bounded(x0: Tensor) -> Tensor:
         return x0 if bounds is None else clamp_straight_through(x0, *bounds)

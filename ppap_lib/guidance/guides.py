@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ppap_lib.diffusion.denoisers import Denoise, Prediction, fitted, shown
-from ppap_lib.diffusion.levels import Level, as_reals, per_image
+from ppap_lib.diffusion.denoisers import Denoise, Prediction, check_function, fitted, shown
+from ppap_lib.diffusion.levels import Level, as_reals, check_state, per_image
 from ppap_lib.errors import GuidanceError, ScheduleError
 
 Field = Callable[[Tensor, Level, Prediction], Tensor]
@@ -125,14 +125,15 @@ class Guide:
             raise GuidanceError(f"[{start}, {stop}) has no timestep of the guide's own {ranges}")
         return Guide(left)
 
-    def _check_ranges(self, level: Level, count: int) -> None:
+    def _check(self, x_t: Tensor, level: Level) -> None:
         """Refuse ranges and levels of several samples that are not these: they would broadcast."""
+        check_state(x_t, level)
         ends = [end for term in self.terms for end in (term.start, term.stop)]
         for value in (level.t, *ends):
-            if isinstance(value, Tensor) and value.ndim and value.shape != (count,):
+            if isinstance(value, Tensor) and value.ndim and value.shape != x_t.shape[:1]:
                 raise GuidanceError(
-                    f"levels or ranges of timesteps {list(value.shape)} for {count} images: give "
-                    f"one, or one each"
+                    f"levels or ranges of timesteps {list(value.shape)} for {len(x_t)} images: "
+                    f"give one, or one each"
                 )
 
     def _active(self, level: Level) -> list[WeightedField]:
@@ -148,12 +149,13 @@ class Guide:
 
     def steer(self, denoise: Denoise, scale: float = 1.0, form: str = "score") -> Denoise:
         """Return `denoise` steered by `scale` times this guide, in a `form` of `guided`."""
+        check_function("a denoiser", denoise)
         scale = _finite(scale)
-        if form not in _FORMS:
+        if not isinstance(form, str) or form not in _FORMS:
             raise GuidanceError(f"form must be 'score' or 'mean', not {form!r}")
 
         def steered(x_t: Tensor, level: Level) -> Prediction:
-            self._check_ranges(level, len(x_t))
+            self._check(x_t, level)
             through = self.through(level)
             with torch.set_grad_enabled(through):
                 x = leaf(x_t) if through else x_t.detach()
@@ -178,7 +180,7 @@ class Guide:
         GuidanceError
             If a field returns another shape, or cannot differentiate its model.
         """
-        self._check_ranges(level, len(x_t))
+        self._check(x_t, level)
         total = torch.zeros_like(x_t, requires_grad=False)
         for term in self._active(level):
             grad = term.field(x_t, level, prediction)

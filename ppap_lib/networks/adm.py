@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ppap_lib.diffusion.denoisers import shown
 from ppap_lib.diffusion.noise import check_labels
 from ppap_lib.errors import InputError
 from ppap_lib.networks.blocks import (
@@ -72,6 +73,8 @@ class _Encoder(nn.Module):
     def _embed(self, x: Tensor, t: Tensor) -> Tensor:
         """The timestep embedding [B, emb_channels] of checked images and times."""
         arch = self.architecture
+        if not (isinstance(x, Tensor) and isinstance(t, Tensor)):
+            raise InputError(f"images and timesteps are tensors, not {shown(x)} and {shown(t)}")
         if x.ndim != 4 or x.shape[1] != arch.in_channels or 0 in x.shape[2:]:
             raise InputError(
                 f"{type(self).__name__} takes [B, {arch.in_channels}, H, W], not {list(x.shape)}"

@@ -1,16 +1,15 @@
 """Networks of clean images with their preprocessing, differentiable from pixels to output."""
 
-import math
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ppap_lib.data.pixels import pad_to, resize, with_channels
-from ppap_lib.diffusion.denoisers import dtype_of, has_train_mode, shown
+from ppap_lib.diffusion.denoisers import check_function, dtype_of, has_train_mode, shown
 from ppap_lib.errors import InputError
-from ppap_lib.parameters import whole
+from ppap_lib.parameters import real, whole
 
 
 class _Around(nn.Module):
@@ -126,12 +125,14 @@ class Vision(_Around):
     ):
         super().__init__()
         for name, values in {"mean": mean, "std": std}.items():
-            if len(values) not in (1, channels):
-                raise InputError(f"{len(values)} values as {name}: expected 1 or {channels}")
-            if not all(map(math.isfinite, values)):
-                raise InputError(f"{name} must be finite, not {tuple(values)}")
+            if not isinstance(values, Sized) or len(values) not in (1, channels):
+                count = len(values) if isinstance(values, Sized) else values
+                raise InputError(f"{count} values as {name}: expected 1 or {channels}")
+            for value in values:
+                real(name, value)
         if not all(value > 0 for value in std):
             raise InputError(f"std must be positive, not {tuple(std)}")
+        check_function("a network", network)
         self.network = network
         self.size, self.channels = whole("size", size, 1), whole("channels", channels, 1)
         self.classes = None if classes is None else tuple(classes)

@@ -1,6 +1,5 @@
 """PF: the probability flow by adaptive Runge-Kutta, every image with step sizes of its own."""
 
-import math
 from collections import deque
 from collections.abc import Iterator
 
@@ -9,9 +8,9 @@ from torch import Tensor
 
 from ppap_lib.diffusion.denoisers import Denoise, Prediction
 from ppap_lib.diffusion.levels import Level, per_image
-from ppap_lib.diffusion.schedules import AnySchedule
+from ppap_lib.diffusion.schedules import AnySchedule, check_schedule
 from ppap_lib.errors import InputError
-from ppap_lib.parameters import whole
+from ppap_lib.parameters import real, whole
 from ppap_lib.samplers.loop import (
     CountingDenoiser,
     State,
@@ -87,10 +86,11 @@ def probability_flow(
     Dormand & Prince 1980; Song et al. 2021 (score SDE), section 4.3.
     """
     check_x(x_T)
+    check_schedule(schedule)
     limit = whole("limit", limit, 1)
     if now.clean or nxt.clean or not bool(now.log_snr < nxt.log_snr):
         raise InputError("probability_flow leads from a noisy level to a less noisy one, > 0")
-    if not 0 < rtol < math.inf or not 0 < atol < math.inf:
+    if real("rtol", rtol) <= 0 or real("atol", atol) <= 0:
         raise InputError(f"tolerances must be positive, not rtol = {rtol}, atol = {atol}")
     counting, count = CountingDenoiser(denoise), len(x_T)
 

@@ -10,6 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from ppap_lib.diffusion.denoisers import check_bounds
 from ppap_lib.diffusion.levels import Level
 from ppap_lib.diffusion.model import Diffusion
 from ppap_lib.diffusion.noise import Noise, check_seeds
@@ -18,7 +19,7 @@ from ppap_lib.errors import InputError
 from ppap_lib.parameters import whole
 from ppap_lib.samplers import solvers
 from ppap_lib.samplers.grids import uniform_grid
-from ppap_lib.samplers.loop import Step, trajectory
+from ppap_lib.samplers.loop import Step, check_grid, trajectory
 from ppap_lib.samplers.solvers import finest_grid
 
 STEPS = 25
@@ -166,6 +167,7 @@ def _path(
             # A step costs the same wherever its levels lie.
             steps = len(finest_grid(evaluations, step, even, fewest)) - 1
         grid = _grid(schedule, named.name if named else "", STEPS if steps is None else steps)
+    check_grid(grid)
     return grid, named.make(schedule, lower_final=grid) if named else step
 
 
@@ -198,6 +200,7 @@ def _drawn(
         x = state.x
         tell()
     if model.bounds is not None:
+        check_bounds(model.bounds)
         x = x.clamp(*model.bounds)
     if model.decode is None:
         return x

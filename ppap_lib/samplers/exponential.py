@@ -22,9 +22,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ppap_lib.diffusion.levels import Level
-from ppap_lib.diffusion.schedules import AnySchedule
+from ppap_lib.diffusion.schedules import AnySchedule, check_schedule
 from ppap_lib.errors import InputError
-from ppap_lib.samplers.loop import Evaluation, Step, check_order, ode_step
+from ppap_lib.samplers.loop import Evaluation, Step, check_grid, check_order, ode_step
 from ppap_lib.samplers.quadrature import (
     DATA_PREDICTION,
     NOISE_PREDICTION,
@@ -46,6 +46,7 @@ def _orders(order: int, lower_final: Sequence[Level] | None) -> Callable[[Level]
     steps are left, itself included."""
     if lower_final is None:
         return lambda nxt: order
+    check_grid(lower_final)
     noisy = [float(level.t) for level in lower_final if not level.clean]
     left = {t: count for count, t in enumerate(reversed(noisy), 1)}
 
@@ -121,6 +122,7 @@ def deis(
     orders = _orders(order, lower_final)
     if schedule is None:
         return _multistep("deis", NOISE_PREDICTION, orders)
+    check_schedule(schedule)
 
     def time(lam):
         return np.asarray(schedule.at_log_snr(2 * lam).t)
@@ -176,6 +178,7 @@ def dpmpp_multistep(
 def _singlestep(solver: str, form: Form, order: int, schedule: AnySchedule) -> Step:
     """Predictions at even fractions of the step in lambda, none carried to the next step."""
     order = check_order(solver, order, 3)
+    check_schedule(schedule)
 
     @ode_step(solver)
     def step(denoise, x, now, nxt, history, noise):

@@ -9,9 +9,9 @@ from collections.abc import Callable
 import numpy as np
 
 from ppap_lib.diffusion.levels import CLEAN, Level
-from ppap_lib.diffusion.schedules import AnySchedule, Schedule
+from ppap_lib.diffusion.schedules import AnySchedule, Schedule, check_schedule
 from ppap_lib.errors import InputError
-from ppap_lib.parameters import whole
+from ppap_lib.parameters import real, whole
 
 Grid = tuple[Level, ...]
 
@@ -24,10 +24,12 @@ def _spaced(
     coordinate: Callable[[Level], float],
     level_at: Callable[[float], Level],
 ) -> Grid:
+    check_schedule(schedule)
     if start is None or stop is None:
         if not isinstance(schedule, Schedule):
             raise InputError("a continuous schedule has no last level: pass start and stop")
         start, stop = schedule.T - 1 if start is None else start, 0 if stop is None else stop
+    start, stop = real("start", start), real("stop", stop)
     if whole("steps", steps) < 2 or not start > stop:
         raise InputError(
             f"a grid falls from start to stop in at least 2 steps: got {start:g}, {stop:g}, {steps}"
@@ -59,7 +61,9 @@ def uniform_grid(
     InputError
         If there are too few steps, start is not above stop, or a continuous schedule gets neither.
     """
-    return _spaced(schedule, steps, start, stop, lambda level: float(level.t), schedule.at)
+    return _spaced(
+        schedule, steps, start, stop, lambda level: float(level.t), lambda t: schedule.at(t)
+    )
 
 
 def quadratic_grid(
@@ -102,7 +106,12 @@ def log_snr_grid(
     Lu et al. 2022a (DPM-Solver).
     """
     return _spaced(
-        schedule, steps, start, stop, lambda level: float(level.log_snr), schedule.at_log_snr
+        schedule,
+        steps,
+        start,
+        stop,
+        lambda level: float(level.log_snr),
+        lambda c: schedule.at_log_snr(c),
     )
 
 
@@ -126,8 +135,8 @@ def karras_grid(
     ----------
     Karras et al. 2022, eq. 5.
     """
-    if not 0 < rho < math.inf:
-        raise InputError(f"rho must be positive and finite, not {rho}")
+    if real("rho", rho) <= 0:
+        raise InputError(f"rho must be positive, not {rho}")
     return _spaced(
         schedule,
         steps,

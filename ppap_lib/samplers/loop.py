@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ppap_lib.diffusion.denoisers import Denoise, Prediction, fitted, shown
+from ppap_lib.diffusion.denoisers import Denoise, Prediction, check_function, fitted, shown
 from ppap_lib.diffusion.levels import Level
 from ppap_lib.errors import InputError
 from ppap_lib.parameters import whole
@@ -110,6 +110,8 @@ def _no_noise() -> Tensor:
 def _like(x_T: Tensor, noise: Callable[[], Tensor]) -> Callable[[], Tensor]:
     """The draws of `noise`, which must have the shape of `x_T`: fewer would be broadcast."""
 
+    check_function("noise", noise)
+
     def draw() -> Tensor:
         z = noise()
         if not isinstance(z, Tensor) or z.shape != x_T.shape:
@@ -122,7 +124,8 @@ def _like(x_T: Tensor, noise: Callable[[], Tensor]) -> Callable[[], Tensor]:
     return draw
 
 
-def _check_start(x_T: Tensor, grid: Sequence[Level]) -> None:
+def check_grid(grid: Sequence[Level]) -> None:
+    """That a grid is two levels at least, which fall from noisy to clean."""
     if not isinstance(grid, Sequence) or not all(isinstance(level, Level) for level in grid):
         raise InputError(f"a grid is a sequence of levels, as Schedule.grid makes, not {grid!r}")
     if len(grid) < 2:
@@ -134,7 +137,6 @@ def _check_start(x_T: Tensor, grid: Sequence[Level]) -> None:
             raise InputError(
                 f"grid levels must fall from noisy to clean; t = {a.t:g} is followed by {b.t:g}"
             )
-    check_x(x_T)
 
 
 def _check_step(step: Step) -> None:
@@ -176,6 +178,7 @@ class CountingDenoiser:
     """
 
     def __init__(self, denoise: Denoise):
+        check_function("a denoiser", denoise)
         self.denoise, self.evaluations, self.gradients = denoise, 0, 0
         self._finite: list[tuple[str, Level, Tensor]] = []
 
@@ -264,7 +267,8 @@ def trajectory(
     InputError
         If an argument does not fit, or a prediction is not finite.
     """
-    _check_start(x_T, grid)
+    check_x(x_T)
+    check_grid(grid)
     _check_step(step)
     counting, draw = CountingDenoiser(denoise), _like(x_T, noise)
     history, x = deque(maxlen=HISTORY), x_T

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ppap_lib.diffusion.denoisers import Prediction
 from ppap_lib.diffusion.levels import Level
-from ppap_lib.diffusion.schedules import AnySchedule
+from ppap_lib.diffusion.schedules import AnySchedule, check_schedule
 from ppap_lib.samplers.loop import Step, check_order, ode_step
 from ppap_lib.samplers.quadrature import (
     ddim_transfer,
@@ -86,6 +86,7 @@ def prk(schedule: AnySchedule) -> Step:
     schedule
         Source of the levels half-way between those of the grid.
     """
+    check_schedule(schedule)
 
     @ode_step("prk")
     def step(denoise, x, now, nxt, history, noise):
@@ -134,6 +135,7 @@ def rk4(schedule: AnySchedule) -> Step:
     schedule
         Source of the levels half-way between those of the grid, and of d log-SNR / dt.
     """
+    check_schedule(schedule)
 
     @ode_step("rk4")
     def step(denoise, x, now, nxt, history, noise):

@@ -159,7 +159,7 @@ def solver(name: str) -> Solver:
     InputError
         If there is no such solver, with the names most alike.
     """
-    if name not in SOLVERS:
+    if not isinstance(name, str) or name not in SOLVERS:
         raise InputError(f"no solver {name!r}: {suggestion(str(name), SOLVERS, 3)}")
     return SOLVERS[name]
 

@@ -3,15 +3,16 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from numbers import Real
 
 import torch
 from torch import Tensor
 
-from ppap_lib.diffusion.denoisers import Denoise, Prediction, fitted
+from ppap_lib.diffusion.denoisers import Denoise, Prediction, check_function, fitted
 from ppap_lib.diffusion.levels import Level, Posterior
-from ppap_lib.diffusion.schedules import AnySchedule
+from ppap_lib.diffusion.schedules import AnySchedule, check_schedule
 from ppap_lib.errors import InputError, ScheduleError
-from ppap_lib.parameters import whole
+from ppap_lib.parameters import real, whole
 from ppap_lib.samplers.loop import Step, require_score_form
 from ppap_lib.samplers.pndm import heun
 from ppap_lib.samplers.quadrature import ddim_transfer
@@ -90,8 +91,8 @@ def ddpm(variance: LogVariance = learned_variance, draws: int = 1) -> Step:
     ----------
     Ho et al. 2020; Dhariwal & Nichol 2021.
     """
-    if whole("draws", draws) < 1:
-        raise InputError(f"draws must be at least 1, not {draws}")
+    check_function("a variance", variance)
+    draws = whole("draws", draws, 1)
 
     def step(denoise, x, now, nxt, history, noise):
         prediction = history[-1].prediction
@@ -120,8 +121,7 @@ def ddpm(variance: LogVariance = learned_variance, draws: int = 1) -> Step:
 
 
 def _check_eta(eta: float) -> None:
-    if not 0 <= eta <= 1:
-        raise InputError(f"eta must be in [0, 1], not {eta}")
+    real("eta", eta, 0, 1)
 
 
 def ddim(eta: float = 0.0) -> Step:
@@ -306,6 +306,7 @@ def dpm2_ancestral(schedule: AnySchedule, eta: float = 1.0) -> Step:
     Crowson et al. 2022 (k-diffusion), `sample_dpm_2_ancestral`.
     """
     _check_eta(eta)
+    check_schedule(schedule)
 
     def step(denoise, x, now, nxt, history, noise):
         present = require_score_form(history[-1].prediction, "dpm2_ancestral")
@@ -357,12 +358,12 @@ def karras(
     ----------
     Karras et al. 2022, algorithm 2.
     """
-    if not 0 <= gamma <= math.sqrt(2) - 1:
+    if not 0 <= real("gamma", gamma) <= math.sqrt(2) - 1:
         raise InputError(f"gamma must be in [0, sqrt(2) - 1], not {gamma}")
-    if not 0 <= S_min <= S_max or not 0 <= S_noise < math.inf:
-        raise InputError(
-            f"expected 0 <= S_min <= S_max and a finite S_noise, not {S_min}, {S_max}, {S_noise}"
-        )
+    check_schedule(schedule)
+    real("S_noise", S_noise, 0)
+    if not (isinstance(S_max, Real) and real("S_min", S_min, 0) <= S_max):
+        raise InputError(f"expected S_min <= S_max, not {S_min}, {S_max}")
 
     def step(denoise, x, now, nxt, history, noise):
         require_score_form(history[-1].prediction, "karras")

@@ -333,3 +333,47 @@ class TestNaN:
 
         with pytest.raises(InputError, match=r"^x is not finite at step 0 .*images \[2, 3\]"):
             run(step=step)
+
+
+OTHERS = [None, 3, "linear", X, 1.0 + 0j, object()]
+"""What is no function, no schedule, no level and no number that a formula could take."""
+REFUSED = {
+    "denoisers": lambda it: run(it),
+    "clipped": lambda it: clipped(it),
+    "thresholded": lambda it: thresholded(it),
+    "guided": lambda it: guided(it, FIELD),
+    "networks": lambda it: eps_model(it)(X, LEVEL),
+    "networks of images": lambda it: Vision(it, 8, 3),
+    "tasks": lambda it: at_xt(head(), it, 1)(X, LEVEL, None),
+    "levels": lambda it: predict(X, it),
+    "levels of guides": lambda it: FIELD(X, it, None),
+    "levels of experts": lambda it: full_copies(head(), Intervals(1000, 2))(X.float(), it),
+    "grids": lambda it: draw(Diffusion(predict, LINEAR, (1, 2, 2)), [1], grid=[it]),
+    "ends of solvers": lambda it: SOLVERS["dpmpp_2m"].make(LINEAR, [it]),
+    "schedules": lambda it: uniform_grid(it, 5),
+    "bounds": lambda it: clipped(predict, it, it),
+    "bounds of x0": lambda it: at_x0(head(), TASK, 1, True, (it, it)),
+    "dtypes of noise": lambda it: Noise([1], (1,), it),
+    "integers as noise": lambda it: Noise([1], (1,), torch.int64),
+    **{
+        f"schedules of {name}": lambda it, name=name: run(step=SOLVERS[name].make(it))
+        for name in ("prk", "rk4", "fon", "f_pndm", "dpm2", "deis_3_time", "karras", "dpmpp_2s")
+    },
+}
+
+
+class TestOtherThings:
+    @pytest.mark.parametrize("it", OTHERS, ids=lambda it: type(it).__name__)
+    @pytest.mark.parametrize("name", REFUSED)
+    def test_what_is_another_thing_is_refused(self, name, it):
+        if name == "schedules of deis_3_time" and it is None:
+            it = "none"  # where DEIS integrates in log-SNR instead
+        with pytest.raises(PpapError):
+            REFUSED[name](it)
+
+    def test_bounds_that_cross_would_make_all_pixels_one(self):
+        for bounds in ((1.0, -1.0), (0.0, 0.0), (math.nan, 1.0), (0.0, math.nan)):
+            with pytest.raises(InputError, match="the lower first"):
+                clipped(predict, *bounds)
+            with pytest.raises(InputError, match="the lower first"):
+                draw(Diffusion(predict, LINEAR, (1, 2, 2), bounds), [1], steps=2, batch=1)

@@ -1,6 +1,5 @@
 """Tasks: the likelihood of a target given an output, and how two outputs differ."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -11,7 +10,8 @@ from torch import Tensor
 
 from ppap_lib.diffusion.denoisers import shown
 from ppap_lib.diffusion.noise import check_labels
-from ppap_lib.errors import GuidanceError
+from ppap_lib.errors import GuidanceError, InputError
+from ppap_lib.parameters import real
 
 _NO_LABEL = torch.iinfo(torch.int64).min
 """What cross-entropy passes over in silence: by default -100, which a target may be by mistake."""
@@ -54,7 +54,11 @@ class Classification:
     temperature: float = 0.25
 
     def __post_init__(self):
-        if not (self.temperature > 0 and math.isfinite(self.temperature)):
+        try:
+            positive = real("temperature", self.temperature) > 0
+        except InputError:
+            positive = False
+        if not positive:
             raise GuidanceError(f"temperature must be positive and finite, not {self.temperature}")
 
     def log_prob(self, output: Tensor, target: Tensor | Sequence[int] | int) -> Tensor:
