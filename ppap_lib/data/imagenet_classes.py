@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable
 from functools import cache
 
+from ppap_lib.arguments import shown
 from ppap_lib.errors import InputError
 
 _WNID = re.compile(r"n\d{8}")
@@ -46,6 +47,8 @@ class Synsets:
         InputError
             For a misspelling, with suggestions; for a name of several classes, with their wnids.
         """
+        if not isinstance(name, str):
+            raise InputError(f"a class is named, not numbered: {shown(name)}")
         if _WNID.fullmatch(name):
             if name not in self._by_wnid:
                 raise InputError(f"no class with wnid {name!r} among these {len(self)}")

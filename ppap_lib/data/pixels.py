@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ppap_lib.arguments import checked, shown
 from ppap_lib.errors import InputError
 
 GREY = (0.299, 0.587, 0.114)
@@ -33,7 +34,8 @@ def check_images(images: Tensor, channels: int | None = None, tolerance: float =
     InputError
         For another type, shape, number of channels or range.
     """
-    if images.ndim != 4 or not images.is_floating_point():
+    _require_images(images)
+    if not images.is_floating_point():
         raise InputError(
             f"images are floating [B, C, H, W]; this is {images.dtype} {list(images.shape)}"
         )
@@ -49,6 +51,12 @@ def check_images(images: Tensor, channels: int | None = None, tolerance: float =
     return images
 
 
+def _require_images(images: Tensor) -> None:
+    if not isinstance(images, Tensor) or images.ndim != 4:
+        raise InputError(f"images are floating [B, C, H, W]; this is {shown(images)}")
+
+
+@checked
 def from_bytes(pixels: Tensor) -> Tensor:
     """Return uint8 `pixels` [..., H, W] as float32: 0 becomes -1, 255 becomes 1."""
     if pixels.dtype != torch.uint8:
@@ -56,6 +64,7 @@ def from_bytes(pixels: Tensor) -> Tensor:
     return pixels.float().mul_(2 / 255).sub_(1)
 
 
+@checked
 def to_bytes(images: Tensor) -> Tensor:
     """Return `images` in [-1, 1] as uint8, rounded to the nearest byte and clamped."""
     # In float32 at least: bfloat16 cannot tell neighbouring bytes apart.
@@ -64,16 +73,21 @@ def to_bytes(images: Tensor) -> Tensor:
 
 def from_unit(pixels: Tensor) -> Tensor:
     """Return `pixels` in [0, 1], [B, C, H, W], as images in [-1, 1]."""
+    _require_images(pixels)
     return check_images(pixels * 2 - 1)
 
 
+@checked
 def to_unit(images: Tensor) -> Tensor:
     """Return `images` in [-1, 1] as pixels in [0, 1], clamped, for plotting."""
     return images.add(1).div(2).clamp(0, 1)
 
 
+@checked
 def pad_to(images: Tensor, size: int, value: float = -1.0) -> Tensor:
     """Return the images [..., H, W] centred on a square of side `size`, filled with `value`."""
+    if images.ndim < 2:
+        raise InputError(f"expected images [..., H, W], not {list(images.shape)}")
     height, width = images.shape[-2:]
     if height > size or width > size:
         raise InputError(f"cannot pad {height}x{width} images to {size}x{size}: they are larger")
@@ -81,12 +95,16 @@ def pad_to(images: Tensor, size: int, value: float = -1.0) -> Tensor:
     return F.pad(images, (left, size - width - left, top, size - height - top), value=value)
 
 
+@checked
 def resize(images: Tensor, size: int) -> Tensor:
     """Return the images [B, C, H, W] as [B, C, size, size].
 
     Pixels are averaged over boxes where `size` divides the side of square images, and interpolated
     (bicubic, antialiased) otherwise; an image stays within its own range.
     """
+    _require_images(images)
+    if not images.is_floating_point():
+        raise InputError(f"images are floating [B, C, H, W]; this is {shown(images)}")
     if size < 1:
         raise InputError(f"cannot resize to {size}x{size}: the side must be at least 1")
     height, width = images.shape[-2:]
@@ -101,15 +119,17 @@ def resize(images: Tensor, size: int) -> Tensor:
     return resized.clamp(own.amin((1, 2, 3), keepdim=True), own.amax((1, 2, 3), keepdim=True))
 
 
+@checked
 def with_channels(images: Tensor, channels: int) -> Tensor:
     """Return the images [B, C, H, W] with so many `channels`.
 
     Grey is repeated to RGB, RGB averaged to grey by luma; other numbers cannot be converted.
     """
+    _require_images(images)
     have = images.shape[1]
     if have == channels:
         return images
-    if have == 1:
+    if have == 1 and channels > 0:
         return images.expand(-1, channels, -1, -1)
     if have == 3 and channels == 1:
         luma = torch.tensor(GREY, dtype=images.dtype, device=images.device)
@@ -117,13 +137,14 @@ def with_channels(images: Tensor, channels: int) -> Tensor:
     raise InputError(f"cannot turn {have} channels into {channels}: grey (1) and RGB (3) convert")
 
 
+@checked
 def tile(images: Tensor, columns: int, gap: int = 1) -> Tensor:
     """Return the images [B, C, H, W] as one [C, rows * H + gaps, columns * W + gaps].
 
     They lie row by row, `columns` in a row, with white gaps of `gap` pixels.
     """
-    if columns < 1:
-        raise InputError(f"columns must be at least 1, not {columns}")
+    if columns < 1 or gap < 0:
+        raise InputError(f"columns must be at least 1, and gaps 0, not {columns} and {gap}")
     if images.ndim != 4 or not len(images):
         raise InputError(f"tile takes at least one image [B, C, H, W], not {list(images.shape)}")
     count, channels, height, width = images.shape

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ppap_book.errors import StudyError
 from ppap_book.measures.spectrum import frequencies
+from ppap_lib.arguments import checked
 from ppap_lib.diffusion.noise import Noise
 
 
@@ -136,13 +137,14 @@ def _enlarged(maps: Tensor, size: Sequence[int]) -> Tensor:
 
 def _shares(maps: Tensor) -> Tensor:
     """Each pixel's share of its map's energy: float64 [B, H, W], summing to 1; nan if empty."""
-    if maps.ndim != 3 or not bool((maps >= 0).all()):
+    if maps.ndim != 3 or not maps[:1].numel() or not bool((maps >= 0).all()):
         raise StudyError(f"maps are [B, H, W], not negative; this is {list(maps.shape)}")
     maps = maps.double()
     maps = maps / maps.amax((1, 2), keepdim=True)  # tiny maps would underflow in their sum
     return maps / maps.sum((1, 2), keepdim=True)
 
 
+@checked
 def energy_ratio(maps: Tensor, masks: Tensor) -> Tensor:
     """The share of each map's energy inside its mask, divided by the mask's share of area: [B].
 
@@ -159,18 +161,20 @@ def energy_ratio(maps: Tensor, masks: Tensor) -> Tensor:
     return (shares * masks).sum((1, 2)) / area
 
 
+@checked
 def map_entropy(maps: Tensor) -> Tensor:
     """Entropy of each map's energy, in nats: [B], 0 for one pixel, log(H W) for a uniform map."""
     return torch.special.entr(_shares(maps)).sum((1, 2))
 
 
+@checked
 def mean_frequency(gradients: Tensor) -> Tensor:
     """Radial frequency of gradients [B, C, H, W], weighted by power: [B], in cycles per image.
 
     0 for a constant, the wave's own frequency for a wave; white noise at 32x32 has about 12.
     Nan where the gradient is zero everywhere.
     """
-    if gradients.ndim != 4 or not gradients.is_floating_point():
+    if gradients.ndim != 4 or not gradients.numel() or not gradients.is_floating_point():
         raise StudyError(f"expected floating [B, C, H, W], not {list(gradients.shape)}")
     gradients = gradients.double()
     gradients = gradients / gradients.abs().amax((1, 2, 3), keepdim=True)
@@ -179,12 +183,15 @@ def mean_frequency(gradients: Tensor) -> Tensor:
     return (power * radius).sum((1, 2)) / power.sum((1, 2))
 
 
+@checked
 def centre(count: int, height: int, width: int, spread: float = 0.25) -> Tensor:
     """The map that looks at the middle of every image: float64 [count, height, width].
 
     A Gaussian with a standard deviation of `spread` sides: what a network scores that ignores
     the image and knows where photographers put the object.
     """
+    if min(count, height, width) < 1 or spread <= 0:
+        raise StudyError(f"maps have pixels and a spread, not {count, height, width} and {spread}")
     rows, columns = (torch.linspace(-0.5, 0.5, n, dtype=torch.float64) for n in (height, width))
     square = rows[:, None] ** 2 + columns[None, :] ** 2
     return (-square / (2 * spread**2)).exp().expand(count, -1, -1)
@@ -198,6 +205,7 @@ def random(seeds: Sequence[int], cells: int, size: Sequence[int]) -> Tensor:
     return _enlarged(Noise(seeds, (cells, cells))().abs(), size)
 
 
+@checked
 def silhouettes(images: Tensor, threshold: float = -0.9) -> Tensor:
     """Objects on black, as masks: pixels brighter than `threshold`, and holes filled. [B, H, W].
 
@@ -205,19 +213,22 @@ def silhouettes(images: Tensor, threshold: float = -0.9) -> Tensor:
     """
     from scipy.ndimage import binary_fill_holes
 
+    if images.ndim != 4 or not images.numel():
+        raise StudyError(f"expected images [B, C, H, W], one at least, not {list(images.shape)}")
     bright = (images.amax(1) > threshold).cpu().numpy()
     filled = [torch.from_numpy(binary_fill_holes(mask)) for mask in bright]
     return torch.stack(filled).to(images.device)
 
 
+@checked
 def box_masks(boxes: Tensor, size: Sequence[int]) -> Tensor:
     """Bounding boxes as masks: every pixel that a box touches. [B, H, W], `size` being (H, W).
 
     `boxes` [B, 4] are left, top, right, bottom edges in pixels, as an `ImageSet` has them.
     """
+    if boxes.ndim != 2 or boxes.shape[1] != 4 or len(size) != 2:
+        raise StudyError(f"boxes are [B, 4] in (H, W), not {list(boxes.shape)} in {tuple(size)}")
     height, width = size
-    if boxes.ndim != 2 or boxes.shape[1] != 4:
-        raise StudyError(f"boxes are [B, 4], not {list(boxes.shape)}")
     left, top, right, bottom = boxes[:, :, None].unbind(1)
     columns, rows = (torch.arange(n, device=boxes.device) for n in (width, height))
     across = (columns + 1 > left) & (columns < right)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ppap_book.errors import StudyError
 from ppap_book.measures.features import Features, digest, extract
+from ppap_lib.arguments import checked
 from ppap_lib.errors import WeightsError
 from ppap_lib.files import weights
 from ppap_lib.files.download import cache_folder
@@ -26,8 +27,11 @@ NEIGHBOURS = 3  # of precision and recall
 KEPT = 1000  # real images whose features are kept once they are known
 
 
+@checked
 def balanced(labels: Tensor, count: int) -> Tensor:
     """Positions of `count` images, image i of class i modulo classes: the seeds' own balance."""
+    if labels.ndim != 1 or labels.is_floating_point():
+        raise StudyError(f"labels are whole numbers [N], not {labels.dtype} {list(labels.shape)}")
     classes = int(labels.max()) + 1 if len(labels) else 0
     columns = [(labels == k).nonzero().flatten() for k in range(classes)]
     rows = min(map(len, columns), default=0)

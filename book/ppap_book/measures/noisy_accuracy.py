@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ppap_book.errors import StudyError
+from ppap_lib.arguments import checked
 from ppap_lib.diffusion.denoisers import in_train_mode
 from ppap_lib.diffusion.noise import Noise
 from ppap_lib.diffusion.schedules import Schedule
@@ -66,6 +67,7 @@ def log_probabilities(
     return torch.cat(parts, 1)
 
 
+@checked
 def reading(log_p: Tensor, labels: Tensor, t: float) -> Reading:
     """Return the averages over log-probabilities [N, K] of images noised to `t`."""
     p = _checked(log_p, labels).exp()
@@ -123,11 +125,13 @@ def _check_labels(labels: Tensor, count: int, classes: int) -> None:
         raise StudyError(f"there are {classes} classes, from 0: not {int(labels[wrong][0])}")
 
 
+@checked
 def entropy(log_p: Tensor) -> Tensor:
     """Entropy of each prediction: [N], from 0 (certain) to log K (uniform)."""
     return torch.special.entr(_checked(log_p).exp()).sum(1)
 
 
+@checked
 def mutual_information(log_p: Tensor) -> float:
     """Mutual information of image and answer, in nats: H(mean p) - mean H(p).
 
@@ -138,6 +142,7 @@ def mutual_information(log_p: Tensor) -> float:
     return max(float(gap), 0.0)  # rounding may leave -1e-17
 
 
+@checked
 def calibration_error(log_p: Tensor, labels: Tensor, bins: int = BINS) -> float:
     """Expected calibration error, in [0, 1] (Naeini et al. 2015; Guo et al. 2017).
 
@@ -155,6 +160,7 @@ def calibration_error(log_p: Tensor, labels: Tensor, bins: int = BINS) -> float:
     return float(sums.abs().sum() / len(gap))
 
 
+@checked
 def auroc(log_p: Tensor, labels: Tensor, a: Collection[int], b: Collection[int]) -> float:
     """Area under the ROC curve of the classes `a` against the classes `b`, in [0, 1].
 
@@ -180,9 +186,10 @@ def auroc(log_p: Tensor, labels: Tensor, a: Collection[int], b: Collection[int])
     return float(below.double().mean() / (2 * len(of_b)))  # a tie counts one half
 
 
+@checked
 def pairwise_auroc(log_p: Tensor, labels: Tensor) -> Tensor:
     """`auroc` for every two classes: float64 [K, K], symmetric, 1 on the diagonal."""
-    classes = log_p.shape[1]
+    classes = _checked(log_p, labels).shape[1]
     table = torch.eye(classes, dtype=torch.float64)
     for a in range(classes):
         for b in range(a):
@@ -190,6 +197,7 @@ def pairwise_auroc(log_p: Tensor, labels: Tensor) -> Tensor:
     return table
 
 
+@checked
 def last_time_above(times: Tensor, values: Tensor, level: float) -> float:
     """Largest time up to which `values` [M] stay at or above `level`, linear between the `times`.
 
@@ -197,8 +205,8 @@ def last_time_above(times: Tensor, values: Tensor, level: float) -> float:
     """
     if times.shape != values.shape or times.ndim != 1 or not len(times):
         raise StudyError(f"one value per time: {list(values.shape)}, {list(times.shape)}")
-    if not bool((times.diff() > 0).all()) or math.isnan(level):
-        raise StudyError(f"times rise, and a level is a number: not {times.tolist()} and {level}")
+    if not bool((times.diff() > 0).all()):
+        raise StudyError(f"times rise: not {times.tolist()}")
     if not bool(values.isfinite().all()):
         raise StudyError(f"values at {times[~values.isfinite()].tolist()} are not finite")
     under = (values < level).nonzero().flatten()

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ppap_book.errors import StudyError
+from ppap_lib.arguments import checked
 
 
 def frequencies(height: int, width: int) -> Tensor:
@@ -19,6 +20,7 @@ def frequencies(height: int, width: int) -> Tensor:
     return torch.hypot(rows[:, None], columns[None, :])
 
 
+@checked
 def band_powers(images: Tensor, edges: Sequence[float]) -> Tensor:
     """Power of each image [B, C, H, W] in the bands that `edges` cut, float64 [B, len(edges) + 1].
 
@@ -26,8 +28,9 @@ def band_powers(images: Tensor, edges: Sequence[float]) -> Tensor:
     By Parseval's theorem an image's powers sum to its mean squared pixel.
     """
     _check(images)
+    edges = list(edges)
     if not edges or not all(a < b for a, b in pairwise((0, *edges))):
-        raise StudyError(f"band edges are positive and rise strictly, not {list(edges)}")
+        raise StudyError(f"band edges are positive and rise strictly, not {edges}")
     spectrum = torch.fft.fft2(images.double(), norm="forward").abs().square().mean(1)
     cuts = torch.tensor(edges, dtype=torch.float64)
     band = torch.bucketize(frequencies(*images.shape[-2:]), cuts, right=True).to(images.device)
@@ -35,6 +38,7 @@ def band_powers(images: Tensor, edges: Sequence[float]) -> Tensor:
     return torch.stack(powers, 1)
 
 
+@checked
 def noise_sigma_mad(images: Tensor) -> Tensor:
     """Standard deviation of the white noise on each image [B, C, H, W], float64 [B].
 

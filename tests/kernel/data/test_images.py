@@ -1,5 +1,8 @@
 """The pixel contract: what comes in comes out, and nothing else is let in."""
 
+import math
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -17,6 +20,7 @@ from ppap_lib.data.pixels import (
     to_unit,
     with_channels,
 )
+from ppap_lib.errors import InputError
 
 ALL_BYTES = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
 
@@ -147,3 +151,28 @@ def test_tiles_lie_row_by_row_with_white_between(count, columns, gap, height, wi
         top, left = i // columns * (height + gap), i % columns * (width + gap)
         assert torch.equal(sheet[:, top : top + height, left : left + width], pixels[i])
     assert int((sheet != 1).sum()) == pixels.numel()
+
+
+# --- What is no image ---------------------------------------------------------------------------
+
+NO_IMAGES = [None, 5, "x", math.nan, [1], torch.tensor(0.0), torch.zeros(3), torch.zeros(2, 0, 8)]
+NO_SIZES = [0, -1, 2.5, "x", None, math.nan, True, torch.ones(2)]
+CALLS = [check_images, from_bytes, to_bytes, to_unit, from_unit]
+
+
+@pytest.mark.parametrize("call", CALLS, ids=lambda call: call.__name__)
+def test_what_is_no_image_is_refused(call):
+    for wrong in NO_IMAGES[:5]:
+        with pytest.raises(InputError):
+            call(wrong)
+
+
+@pytest.mark.parametrize("call", [pad_to, resize, with_channels, tile], ids=lambda c: c.__name__)
+def test_what_is_no_size_is_refused(call):
+    for wrong in NO_IMAGES:
+        with pytest.raises(InputError):
+            call(wrong, 1)
+    for wrong in NO_SIZES:
+        with pytest.raises(InputError):
+            call(noise(2, 1, 8, 8), wrong)
+    assert call(noise(2, 1, 8, 8), np.int64(8)).shape == call(noise(2, 1, 8, 8), 8).shape
