@@ -168,7 +168,13 @@ def finished(folder: Path, command: str) -> dict[str, Any]:
     """
     if not (path := folder / SUMMARY).is_file():
         raise TrainingError(f"no finished training in {folder}: run ppap {command} first")
-    return read_record(path, "the summary of a training", TrainingError)
+    summary = read_record(path, "the summary of a training", TrainingError)
+    if not isinstance(summary.get("images_seen"), int):
+        raise TrainingError(
+            f"{path} is not the summary of a training: images_seen is "
+            f"{summary.get('images_seen')!r}; train again (--fresh)"
+        )
+    return summary
 
 
 def in_words(summary: Mapping[str, Any]) -> str:

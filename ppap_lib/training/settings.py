@@ -63,7 +63,8 @@ class Settings(Parameters):
     clip: float = param(1.0, low=0, help="Bound of the gradient's norm, 0 for none.")
     steps: int | None = param(None, low=1, help="Budget in optimiser steps.")
     minutes: float | None = param(None, low=0, help="Budget in minutes of training.")
-    seed: int = param(0, help="Decides weights, order and noise.")
+    # A generator reads 32 bits: more of them would repeat another seed.
+    seed: int = param(0, low=0, high=2**32 - 1, help="Decides weights, order and noise.")
     bf16: bool = param(False, help="Compute in bfloat16.")
     channels_last: bool = param(False, help="Lay images out with channels last.")
     compile: bool = param(False, help="Compile the network.")

@@ -84,7 +84,6 @@ ACCEPTED = {
     ("log.jsonl", "truncated"),
     ("log.jsonl", "a pickle"),  # a line without an end, as a kill leaves it
     ("log.jsonl", "zeros"),  # as a power cut leaves it
-    ("summary.json", "other entries"),  # which entries are needed, who reads them knows
 }
 
 

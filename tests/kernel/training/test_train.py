@@ -296,6 +296,7 @@ def test_twenty_kills_at_random_moments_lose_nothing_saved(tmp_path):
     ]
     for part in ("network", "ema"):
         assert all(torch.equal(v, states[1][part][k]) for k, v in states[0][part].items())
+    assert not list(killed.rglob("*.part"))
     snapshots = [sorted(p.name for p in (f / "snapshots").iterdir()) for f in (killed, straight)]
     assert snapshots == [["000000100.safetensors", "000001000.safetensors"]] * 2
 
