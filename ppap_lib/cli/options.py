@@ -7,7 +7,7 @@ import signal
 import sys
 import types
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import MISSING, Field, fields
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -169,13 +169,13 @@ def _or_none(read: Callable[[str], Any]) -> Callable[[str], Any]:
 
 
 def _whole_number(text: str) -> int:
-    try:
-        number = Decimal(text)
-    except InvalidOperation:
-        number = Decimal("nan")
-    if not number.is_finite() or number.adjusted() > 18 or number != number.to_integral_value():
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number")
-    return int(number)
+    with suppress(ValueError):
+        return int(text)
+    with suppress(InvalidOperation):
+        number = Decimal(text)  # 1e6; of 1e999999999 no int is made
+        if number.is_finite() and number.adjusted() < 19 and number % 1 == 0:
+            return int(number)
+    raise argparse.ArgumentTypeError(f"{text!r} is no whole number")
 
 
 def _path(text: str) -> Path:

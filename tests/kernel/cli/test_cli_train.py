@@ -72,6 +72,8 @@ def test_weights_can_be_started_from(tmp_path, tiny_fashion, capsys):
     [
         ([*JUDGE, "--tier", "mnist"], "no tier 'mnist'"),
         ([*JUDGE, "--steps", "1", "--minutes", "1"], "steps or minutes"),
+        ([*JUDGE, "--seed", "4294967296", "--steps", "1"], "seed must be in [0, 4294967295]"),
+        ([*JUDGE, "--seed", "-1", "--steps", "1"], "seed must be in [0, 4294967295], not -1"),
         ([*JUDGE, "--device", "gpu"], "no device 'gpu'"),
         ([*JUDGE, "--init", "nowhere.safetensors"], "nowhere.safetensors"),
         ([*JUDGE, "--tier", "tin10", "--steps", "1"], "trains on images"),
