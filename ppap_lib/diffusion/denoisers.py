@@ -100,23 +100,23 @@ def fitted(prediction: Any, x_t: Tensor) -> Prediction:
 
 
 def check_function(name: str, value: Any) -> None:
-    """Refuse with `InputError` what cannot be called."""
+    """Refuse with `InputError`, by its `name`, a `value` that cannot be called."""
     if not callable(value):
         raise InputError(f"{name} is a function, not {shown(value)}")
 
 
 def shown(value: Any) -> str:
-    """Return what an error calls a value: the shape of a tensor, or else the name of its type."""
+    """Return what an error calls a `value`: the shape of a tensor, or else the name of its type."""
     return str(list(value.shape)) if isinstance(value, Tensor) else f"a {type(value).__name__}"
 
 
 def has_train_mode(module: nn.Module) -> bool:
-    """Return whether a module can be switched: an exported program, or a frozen script, cannot."""
+    """Return whether a `module` can be switched: exported and frozen ones cannot."""
     return hasattr(module, "training") and "eval" not in vars(module)
 
 
 def in_train_mode(model: Any) -> bool:
-    """Return whether the model is a module with any part in train mode, which moves or draws.
+    """Return whether the `model` is a module with any part in train mode, which moves or draws.
 
     Asked of a module's method, or of a function with arguments bound, it answers for the module.
     """
@@ -316,7 +316,7 @@ def clamp_straight_through(x: Tensor, low: float = -1.0, high: float = 1.0) -> T
 
 
 def check_bounds(bounds: tuple[float, float]) -> None:
-    """Refuse with `InputError` what is no range: a clamp would make all numbers one."""
+    """Refuse with `InputError` `bounds` that are no range: a clamp would make all numbers one."""
     pair = isinstance(bounds, tuple | list) and len(bounds) == 2
     if not (pair and all(isinstance(end, Real) for end in bounds) and bounds[0] < bounds[1]):
         raise InputError(f"bounds are two numbers, the lower first, not {bounds!r}")

@@ -67,7 +67,7 @@ def per_image(value: Tensor, like: Tensor) -> Tensor:
 
 
 def check_state(x_t: Tensor, level: "Level") -> None:
-    """Refuse with `InputError` all but samples [B, ...] of real numbers, and a level."""
+    """Refuse with `InputError` an `x_t` that is no real [B, ...], and a `level` that is none."""
     if not isinstance(x_t, Tensor) or not x_t.is_floating_point() or x_t.ndim < 2:
         kind = f"{x_t.dtype} {list(x_t.shape)}" if isinstance(x_t, Tensor) else repr(x_t)
         raise InputError(f"x_t is floating [B, ...], not {kind}")
@@ -120,6 +120,7 @@ class Level:
 
     def scales(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Return alpha and sigma, shaped by `per_image` to broadcast over `like` [B, ...]."""
+        check_state(like, self)
         return per_image(self.alpha, like), per_image(self.sigma, like)
 
     def times(self, like: Tensor) -> Tensor:
@@ -130,6 +131,7 @@ class Level:
         ScheduleError
             If there are several levels, but not one for each sample.
         """
+        check_state(like, self)
         if not self.t.ndim:
             return torch.full((len(like),), float(self.t), dtype=torch.float32, device=like.device)
         if self.t.shape != like.shape[:1]:

@@ -296,7 +296,7 @@ AnySchedule = Schedule | ContinuousSchedule
 
 
 def check_schedule(schedule: AnySchedule) -> None:
-    """Refuse with `ScheduleError` what is no schedule."""
+    """Refuse with `ScheduleError` a `schedule` that is none."""
     if not isinstance(schedule, AnySchedule):
         raise ScheduleError(f"a schedule, such as Schedule.linear(), is expected: not {schedule!r}")
 

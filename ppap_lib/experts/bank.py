@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from ppap_lib.diffusion.denoisers import as_computed
+from ppap_lib.diffusion.denoisers import as_computed, shown
 from ppap_lib.diffusion.levels import Level, check_state
 from ppap_lib.errors import InputError
 from ppap_lib.experts.intervals import Intervals
@@ -273,6 +273,14 @@ def _one_each(owners: Tensor, x: Tensor) -> None:
         raise InputError(f"{len(owners)} levels for {len(x)} images: give one, or one each")
 
 
+def _check_made_of(network: nn.Module, intervals: Intervals) -> None:
+    if not isinstance(network, nn.Module) or not isinstance(intervals, Intervals):
+        raise InputError(
+            f"experts are made of a module and Intervals, not of {shown(network)} and "
+            f"{shown(intervals)}"
+        )
+
+
 def low_rank(backbone: nn.Module, config: LoraConfig, intervals: Intervals) -> Experts:
     """Make PPAP's experts: for each interval a fresh update of the backbone, which is frozen.
 
@@ -285,6 +293,7 @@ def low_rank(backbone: nn.Module, config: LoraConfig, intervals: Intervals) -> E
     intervals
         One expert is made for each.
     """
+    _check_made_of(backbone, intervals)
     updates = [LoraUpdate(backbone, config) for _ in range(len(intervals))]
     return Experts(LoraBank(backbone, updates), intervals)
 
@@ -299,5 +308,6 @@ def full_copies(network: nn.Module, intervals: Intervals) -> Experts:
     intervals
         One expert is made for each; with one interval this is the single noise-aware model.
     """
+    _check_made_of(network, intervals)
     copies = [copy.deepcopy(network).requires_grad_(True) for _ in range(len(intervals))]
     return Experts(FullCopies(copies), intervals)

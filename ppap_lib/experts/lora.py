@@ -64,6 +64,9 @@ class LoraConfig:
     alpha: float
 
     def __post_init__(self):
+        for names in (self.layers, self.trained):
+            if not (isinstance(names, tuple | list) and all(isinstance(n, str) for n in names)):
+                raise InputError(f"layers and trained are tuples of names, not {names!r}")
         if real("alpha", self.alpha) <= 0:
             raise InputError(f"alpha must be positive, not {self.alpha}")
         plain = {

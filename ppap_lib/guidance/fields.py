@@ -12,6 +12,7 @@ from ppap_lib.diffusion.denoisers import (
     Prediction,
     as_computed,
     check_bounds,
+    check_function,
     clamp_straight_through,
     in_train_mode,
     shown,
@@ -20,6 +21,7 @@ from ppap_lib.diffusion.levels import Level
 from ppap_lib.errors import GuidanceError
 from ppap_lib.guidance.guides import Guide, WeightedField, leaf
 from ppap_lib.guidance.tasks import Classification, Task
+from ppap_lib.parameters import real
 
 
 class NoiseAware(Protocol):
@@ -45,10 +47,19 @@ class TimeConditioned:
         Reads x_t [B, ...] in its parameters' dtype and times [B] in float32.
     time_scale
         What a training index is multiplied by to give the network's time.
+
+    Raises
+    ------
+    InputError
+        If the network is no function, or the scale no finite number.
     """
 
     network: Callable[[Tensor, Tensor], Any]
     time_scale: float = 1.0
+
+    def __post_init__(self):
+        check_function("a network", self.network)
+        real("time_scale", self.time_scale)
 
     def at(self, level: Level) -> Callable[[Tensor], Any]:
         """Return the network as a function of x_t at this level; refuse one in train mode."""

@@ -1,6 +1,6 @@
 """Networks of clean images with their preprocessing, differentiable from pixels to output."""
 
-from collections.abc import Sequence, Sized
+from collections.abc import Iterable, Sequence, Sized
 from typing import Any
 
 import torch
@@ -67,7 +67,10 @@ class Readout(_Around):
 
     def __init__(self, network: nn.Module, indices: Sequence[int]):
         super().__init__()
+        check_function("a network", network)
         self.network = network
+        if not isinstance(indices, Iterable):
+            raise InputError(f"indices are a sequence of class indices, not {indices!r}")
         indices = [whole("a class index", index, 0) for index in indices]
         self.fewest = max(indices, default=-1) + 1
         self.register_buffer("indices", torch.tensor(indices), persistent=False)
@@ -135,6 +138,8 @@ class Vision(_Around):
         check_function("a network", network)
         self.network = network
         self.size, self.channels = whole("size", size, 1), whole("channels", channels, 1)
+        if not isinstance(classes, Iterable | None):
+            raise InputError(f"classes are a sequence of names, not {classes!r}")
         self.classes = None if classes is None else tuple(classes)
         for name, values in {"mean": mean, "std": std}.items():
             statistics = torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1)

@@ -287,7 +287,7 @@ def unipc(order: int = 3, variant: str = "bh2", lower_final: Sequence[Level] | N
     """
     order = check_order("unipc", order, 3)
     rules = {"bh1": _bh1, "bh2": _bh2}
-    if variant not in rules:
+    if not isinstance(variant, str) or variant not in rules:
         raise InputError(f"variant must be 'bh1' or 'bh2', not {variant!r}")
     rule, orders = rules[variant], _orders(order, lower_final)
 

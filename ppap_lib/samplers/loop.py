@@ -125,7 +125,7 @@ def _like(x_T: Tensor, noise: Callable[[], Tensor]) -> Callable[[], Tensor]:
 
 
 def check_grid(grid: Sequence[Level]) -> None:
-    """That a grid is two levels at least, which fall from noisy to clean."""
+    """That a `grid` is two levels at least, which fall from noisy to clean."""
     if not isinstance(grid, Sequence) or not all(isinstance(level, Level) for level in grid):
         raise InputError(f"a grid is a sequence of levels, as Schedule.grid makes, not {grid!r}")
     if len(grid) < 2:

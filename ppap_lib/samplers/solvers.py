@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 import torch
 
-from ppap_lib.diffusion.denoisers import Prediction
+from ppap_lib.diffusion.denoisers import Prediction, check_function
 from ppap_lib.diffusion.levels import Level
 from ppap_lib.diffusion.schedules import AnySchedule
 from ppap_lib.errors import InputError
@@ -206,6 +206,7 @@ def finest_grid(
     InputError
         If not even `fewest` steps fit the budget.
     """
+    check_function("what builds a grid", build)
     budget, fewest = whole("a budget", budget), whole("fewest", fewest)
     # No step is free, so N <= budget; the cost rises with N, so bisection finds the last that fits.
     counts = range(fewest, budget + 1)

@@ -79,7 +79,7 @@ def ddpm(variance: LogVariance = learned_variance, draws: int = 1) -> Step:
     variance
         `learned_variance`, `small_variance`, `large_variance`, or a function like these.
     draws
-        Normal draws added to the mean, at least 1; 2 is a variant x_nxt = mean + sigma z + sigma z'
+        Normal draws added to the mean, from 1 to 100; 2 is a variant x_nxt = mean + sigma z + sigma z'
         of too much noise.
 
     Raises
@@ -92,7 +92,7 @@ def ddpm(variance: LogVariance = learned_variance, draws: int = 1) -> Step:
     Ho et al. 2020; Dhariwal & Nichol 2021.
     """
     check_function("a variance", variance)
-    draws = whole("draws", draws, 1)
+    draws = whole("draws", draws, 1, 100)
 
     def step(denoise, x, now, nxt, history, noise):
         prediction = history[-1].prediction

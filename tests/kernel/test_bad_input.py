@@ -282,7 +282,7 @@ CASES = [
     ("an integer start", lambda: run(x_T=X.long()), InputError, "x_T is floating"),
     ("ddpm without noise", lambda: run(ddpm(large_variance)), InputError, "pass noise=Noise"),
     ("ddpm without variance", lambda: run(ddpm()), InputError, "no learned variance: use"),
-    ("no draws", lambda: ddpm(draws=0), InputError, "draws must be at least 1, not 0"),
+    ("no draws", lambda: ddpm(draws=0), InputError, "draws must be in .1, 100., not 0"),
     ("eta of 2", lambda: ddim(2), InputError, r"eta must be in \[0, 1\], not 2"),
     ("mean form into ddim", lambda: run(ddim(), MEAN), InputError, "cannot use mean-form"),
     ("mean form into heun", lambda: run(heun, MEAN), InputError, "cannot use mean-form"),

