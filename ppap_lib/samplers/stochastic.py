@@ -79,8 +79,8 @@ def ddpm(variance: LogVariance = learned_variance, draws: int = 1) -> Step:
     variance
         `learned_variance`, `small_variance`, `large_variance`, or a function like these.
     draws
-        Normal draws added to the mean, from 1 to 100; 2 is a variant x_nxt = mean + sigma z + sigma z'
-        of too much noise.
+        Normal draws added to the mean, from 1 to 100; 2 is a variant x_nxt = mean + sigma z +
+        sigma z' of too much noise.
 
     Raises
     ------
