@@ -137,9 +137,7 @@ def _logistic_regression(x: Tensor, y: Tensor) -> nn.Linear:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line `python -m ppap_book probe`; return the exit status."""
-    parser = CommandLine(
-        prog="python -m ppap_book probe", description="Fit a tier's second judge."
-    )
+    parser = CommandLine(prog="python -m ppap_book probe", description="Fit a tier's second judge.")
     parser.add_argument("tier", choices=BACKBONES, help="Whose training images teach it.")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:1.")
 
