@@ -96,7 +96,7 @@ def check_labels(
     labels
         Class indices, whole numbers [B]: a tensor, an array or a list; or one for all samples.
     count
-        B.
+        Number of samples B.
     num_classes
         Number of classes K. Indices are compared with it where they lie on the CPU: reading a
         GPU's would wait for it.

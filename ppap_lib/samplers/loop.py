@@ -107,9 +107,10 @@ def _no_noise() -> Tensor:
     raise InputError("this step draws noise: pass noise=Noise(...)")
 
 
-def _like(x_T: Tensor, noise: Callable[[], Tensor]) -> Callable[[], Tensor]:
+def _like(x_T: Tensor, noise: Callable[[], Tensor] | None) -> Callable[[], Tensor]:
     """The draws of `noise`, which must have the shape of `x_T`: fewer would be broadcast."""
-
+    if noise is None:
+        return _no_noise
     check_function("noise", noise)
 
     def draw() -> Tensor:
@@ -239,7 +240,7 @@ def trajectory(
     x_T: Tensor,
     grid: Sequence[Level],
     step: Step,
-    noise: Callable[[], Tensor] = _no_noise,
+    noise: Callable[[], Tensor] | None = None,
 ) -> Iterator[State]:
     """Walk a grid down from noise, and yield the state after every step.
 
@@ -287,7 +288,7 @@ def sample(
     x_T: Tensor,
     grid: Sequence[Level],
     step: Step,
-    noise: Callable[[], Tensor] = _no_noise,
+    noise: Callable[[], Tensor] | None = None,
 ) -> Tensor:
     """Walk a grid down from noise, and return the end of `trajectory`.
 

@@ -213,7 +213,7 @@ def test_an_entry_is_there_once(tmp_path):
     ("metric", "rows", "message"),
     [
         ("gain", {"method": "mult5", "over": "single"}, "did you mean 'multi5'"),
-        ("gain", {"method": "multi5", "over": "single", "guide": "resnet50"}, "no network"),
+        ("gain", {"method": "multi5", "over": "single", "guide": "resnet50"}, "no guide"),
         ("gain", {"method": "multi5", "over": "single", "column": "kids"}, "'kids': by judge"),
         ("recovered", {"method": "ppap5", "sampler": "dim25"}, "no sampler 'dim25'"),
         ("recovered", {"method": "ppap5", "column": "fid"}, "by judge or kid"),

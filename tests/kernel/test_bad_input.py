@@ -108,7 +108,7 @@ CASES = [
         InputError,
         "cannot turn 4 channels into 3",
     ),
-    ("no columns", lambda: tile(X, 0), InputError, "columns must be at least 1, not 0"),
+    ("no columns", lambda: tile(X, 0), InputError, "columns must be at least 1, and gaps 0"),
     ("an empty sheet", lambda: tile(X[:0], 2), InputError, "at least one image"),
     # Seeds
     ("no seeds", lambda: Noise([], (1,)), InputError, "no seeds: give one per sample"),

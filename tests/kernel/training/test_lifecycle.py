@@ -130,6 +130,12 @@ def test_a_fresh_distillation_asks_the_teacher_again(tmp_path):
 # --- How it ends
 
 
+def _heed_signals():
+    """As in a terminal: under nohup, or in the background of a script, some are ignored."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def start(folder, *arguments) -> subprocess.Popen:
     """A training in a process of its own, which has taken some steps."""
     paths = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -140,6 +146,7 @@ def start(folder, *arguments) -> subprocess.Popen:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=_heed_signals,
     )
     assert child.stdout.readline() == "5\n", child.stderr.read()
     return child
@@ -162,7 +169,17 @@ def test_a_signal_saves_every_step_and_ends_in_a_line(tmp_path, number, status):
     assert Log(tmp_path / "log.jsonl").rows()[-1]["step"] in range(steps - 5, steps + 1)
 
 
-def test_a_run_that_a_signal_ended_is_bitwise_the_unbroken_one_when_it_is_resumed(tmp_path):
+@pytest.fixture
+def usual_interrupt():
+    """Python's own handler of ctrl-C, also where this process was told to ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_run_that_a_signal_ended_is_bitwise_the_unbroken_one_when_it_is_resumed(
+    tmp_path, usual_interrupt
+):
     """Also one that is ended before its first step."""
     whole = run(tmp_path / "whole", steps=6)
     for broken_at in (0, 1, 3, 5):
