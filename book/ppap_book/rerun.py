@@ -48,7 +48,7 @@ SHOWN = 4
 
 
 @dataclass(frozen=True)
-class Agreement:
+class ResultAgreement:
     """How a result of a row agrees with the same one measured again, value by value."""
 
     name: str
@@ -83,7 +83,7 @@ class Agreement:
 
 def measured_again(
     row: ledger.Row, images: int | None = None, device: torch.device | str = "cpu"
-) -> list[Agreement]:
+) -> list[ResultAgreement]:
     """Measure a row of the ledger again, and return how each of its results agrees.
 
     Parameters
@@ -111,7 +111,7 @@ def measured_again(
     new = {name: value for name, value in new.items() if name in old}
     pairs = ledger.compared(old, ledger.as_recorded(new), n)
     by_result = groupby(pairs, lambda pair: pair.name.partition(".")[0])
-    return [Agreement(name, list(group)) for name, group in by_result]
+    return [ResultAgreement(name, list(group)) for name, group in by_result]
 
 
 def run_of(row: ledger.Row) -> Parameters:

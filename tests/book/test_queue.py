@@ -18,10 +18,10 @@ from ppap_book.errors import StudyError
 from ppap_book.queue import command, denoisers, engine, home, plan, trainings
 from ppap_book.queue.denoisers import DenoiserTraining
 from ppap_book.queue.engine import Job, Step, carry_out, in_steps, listing
-from ppap_book.queue.trainings import Guided, Place, Training, best_factor, set_job
+from ppap_book.queue.trainings import GuidedRows, Place, TrainingJob, best_factor, set_job
 from ppap_book.studies import methods
 from ppap_book.studies.denoiser_training import Curve
-from ppap_book.studies.denoiser_training import Training as Filed
+from ppap_book.studies.denoiser_training import NetworkTraining as Filed
 from ppap_book.studies.expert_training import Ablation, Distillation, varied
 from ppap_lib import zoo
 from ppap_lib.cli import commands as ppap
@@ -279,7 +279,7 @@ def filed(training, **options):
 
 def test_a_training_is_known_by_its_row(tmp_path, results):
     place = Place(tmp_path)
-    training = Training("t", "ppap5", 60_000, place, seed=1, factor=lambda: 2.0)
+    training = TrainingJob("t", "ppap5", 60_000, place, seed=1, factor=lambda: 2.0)
     assert training.rows() == []
     filed(training)
     assert [row["params"]["sha256"] for row in training.rows()] == ["t"]
@@ -297,7 +297,7 @@ def test_a_training_is_known_by_its_row(tmp_path, results):
 
 def test_rows_from_a_gpu_are_of_the_same_training(tmp_path, results):
     """Its batches are larger, and the rate grows as their square root."""
-    training = Training("t", "single", 60_000, Place(tmp_path))
+    training = TrainingJob("t", "single", 60_000, Place(tmp_path))
     params, results_of = told(training)
     gpu = {"batch": 500, "lr": training.preset().lr * 5**0.5}
     results_of["settings"] |= gpu
@@ -307,7 +307,7 @@ def test_rows_from_a_gpu_are_of_the_same_training(tmp_path, results):
 
 def test_what_learned_from_another_denoisers_set_is_another_training(tmp_path, results, assets):
     place = Place(tmp_path)
-    transfer, labels = (Training(m, m, 60_000, place) for m in ("ppap5", "single"))
+    transfer, labels = (TrainingJob(m, m, 60_000, place) for m in ("ppap5", "single"))
     for training in (transfer, labels):
         filed(training)
     assets("fashion/denoiser", sha256="1" * 64)
@@ -318,7 +318,7 @@ def test_rows_of_plain_trainings_are_of_no_augmented_one(tmp_path):
     """The book's ledger has many, of the same methods after as many images."""
     for method in trainings.KINDS:
         for images in (60_000, 600_000):
-            training = Training(method, method, images, Place(tmp_path))
+            training = TrainingJob(method, method, images, Place(tmp_path))
             assert all(row["params"]["augment"] for row in training.rows())
             plain = replace(training, augment=False).rows()
             assert not any(row["params"].get("augment") for row in plain)
@@ -327,20 +327,20 @@ def test_rows_of_plain_trainings_are_of_no_augmented_one(tmp_path):
 def test_the_best_of_three_rates_is_that_of_the_highest_accuracy(tmp_path, results):
     place = Place(tmp_path)
     trials = [
-        Training(word, "multi5", 60_000, place, factor=lambda by=by: by)
+        TrainingJob(word, "multi5", 60_000, place, factor=lambda by=by: by)
         for word, by in plan.FACTORS.items()
     ]
     for trial, accuracy in zip(trials, (0.6, 0.5, 0.7), strict=True):
         assert best_factor(trials) is None
         filed(trial, accuracy=accuracy)
     assert best_factor(trials) == 2.0
-    chosen = Training("best", "multi5", 600_000, place, factor=lambda: best_factor(trials))
+    chosen = TrainingJob("best", "multi5", 600_000, place, factor=lambda: best_factor(trials))
     lr = chosen.train()[chosen.train().index("--lr") + 1]
     assert float(lr) == 2 * chosen.preset().lr
 
 
 def test_a_rate_that_is_not_chosen_yet_is_named(tmp_path, results):
-    unknown = Training("late", "multi5", 600_000, Place(tmp_path), factor=lambda: None)
+    unknown = TrainingJob("late", "multi5", 600_000, Place(tmp_path), factor=lambda: None)
     assert unknown.job(1.0, ships=True).left() == 1.0
     with pytest.raises(StudyError, match="rate of late is chosen by trainings .* not filed yet"):
         unknown.job(1.0).commands()
@@ -348,7 +348,7 @@ def test_a_rate_that_is_not_chosen_yet_is_named(tmp_path, results):
 
 def test_an_old_set_of_as_many_images_is_not_taken_for_the_new_one(tmp_path, results, assets):
     """What ships has seen 600,000 images, too."""
-    training = Training("ppap5-600k", "ppap5", 600_000, Place(tmp_path))
+    training = TrainingJob("ppap5-600k", "ppap5", 600_000, Place(tmp_path))
     job = training.job(0.6, ships=True)
     assert zoo.card(training.card).images_seen == 600_000
     assert not training.ships() and job.left() == 1.0
@@ -384,8 +384,8 @@ def guided_rows(digest, scales=(1.0, 7.5), n=200, blocks=3):
 
 
 def test_what_is_left_of_a_training_falls_as_it_goes_on(tmp_path, results, assets):
-    training = Training("single-seed1", "single", 60_000, Place(tmp_path), seed=1)
-    guided = Guided(scales=(1.0, 7.5), n=200, blocks=3, hours=0.5)
+    training = TrainingJob("single-seed1", "single", 60_000, Place(tmp_path), seed=1)
+    guided = GuidedRows(scales=(1.0, 7.5), n=200, blocks=3, hours=0.5)
     job = training.job(0.48, guided)
     assert job.hours == 1.0 and job.left() == 1.0
     left_behind(training, images=30_000)
@@ -404,8 +404,8 @@ def test_what_is_left_of_a_training_falls_as_it_goes_on(tmp_path, results, asset
 
 
 def test_rows_that_were_brought_home_need_no_folder(tmp_path, results):
-    training = Training("single-seed1", "single", 60_000, Place(tmp_path), seed=1)
-    guided = Guided(scales=(7.5,), n=200, blocks=3, hours=0.5)
+    training = TrainingJob("single-seed1", "single", 60_000, Place(tmp_path), seed=1)
+    guided = GuidedRows(scales=(7.5,), n=200, blocks=3, hours=0.5)
     filed(training, sha256="0" * 64)
     assert training.job(0.5).left() == 0.0
     assert training.job(0.5, guided).left() > 0.9  # there is nothing to guide by
@@ -414,7 +414,7 @@ def test_rows_that_were_brought_home_need_no_folder(tmp_path, results):
 
 
 def test_another_training_in_the_folder_is_not_taken_for_this_one(tmp_path, results):
-    made = Training("t", "single", 60_000, Place(tmp_path))
+    made = TrainingJob("t", "single", 60_000, Place(tmp_path))
     left_behind(made)
     assert made.summary() is not None
     assert replace(made, seed=1).summary() is None
@@ -539,7 +539,7 @@ def test_every_command_line_of_the_table_is_one(tmp_path, results, assets):
     note()
     for method in plan.METHODS:
         for word, by in plan.FACTORS.items():
-            trial = Training(
+            trial = TrainingJob(
                 f"{method}-{word}", method, 60_000, Place(tmp_path), factor=lambda by=by: by
             )
             filed(trial)

@@ -4,7 +4,7 @@ import importlib
 import inspect
 import os
 import re
-from collections import namedtuple
+from collections import Counter, namedtuple
 from types import SimpleNamespace
 
 import pytest
@@ -214,3 +214,16 @@ def test_the_landing_page_shows_the_floors():
     table = re.findall(r"^\| (\d) \| (.*) \|$", (ROOT / "book" / "api.md").read_text("utf8"), re.M)
     assert [int(floor) for floor, _ in table] == list(range(len(floors)))
     assert [tuple(re.findall(r"`(\w+)`", cells)) for _, cells in table] == list(floors)
+
+
+def test_a_class_has_a_name_of_its_own():
+    """Else the reference cannot tell which one a signature means."""
+    sources = (
+        path.read_text("utf8")
+        for name in ("ppap_lib", "book/ppap_book")
+        for path in (ROOT / name).rglob("*.py")
+    )
+    names = Counter(
+        name for text in sources for name in re.findall(r"^class (\w+)", text, re.MULTILINE)
+    )
+    assert [name for name, count in names.items() if count > 1] == []

@@ -282,7 +282,7 @@ def composition_lead(
     return _over_blocks(lead, len(own[0]))
 
 
-def _alone(of: str, interval: int, method: str) -> dict[int, intervals.Effect]:
+def _alone(of: str, interval: int, method: str) -> dict[int, intervals.SpanEffect]:
     """The effect of every interval alone, by its number; refuses what is not measured."""
     if of not in ("layout", "detail"):
         raise StudyError(f"guidance changes layout and detail, no {of!r}")

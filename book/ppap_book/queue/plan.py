@@ -12,7 +12,7 @@ from ppap_book import run
 from ppap_book.errors import StudyError
 from ppap_book.queue.denoisers import DenoiserTraining
 from ppap_book.queue.engine import Job, nothing
-from ppap_book.queue.trainings import Guided, Place, Training, best_factor, set_job
+from ppap_book.queue.trainings import GuidedRows, Place, TrainingJob, best_factor, set_job
 from ppap_book.studies.guidance import PUBLISHED_SCALE
 from ppap_lib.data.tiny_imagenet import find
 from ppap_lib.errors import DataError
@@ -38,7 +38,7 @@ def fashion(here: Place) -> list[Job]:
     denoiser = DenoiserTraining(here, images=600_000, before=400_000, gain=0.002)
     trials = {
         method: [
-            Training(f"{method}-{word}", method, 60_000, here, factor=lambda by=by: by)
+            TrainingJob(f"{method}-{word}", method, 60_000, here, factor=lambda by=by: by)
             for word, by in FACTORS.items()
         ]
         for method in METHODS
@@ -46,20 +46,20 @@ def fashion(here: Place) -> list[Job]:
     best = {method: partial(best_factor, trials[method]) for method in METHODS}
     best["one"] = best["ppap5"]
     varied = ("single", "multi5", "one", "ppap5")
-    guided = Guided(scales=(1.0, 7.5), n=200, blocks=3, hours=0.06)
+    guided = GuidedRows(scales=(1.0, 7.5), n=200, blocks=3, hours=0.06)
 
     tried = [trial.job(0.06) for method in METHODS for trial in trials[method]]
     ship = [
-        Training(f"{m}-600k", m, 600_000, here, factor=best[m]).job(0.6, ships=True)
+        TrainingJob(f"{m}-600k", m, 600_000, here, factor=best[m]).job(0.6, ships=True)
         for m in METHODS
     ]
     vary = [
-        Training(f"{m}-seed{s}", m, 60_000, here, seed=s, factor=best[m]).job(0.06, guided)
+        TrainingJob(f"{m}-seed{s}", m, 60_000, here, seed=s, factor=best[m]).job(0.06, guided)
         for m in varied
         for s in (1, 2, 3)
     ]
     longer = [
-        Training("single-120k", "single", 120_000, here, factor=best["single"]).job(0.1, guided)
+        TrainingJob("single-120k", "single", 120_000, here, factor=best["single"]).job(0.1, guided)
     ]
     experts = [*tried, *ship, *vary, *longer]
     return [*denoiser.jobs(hours=5.0), set_job(here, "fashion", 1.0, experts), *experts]
@@ -67,9 +67,9 @@ def fashion(here: Place) -> list[Job]:
 
 def photographs(here: Place) -> list[Job]:
     """Return the jobs of `tin10`: each method's ResNet plain and augmented."""
-    guided = Guided(scales=(1.0, 7.5), n=100, blocks=3, hours=0.06)
+    guided = GuidedRows(scales=(1.0, 7.5), n=100, blocks=3, hours=0.06)
     experts = [
-        Training(f"tin10-{method}-{views}", method, 300_000, here, "tin10", augment).job(
+        TrainingJob(f"tin10-{method}-{views}", method, 300_000, here, "tin10", augment).job(
             0.3, guided, lacks=tiny_imagenet
         )
         for views, augment in (("plain", False), ("augmented", True))

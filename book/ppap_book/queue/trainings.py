@@ -48,7 +48,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Guided:
+class GuidedRows:
     """The rows for which a training's experts guide, in blocks of seeds, and their hours."""
 
     scales: tuple[float, ...]
@@ -75,7 +75,7 @@ class Guided:
 
 
 @dataclass(frozen=True)
-class Training:
+class TrainingJob:
     """One training of experts of a tier's ResNet, in a folder of its own.
 
     It is known by what it is, wherever its folder is: by its row of the study `distillation`, and
@@ -234,7 +234,7 @@ class Training:
     def job(
         self,
         hours: float,
-        guided: Guided | None = None,
+        guided: GuidedRows | None = None,
         ships: bool = False,
         lacks: Callable[[], str] = nothing,
     ) -> Job:
@@ -244,7 +244,7 @@ class Training:
         ----------
         hours : float
             What the training takes two cores.
-        guided : Guided, optional
+        guided : GuidedRows, optional
             Rows for which the result guides.
         ships : bool
             Whether the result is installed.
@@ -289,7 +289,7 @@ def trained(folder: Path, images: int) -> float:
     return min(rows[-1]["images"] / images, 0.999) if rows else 0.0
 
 
-def best_factor(trials: Sequence[Training]) -> float | None:
+def best_factor(trials: Sequence[TrainingJob]) -> float | None:
     """Return the factor of the training that reads best: by its accuracy, in the mean over t.
 
     None until all are filed.

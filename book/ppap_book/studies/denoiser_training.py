@@ -162,7 +162,7 @@ CURVE = Study(
 
 
 @dataclass(frozen=True)
-class Training(Parameters):
+class NetworkTraining(Parameters):
     """One training: its tier, its network, the weights it ended with, and its `folder`."""
 
     tier: str = "fashion"
@@ -171,7 +171,7 @@ class Training(Parameters):
     folder: str = param("", recorded=False)
 
 
-def trainings(folder: Path) -> list[Training]:
+def trainings(folder: Path) -> list[NetworkTraining]:
     """Return the one training of a network that finished in a folder.
 
     Parameters
@@ -180,10 +180,10 @@ def trainings(folder: Path) -> list[Training]:
         The folder of the finished training.
     """
     summary = fit.finished(folder, "train")
-    return [Training(summary["tier"], summary["network"], summary["sha256"], str(folder))]
+    return [NetworkTraining(summary["tier"], summary["network"], summary["sha256"], str(folder))]
 
 
-def course(params: Training, device: torch.device | str = "cpu") -> dict[str, Any]:
+def course(params: NetworkTraining, device: torch.device | str = "cpu") -> dict[str, Any]:
     """Return what the training's folder knows of it; its seconds are those of the training."""
     folder = Path(params.folder)
     summary = fit.finished(folder, "train")
@@ -200,7 +200,7 @@ def course(params: Training, device: torch.device | str = "cpu") -> dict[str, An
 TRAINING = Study(
     "training",
     "What was the course of a network's training?",
-    Training,
+    NetworkTraining,
     trainings,
     course,
     on_cpu=True,

@@ -189,8 +189,8 @@ STUDY = Study(
 
 
 @dataclass
-class Effect:
-    """Effect of guidance in one span of intervals on the images [N] of all blocks, in order."""
+class SpanEffect:
+    """SpanEffect of guidance in one span of intervals on the images [N] of all blocks, in order."""
 
     judge: list[int] = field(default_factory=list)
     guide: list[int] = field(default_factory=list)
@@ -202,7 +202,7 @@ class Effect:
         """Power of the whole change, image by image."""
         return [sum(parts) for parts in zip(self.layout, self.detail, strict=True)]
 
-    def add(self, results: Mapping[str, Any]) -> "Effect":
+    def add(self, results: Mapping[str, Any]) -> "SpanEffect":
         """Append another block's results; without guidance there is no guide to ask."""
         self.judge += results["judge_correct"]
         self.guide += results.get("guide_correct", [])
@@ -211,7 +211,7 @@ class Effect:
         return self
 
 
-def effects(runs: Sequence[IntervalRun]) -> tuple[dict[Span | None, Effect], int]:
+def effects(runs: Sequence[IntervalRun]) -> tuple[dict[Span | None, SpanEffect], int]:
     """Return these runs' rows, pooled over blocks, by span, and how many the ledger lacks.
 
     The images without guidance are under None. Only blocks of which every row is there count:
@@ -219,9 +219,9 @@ def effects(runs: Sequence[IntervalRun]) -> tuple[dict[Span | None, Effect], int
     """
     rows = {params: STUDY.find(params) for params in runs}
     torn = {params.first_seed for params, row in rows.items() if row is None}
-    pooled: dict[Span | None, Effect] = {}
+    pooled: dict[Span | None, SpanEffect] = {}
     for params, row in rows.items():
         if params.first_seed not in torn:
             span = None if params.method == "none" else params.span
-            pooled.setdefault(span, Effect()).add(row["results"])
+            pooled.setdefault(span, SpanEffect()).add(row["results"])
     return pooled, sum(row is None for row in rows.values())
