@@ -229,6 +229,7 @@ def test_an_entry_is_there_once(tmp_path):
         ("power_lead", {"of": "layout", "interval": 6}, "no interval 6: there are"),
         ("composition_lead", {"of": "colour", "interval": 1}, "no 'colour'"),
         ("composition_lead", {"of": "layout", "interval": 5, "over": 6}, "no interval 6"),
+        ("composition_lead", {"of": "layout", "interval": 5, "over": 5}, "no lead over itself"),
         (
             "solver_lead",
             {

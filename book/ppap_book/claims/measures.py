@@ -13,14 +13,7 @@ from statistics import fmean
 from types import MappingProxyType
 
 from ppap_book import paper_tables
-from ppap_book.claims.effects import (
-    TRAININGS,
-    Effect,
-    NoEffect,
-    change_of,
-    extreme_of,
-    gain_of,
-)
+from ppap_book.claims.effects import TRAININGS, Effect, NoEffect, change_of, extreme_of, gain_of
 from ppap_book.errors import StudyError
 from ppap_book.statistics import bootstrap, comparisons
 from ppap_book.statistics.bootstrap import Estimate
@@ -269,9 +262,9 @@ def composition_lead(
     A share is that of the powers' sum over images. Without `over` the other interval is that of the
     largest share, and the estimate allows for the choice among them.
     """
-    alone = _alone(of, interval, method)
-    if over is not None:
-        _alone(of, over, method)  # refuses what is not measured
+    if over == interval:
+        raise StudyError(f"interval {interval} has no lead over itself")
+    alone = [_alone(of, k, method) for k in (over or interval, interval)][-1]
     if not {interval, over or interval} <= alone.keys() or len(alone) < 2:
         return NoEffect()
     parts = {k: (getattr(effect, of), effect.power) for k, effect in alone.items()}
